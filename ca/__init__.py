@@ -1,0 +1,1 @@
+"""The companion certificate authority: issues SVIDs and serves them over SDS."""

@@ -1,0 +1,1 @@
+"""What policies that are not enforced would have answered."""

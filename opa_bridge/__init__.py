@@ -1,0 +1,1 @@
+"""Rego as the back end of CUSTOM policies."""

@@ -1,0 +1,1 @@
+"""Istio's policy resources: read, checked, indexed, matched."""

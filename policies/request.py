@@ -1,0 +1,64 @@
+"""What a policy can see of a request: plain immutable values, no protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from identity.claims import VerifiedClaims
+from identity.peer import Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The workload that is asked about: the destination of the request."""
+
+    namespace: str
+    service_account: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as Envoy described it, with who asks once that is known.
+
+    Shapes: header names are lower case and map to every value in order.
+    `headers_merged` is true when Envoy joined repeated headers with `,` before
+    sending them (no `encode_raw_headers`), so one value may hold several.
+    `path` is what Envoy forwards: normalized, with its query. Addresses are IP
+    texts, empty for a Unix socket. `received_at` is seconds since the epoch.
+    """
+
+    method: str
+    path: str
+    host: str
+    scheme: str = ""
+    protocol: str = ""
+    headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    headers_merged: bool = False
+    source_ip: str = ""
+    source_port: int = 0
+    destination_ip: str = ""
+    destination_port: int = 0
+    destination_principal: str = ""
+    sni: str = ""
+    stream_id: str = ""
+    size: int = -1
+    body: bytes = b""
+    received_at: float = 0.0
+    context_extensions: Mapping[str, str] = field(default_factory=dict)
+    filter_metadata: Mapping[str, Any] = field(default_factory=dict)
+    workload: Workload | None = None
+    peer: Peer | None = None
+    claims: VerifiedClaims | None = None
+
+    def header(self, name: str) -> str | None:
+        """Return the values of a header (lower-case name) joined by `,`, or None when absent."""
+        values = self.headers.get(name)
+        return None if values is None else ",".join(values)
+
+    @property
+    def path_only(self) -> str:
+        """The path without query and fragment."""
+        return self.path.partition("?")[0].partition("#")[0]
