@@ -1,0 +1,124 @@
+"""The attributes of a request that are not simply one of its fields."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from identity.claims import VerifiedClaims
+from policies.request import Request
+from policies.string_match import text_matcher
+
+PrincipalTest = Callable[[str | None, str | None], bool]
+"""A predicate over `iss` and `sub`, each None unless the claim is a string."""
+
+
+def header_texts(request: Request, name: str, *, wide: bool) -> Iterator[str]:
+    """Yield the texts of a header that a condition is tried on.
+
+    Envoy 1.38 and later tries each value of a repeated header. When Envoy sent
+    them joined, two values cannot be told from one with a comma: the wide
+    reading tries the joined text and each part, the narrow one the joined text.
+    """
+    values = request.headers.get(_canonical(name))
+    if values is None:
+        return
+    yield from values
+    if request.headers_merged and wide:
+        for value in values:
+            if "," in value:
+                yield from (part.strip() for part in value.split(","))
+
+
+def _canonical(name: str) -> str:
+    # "`host` is an alias of `:authority`" in Envoy's header map.
+    return ":authority" if name == "host" else name
+
+
+def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
+    """Return the trusted client address, or None when it cannot be told.
+
+    Spec: Envoy "x-forwarded-for": the (hops + 1)-th entry from the right; too few
+    or unreadable entries leave the direct peer.
+    """
+    if trusted_hops is None:
+        return None
+    joined = request.header("x-forwarded-for") or ""
+    entries = [entry.strip() for entry in joined.split(",")] if joined else []
+    if len(entries) <= trusted_hops:
+        return request.source_ip
+    candidate = entries[-1 - trusted_hops]
+    try:
+        return str(ipaddress.ip_address(candidate))
+    except ValueError:
+        return request.source_ip
+
+
+def claim_values(claims: VerifiedClaims | None, path: Sequence[str]) -> Iterator[str]:
+    """Yield the texts of a claim: a string itself, or the strings of a list.
+
+    Numbers, booleans, null and objects never match anything, not even `*`.
+    """
+    if claims is None:
+        return
+    found: Any = claims.payload
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            return
+        found = found[name]
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, (list, tuple)):
+        yield from (item for item in found if isinstance(item, str))
+
+
+def request_principal_matcher(value: str) -> PrincipalTest:
+    """Return the test of a request principal, which matches `iss` and `sub` apart.
+
+    The value splits at its last `/`; which half may hold a wildcard depends on
+    where the `*` stands.
+    """
+    left, slash, right = value.rpartition("/")
+    if value == "*":
+        issuer, subject = bool, bool
+    elif value.startswith("*"):
+        issuer = bool if not slash or left == "*" else _suffix(left[1:])
+        subject = _equals(right) if slash else _suffix(value[1:])
+    elif value.endswith("*"):
+        issuer = _equals(left) if slash else _prefix(value[:-1])
+        subject = bool if not slash or right == "*" else _prefix(right[:-1])
+    else:
+        issuer = _equals(left if slash else value)
+        subject = _equals(right if slash else "")
+    return lambda iss, sub: (
+        iss is not None and sub is not None and issuer(iss) and subject(sub)
+    )
+
+
+def _equals(expected: str) -> Callable[[str], bool]:
+    return lambda text: text == expected
+
+
+def _prefix(head: str) -> Callable[[str], bool]:
+    return lambda text: text.startswith(head)
+
+
+def _suffix(tail: str) -> Callable[[str], bool]:
+    return lambda text: text.endswith(tail)
+
+
+def filter_metadata_test(namespace: str, key: str, value: str) -> Callable[[Request], bool]:
+    """Return the test of `experimental.envoy.filters.*`: `[v]` looks inside a list."""
+    is_list = value.startswith("[") and value.endswith("]")
+    test = text_matcher(value.strip("[]") if is_list else value)
+
+    def matches(request: Request) -> bool:
+        section = request.filter_metadata.get(namespace)
+        found = section.get(key) if isinstance(section, Mapping) else None
+        if is_list:
+            items = found if isinstance(found, (list, tuple)) else ()
+            return any(isinstance(item, str) and test(item) for item in items)
+        return isinstance(found, str) and test(found)
+
+    return matches

@@ -1,0 +1,103 @@
+"""Istio's text matchers: exact, prefix, suffix and presence.
+
+Only the first and the last character of a policy value are looked at; a `*`
+anywhere else is an ordinary character, and `*foo*` is the suffix `foo*`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import re2
+
+TextTest = Callable[[str], bool]
+"""A predicate over one attribute text that is present."""
+
+_SPIFFE = "spiffe://"
+
+
+def text_matcher(value: str) -> TextTest:
+    """Return the test for paths, SNI, claims and metadata, where `*` means not empty.
+
+    >>> text_matcher("/a/*")("/a/b"), text_matcher("*")("")
+    (True, False)
+    """
+    if value == "*":
+        return bool
+    return _edge_matcher(value)
+
+
+def header_matcher(value: str) -> TextTest:
+    """Return the test for headers and methods, where `*` means present, even if empty."""
+    if value == "*":
+        return lambda text: True
+    return _edge_matcher(value)
+
+
+def host_matcher(value: str) -> TextTest:
+    """Return the test for hosts: as for headers, but blind to ASCII case."""
+    test = header_matcher(_ascii_lower(value))
+    return lambda text: test(_ascii_lower(text))
+
+
+def principal_matcher(value: str) -> TextTest:
+    """Return the test for a peer's identity, which carries `spiffe://` while policies do not."""
+    if value == "*":
+        return bool
+    if value.startswith("*"):
+        # Envoy gets the full-match regex `spiffe://.*<rest>`.
+        tail = value[1:]
+        return lambda text: (
+            text.startswith(_SPIFFE) and text[len(_SPIFFE) :].endswith(tail) and "\n" not in text
+        )
+    return _edge_matcher(_SPIFFE + value)
+
+
+def namespace_matcher(value: str) -> TextTest:
+    """Return the test for namespaces: a regex over the whole identity, quirks included.
+
+    A `*` may stand anywhere and crosses `/`; something must follow the namespace.
+    """
+    inner = ".*".join(re2.escape(piece) for piece in value.split("*"))
+    return _full_match(f".*/ns/{inner}/.*")
+
+
+def service_account_matcher(value: str, policy_namespace: str) -> TextTest:
+    """Return the test for `<account>` (of the policy's namespace) or `<namespace>/<account>`."""
+    namespace, slash, account = value.partition("/")
+    if not slash:
+        namespace, account = policy_namespace, value
+    return _full_match(
+        f"{_SPIFFE}.+/ns/{re2.escape(namespace)}/(.+/|)sa/{re2.escape(account)}(/.+)?"
+    )
+
+
+def trust_domain_matcher(value: str) -> TextTest:
+    """Return the test for a trust domain; its one `*` does not cross `/`."""
+    if value == "*":
+        return lambda text: text.startswith(_SPIFFE)
+    if "*" not in value:
+        head = f"{_SPIFFE}{value}/"
+        return lambda text: text.startswith(head)
+    left, _, right = value.partition("*")
+    return _full_match(f"{_SPIFFE}{re2.escape(left)}[^/]*{re2.escape(right)}/.*")
+
+
+def _edge_matcher(value: str) -> TextTest:
+    if value.startswith("*"):
+        tail = value[1:]
+        return lambda text: text.endswith(tail)
+    if value.endswith("*"):
+        head = value[:-1]
+        return lambda text: text.startswith(head)
+    return lambda text: text == value
+
+
+def _full_match(pattern: str) -> TextTest:
+    compiled = re2.compile(pattern)
+    return lambda text: compiled.fullmatch(text) is not None
+
+
+def _ascii_lower(text: str) -> str:
+    """Fold A-Z only: Envoy's comparison knows nothing of Unicode."""
+    return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
