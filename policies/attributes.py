@@ -203,8 +203,8 @@ def _sni(value: str, scope: Scope) -> RequestTest:
 
 def _request_principal(value: str, scope: Scope) -> RequestTest:
     test = request_principal_matcher(value)
-    return lambda request: request.claims is not None and test(
-        request.claims.issuer, request.claims.subject
+    return lambda request: (
+        request.claims is not None and test(request.claims.issuer, request.claims.subject)
     )
 
 

@@ -83,7 +83,7 @@ def parse_documents(text: str, file: str) -> tuple[YamlNode, ...]:
         raise _refusal(Location(file, line, column), f"not valid YAML: {problem}") from exc
     except yaml.YAMLError as exc:
         raise _refusal(Location(file), "not valid YAML: the text has a forbidden byte") from exc
-    trees = [builder.build(root, 0) for root in roots if root is not None]
+    trees = [builder.build(root, 0) for root in roots]
     return tuple(
         tree for tree in trees if not (isinstance(tree, YamlScalar) and tree.value is None)
     )
@@ -114,6 +114,7 @@ class _TreeBuilder:
         if isinstance(node, yaml.SequenceNode):
             items = tuple(self.build(item, depth + 1) for item in node.value)
             return YamlList(items, location)
+        assert isinstance(node, yaml.ScalarNode)
         return YamlScalar(_scalar_value(node, location), location)
 
     def _map(self, node: yaml.MappingNode, location: Location, depth: int) -> YamlMap:
@@ -141,7 +142,8 @@ class _TreeBuilder:
 def _scalar_value(node: yaml.ScalarNode, location: Location) -> str | int | float | bool | None:
     """Return what a scalar means; quoted text is always text."""
     text = str(node.value)
-    if node.style is not None:
+    # A plain scalar has no style; libyaml says so with an empty text.
+    if node.style:
         return text
     match node.tag.removeprefix(_TAG):
         case "null":

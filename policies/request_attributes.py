@@ -8,7 +8,7 @@ from typing import Any
 
 from identity.claims import VerifiedClaims
 from policies.request import Request
-from policies.string_match import text_matcher
+from policies.string_match import TextTest, text_matcher
 
 PrincipalTest = Callable[[str | None, str | None], bool]
 """A predicate over `iss` and `sub`, each None unless the claim is a string."""
@@ -80,8 +80,10 @@ def request_principal_matcher(value: str) -> PrincipalTest:
     where the `*` stands.
     """
     left, slash, right = value.rpartition("/")
+    issuer: TextTest
+    subject: TextTest
     if value == "*":
-        issuer, subject = bool, bool
+        issuer = subject = bool
     elif value.startswith("*"):
         issuer = bool if not slash or left == "*" else _suffix(left[1:])
         subject = _equals(right) if slash else _suffix(value[1:])
@@ -91,20 +93,18 @@ def request_principal_matcher(value: str) -> PrincipalTest:
     else:
         issuer = _equals(left if slash else value)
         subject = _equals(right if slash else "")
-    return lambda iss, sub: (
-        iss is not None and sub is not None and issuer(iss) and subject(sub)
-    )
+    return lambda iss, sub: iss is not None and sub is not None and issuer(iss) and subject(sub)
 
 
-def _equals(expected: str) -> Callable[[str], bool]:
+def _equals(expected: str) -> TextTest:
     return lambda text: text == expected
 
 
-def _prefix(head: str) -> Callable[[str], bool]:
+def _prefix(head: str) -> TextTest:
     return lambda text: text.startswith(head)
 
 
-def _suffix(tail: str) -> Callable[[str], bool]:
+def _suffix(tail: str) -> TextTest:
     return lambda text: text.endswith(tail)
 
 

@@ -1,0 +1,127 @@
+"""Istio YAML to resources: all of it or none of it.
+
+`read_resources` takes texts, not paths: reading files is `policies.files`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from policies.diagnostic import Diagnostic, LoadError
+from policies.documents import YamlMap, YamlNode, YamlScalar, parse_documents
+from policies.fields import Fields, Findings
+from policies.load_authorization import read_authorization_policy
+from policies.load_metadata import read_metadata
+from policies.load_peer import read_peer_authentication
+from policies.load_request import read_request_authentication
+from policies.model import Metadata, Resource
+
+_GROUP = "security.istio.io"
+_VERSIONS = ("v1", "v1beta1")
+_READERS: dict[str, Callable[[Fields, Metadata, Findings], Resource]] = {
+    "AuthorizationPolicy": read_authorization_policy,
+    "RequestAuthentication": read_request_authentication,
+    "PeerAuthentication": read_peer_authentication,
+}
+_TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a set of files holds: the resources in reading order, and the warnings."""
+
+    resources: tuple[Resource, ...]
+    warnings: tuple[Diagnostic, ...] = ()
+
+
+def read_resources(texts: Iterable[tuple[str, str]]) -> Loaded:
+    """Return the resources of `(file name, text)` pairs.
+
+    Raises:
+        LoadError: any file holds an error; every finding of every file is in it.
+    """
+    findings = Findings()
+    resources: list[Resource] = []
+    for file, text in texts:
+        try:
+            documents = parse_documents(text, file)
+        except LoadError as exc:
+            findings.diagnostics.extend(exc.diagnostics)
+            continue
+        for document in documents:
+            for item in _items(document, findings):
+                resource = _read_resource(item, findings)
+                if resource is not None:
+                    resources.append(resource)
+    _refuse_twins(resources, findings)
+    if findings.has_errors:
+        raise LoadError(findings.diagnostics)
+    return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
+
+
+def _items(document: YamlNode, findings: Findings) -> Iterator[YamlMap]:
+    """Yield the resources of a document: itself, or the items of a `List`."""
+    if not isinstance(document, YamlMap):
+        findings.error("not-a-resource", "a document must be a mapping", document.location)
+        return
+    kind = document.entries.get("kind")
+    if isinstance(kind, YamlScalar) and isinstance(kind.value, str) and kind.value.endswith("List"):
+        fields = Fields(document, "", findings, document.entries)
+        for item in fields.items("items"):
+            yield from _items(item, findings)
+        return
+    yield document
+
+
+def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
+    """Return the resource of a mapping, or None when it is not ours or not readable."""
+    head = Fields(node, "", findings, node.entries)
+    kind, api_version = head.text("kind"), head.text("apiVersion")
+    group, _, version = api_version.rpartition("/")
+    if group != _GROUP and kind not in _READERS:
+        if difflib.get_close_matches(group, [_GROUP], cutoff=0.8):
+            findings.error(
+                "unknown-group", f"unknown group `{group}`", head.place("apiVersion"),
+                f"did you mean `{_GROUP}`?",
+            )  # fmt: skip
+            return None
+        findings.warning(
+            "not-a-policy", f"`{kind or 'a document without kind'}` is left alone: not a policy",
+            node.location,
+        )  # fmt: skip
+        return None
+    if group != _GROUP or version not in _VERSIONS:
+        findings.error(
+            "unknown-version", f"`{kind}` of `{api_version}` is not known", head.place("apiVersion"),
+            f"use `{_GROUP}/v1`",
+        )  # fmt: skip
+        return None
+    if kind not in _READERS:
+        near = difflib.get_close_matches(kind, _READERS, n=1)
+        findings.error(
+            "unknown-kind", f"unknown kind `{kind}`", head.place("kind"),
+            f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_READERS)}",
+        )  # fmt: skip
+        return None
+    fields = Fields(node, "", findings, _TOP_FIELDS)
+    metadata = read_metadata(fields, findings)
+    if metadata is None:
+        return None
+    return _READERS[kind](fields, metadata, findings)
+
+
+def _refuse_twins(resources: list[Resource], findings: Findings) -> None:
+    """Refuse two resources of one kind, namespace and name: which one counts is a guess."""
+    seen: dict[tuple[str, str, str], Resource] = {}
+    for resource in resources:
+        meta = resource.metadata
+        first = seen.setdefault((type(resource).__name__, meta.namespace, meta.name), resource)
+        if first is not resource:
+            findings.error(
+                "duplicate-resource",
+                f"{type(resource).__name__} `{meta.namespace}/{meta.name}` is defined twice",
+                meta.location,
+                f"the first one stands at {first.metadata.location}",
+            )

@@ -1,0 +1,151 @@
+"""Rules compiled to predicates. The laws of AND and OR live here and nowhere else.
+
+Theory of operation. A compiled rule holds three groups, all of which must hold:
+`from` (any entry), `to` (any entry), `when` (every clause). A clause holds when
+any of its values matches and none of its not-values does. A group that is not
+written holds for every request. Everything that can be wrong with a value was
+found at load, so nothing here raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from policies.attributes import RequestTest, Scope, attribute_for
+from policies.decision import RuleRef
+from policies.mesh import Mesh
+from policies.model import Action, AuthorizationPolicy, Clause, Rule, Value
+from policies.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledClause:
+    """One clause and its two halves; `source` is what the author wrote."""
+
+    source: Clause
+    positive: tuple[RequestTest, ...]
+    negative: tuple[RequestTest, ...]
+
+    def matches(self, request: Request) -> bool:
+        """Whether any value matches and no not-value does."""
+        # "A negative match with an absent attribute is true": NOT of a test that failed.
+        if self.positive and not any(test(request) for test in self.positive):
+            return False
+        return not any(test(request) for test in self.negative)
+
+
+Alternative = tuple[CompiledClause, ...]
+"""One `from` or `to` entry: clauses that are AND-ed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """One rule: any of `sources` AND any of `operations` AND all of `when`."""
+
+    ref: RuleRef
+    sources: tuple[Alternative, ...]
+    operations: tuple[Alternative, ...]
+    when: tuple[CompiledClause, ...]
+
+    def matches(self, request: Request) -> bool:
+        """Whether the rule fits the request."""
+        return (
+            _any_alternative(self.operations, request)
+            and _any_alternative(self.sources, request)
+            and all(clause.matches(request) for clause in self.when)
+        )
+
+    def failing(self, request: Request) -> tuple[Clause, ...]:
+        """Return the clauses that kept the rule from matching; of alternatives, the nearest."""
+        failed = _nearest(self.sources, request) + _nearest(self.operations, request)
+        failed += tuple(clause for clause in self.when if not clause.matches(request))
+        return tuple(clause.source for clause in failed)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """An AuthorizationPolicy ready to match. `ref` names the policy as a whole."""
+
+    ref: RuleRef
+    action: Action
+    rules: tuple[CompiledRule, ...]
+    provider: str = ""
+    dry_run: bool = False
+
+    def first_match(self, request: Request) -> RuleRef | None:
+        """Return the first rule that matches, in the author's order."""
+        for rule in self.rules:
+            if rule.matches(request):
+                return rule.ref
+        return None
+
+
+def compile_policy(policy: AuthorizationPolicy, mesh: Mesh) -> CompiledPolicy:
+    """Return the policy with every condition turned into a predicate."""
+    # Where Envoy's message leaves a doubt, an ALLOW must not match by guess and
+    # every other action must: "ALLOW narrows on error, DENY widens".
+    scope = Scope(
+        mesh=mesh,
+        namespace=policy.metadata.namespace,
+        wide=policy.action is not Action.ALLOW,
+    )
+    return CompiledPolicy(
+        ref=policy.metadata.ref(),
+        action=policy.action,
+        rules=tuple(
+            _compile_rule(rule, policy.metadata.ref(index, rule.location.line), scope)
+            for index, rule in enumerate(policy.rules)
+        ),
+        provider=policy.provider,
+        dry_run=policy.dry_run,
+    )
+
+
+def _compile_rule(rule: Rule, ref: RuleRef, scope: Scope) -> CompiledRule:
+    return CompiledRule(
+        ref=ref,
+        sources=tuple(_compile_clauses(group, scope) for group in rule.sources),
+        operations=tuple(_compile_clauses(group, scope) for group in rule.operations),
+        when=_compile_clauses(rule.when, scope),
+    )
+
+
+def _compile_clauses(clauses: Iterable[Clause], scope: Scope) -> Alternative:
+    inverse = Scope(mesh=scope.mesh, namespace=scope.namespace, wide=not scope.wide)
+    return tuple(
+        CompiledClause(
+            source=clause,
+            positive=_compile_values(clause, clause.values, scope),
+            negative=_compile_values(clause, clause.not_values, inverse),
+        )
+        for clause in clauses
+    )
+
+
+def _compile_values(
+    clause: Clause, values: tuple[Value, ...], scope: Scope
+) -> tuple[RequestTest, ...]:
+    attribute = attribute_for(clause.key)
+    assert attribute is not None, f"unchecked key `{clause.key}`"
+    return tuple(attribute.test(value.text, scope) for value in values)
+
+
+def _any_alternative(alternatives: tuple[Alternative, ...], request: Request) -> bool:
+    if not alternatives:
+        return True
+    return any(
+        all(clause.matches(request) for clause in alternative) for alternative in alternatives
+    )
+
+
+def _nearest(alternatives: tuple[Alternative, ...], request: Request) -> Alternative:
+    """Return the failing clauses of the alternative with the fewest of them."""
+    best: Alternative = ()
+    for index, alternative in enumerate(alternatives):
+        failed = tuple(clause for clause in alternative if not clause.matches(request))
+        if not failed:
+            return ()
+        if index == 0 or len(failed) < len(best):
+            best = failed
+    return best
