@@ -1,0 +1,33 @@
+# The commands of the house. `make` alone lists them.
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## make .venv with everything the house needs (nothing to do when it is up to date)
+	@requirements/install.sh
+
+demo: install ## two real Envoys, a CA, an OIDC issuer and the authorizer; KEEP=1 stays up
+	@$(PY) -m examples.demo $(if $(KEEP),--keep)
+
+test: install ## pytest, then the examples' policy cases (PYTEST_ARGS="-k name" narrows pytest)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+	@.venv/bin/meshwarden policy test examples/
+
+lint: install ## ruff's rules, ruff's format, mypy strict
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+bench: install ## measure against the stated goals; PART=name runs bench/name.py alone
+	@$(PY) -m bench $(PART)
+
+lock: install ## write requirements/*.txt anew from *.in; UPGRADE=1 takes the newest versions
+	@requirements/lock.sh $(if $(UPGRADE),--upgrade)
+
+clean: ## remove .venv and every cache
+	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

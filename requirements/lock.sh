@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Writes requirements/*.txt from *.in: one file for every platform and Python 3.11
+# to 3.14, each distribution pinned with its hashes, no index address in any of them.
+# Pins that stand already are kept, unless --upgrade is given.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+for name in install run dev; do
+  ../.venv/bin/uv pip compile --quiet "$@" \
+    --universal --python-version 3.11 --generate-hashes \
+    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+    --output-file "$name.txt" "$name.in"
+done
