@@ -85,6 +85,4 @@ def _check_segments(text: str, segments: list[str]) -> None:
         if segment in (".", ".."):
             raise SpiffeIdError(text, "the path has a `.` or `..` segment")
         if not _SEGMENT.fullmatch(segment):
-            raise SpiffeIdError(
-                text, "a path segment holds only letters, digits, `.`, `-` and `_`"
-            )
+            raise SpiffeIdError(text, "a path segment holds only letters, digits, `.`, `-` and `_`")

@@ -1,0 +1,247 @@
+"""Who the tokens of a request say is asking, under the rules attached to the workload.
+
+Spec: Istio RequestAuthentication; combination and answers as Envoy's `jwt_authn`
+filter gives them for the configuration Istio builds (reference section 7).
+
+Rules this file keeps:
+- no rules, no processing: tokens are then neither believed nor refused;
+- a header that a rule writes never reaches the upstream as the client sent it,
+  whether or not there was a token;
+- no token text in anything that is returned, except `www_authenticate`, which
+  quotes the caller's own URL to the caller as Envoy does, and so is not for records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from identity.claims import VerifiedClaims
+from identity.jwks import JwkSet
+from identity.jwt_rule import JwtRule
+from identity.jwt_verify import TokenRefusal, VerifiedToken, verify_token
+from identity.token_locations import FoundToken, Headers, TokenPlace, find_tokens
+from identity.token_outputs import output_header_names, output_headers, split_claims
+from identity.token_status import TokenStatus
+
+__all__ = [
+    "Authentication",
+    "KeyLookup",
+    "TokenFailure",
+    "TokenStatus",
+    "authenticate_request",
+]
+
+_MAX_REALM_PATH: Final = 256
+_UNSPECIFIC: Final = (TokenStatus.MISSING, TokenStatus.UNKNOWN_ISSUER)
+
+
+class KeyLookup(Protocol):
+    """Where verification keys come from; answers at once, without I/O."""
+
+    def keys_for(self, rule: JwtRule) -> JwkSet | None:
+        """Return the keys of the rule's issuer, or None when they could not be had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFailure:
+    """Why the request is rejected for its tokens.
+
+    `body` and `www_authenticate` are the answer to the caller; `detail` is for
+    the record; `origin` is that of the rule that decided.
+    """
+
+    status: TokenStatus
+    http_status: int
+    body: str
+    www_authenticate: str
+    detail: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authentication:
+    """What the tokens of a request proved, and what goes upstream.
+
+    Shapes: header names are lower case; `set_request_headers` overwrite;
+    `token_headers` and `token_params` name where tokens stood, for masking.
+    `failure` and `claims` are never both there; neither means no identity.
+    """
+
+    claims: VerifiedClaims | None = None
+    failure: TokenFailure | None = None
+    set_request_headers: tuple[tuple[str, str], ...] = ()
+    remove_request_headers: tuple[str, ...] = ()
+    remove_query_parameters: tuple[str, ...] = ()
+    token_headers: tuple[str, ...] = ()
+    token_params: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _RuleOutcome:
+    """What one rule made of the tokens at its places."""
+
+    rule: JwtRule
+    tokens: tuple[FoundToken, ...]
+    verdict: VerifiedToken | TokenRefusal | None
+
+    @property
+    def status(self) -> TokenStatus:
+        """The status of the rule; no token at its places is `MISSING`."""
+        if self.verdict is None:
+            return TokenStatus.MISSING
+        return TokenStatus.OK if isinstance(self.verdict, VerifiedToken) else self.verdict.status
+
+
+def _ignore(_rule: JwtRule) -> None:
+    """Take no notice of an unknown key."""
+
+
+def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named by the caller
+    rules: Sequence[JwtRule],
+    *,
+    method: str,
+    path: str,
+    host: str,
+    scheme: str,
+    headers: Headers,
+    keys: KeyLookup,
+    now: float,
+    on_unknown_key: Callable[[JwtRule], None] = _ignore,
+) -> Authentication:
+    """Return what the tokens prove, or why the request is rejected.
+
+    `path` includes the query; `now` is seconds since the epoch.
+    `on_unknown_key` hears of a token signed with a key that the issuer's set does
+    not hold, so that a key rotation can be followed up.
+    """
+    if not rules:
+        return Authentication()
+    # The rules "are ordered by issuer" (reference 6.2).
+    ordered = sorted(rules, key=lambda rule: rule.issuer)
+    found = [find_tokens(rule, headers, path) for rule in ordered]
+    places = _Places.of(found, output_header_names(ordered))
+    # Envoy: a CORS preflight carries no credentials and is let through unverified.
+    if _is_preflight(method, headers):
+        return places.without_identity()
+    outcomes: list[_RuleOutcome] = []
+    for rule, tokens in zip(ordered, found, strict=True):
+        outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now))
+        if outcome.status is TokenStatus.KEY_MISMATCH:
+            on_unknown_key(rule)
+        # "the first OK lets the request continue; later rules are not tried" (reference 7.4).
+        if isinstance(outcome.verdict, VerifiedToken):
+            return places.with_identity(outcome, outcome.verdict)
+        outcomes.append(outcome)
+    # "otherwise continue only if every rule reports missing; else reject" (reference 7.4).
+    if all(outcome.status is TokenStatus.MISSING for outcome in outcomes):
+        return places.without_identity()
+    return places.rejected(_reject(outcomes, _realm(scheme, host, path)))
+
+
+def _is_preflight(method: str, headers: Headers) -> bool:
+    """Return whether this is a CORS preflight: all three signs, exactly (reference 7.9)."""
+    return (
+        method == "OPTIONS"
+        and any(headers.get("origin", ()))
+        and any(headers.get("access-control-request-method", ()))
+    )
+
+
+def _verify_all(
+    rule: JwtRule, tokens: Sequence[FoundToken], keys: KeyLookup, now: float
+) -> VerifiedToken | TokenRefusal | None:
+    """Return the verdict of one rule: the last token first, and all must hold (reference 7.2)."""
+    verdict: VerifiedToken | TokenRefusal | None = None
+    for token in reversed(tokens):
+        verdict = verify_token(token.text, rule, lambda: keys.keys_for(rule), now)
+        if isinstance(verdict, TokenRefusal):
+            return verdict
+    return verdict
+
+
+def _reject(outcomes: Sequence[_RuleOutcome], realm: str) -> TokenFailure:
+    """Return the failure Envoy would report for these rules (reference 7.4)."""
+    tried = [each for each in outcomes if isinstance(each.verdict, TokenRefusal)]
+    # "the statuses in order, then that of the first rule that is not missing; the last
+    # that is neither missing nor unknown issuer is reported, else unknown issuer."
+    in_order = [*tried, tried[0]]
+    telling = [each for each in in_order if each.status not in _UNSPECIFIC] or tried
+    chosen = telling[-1]
+    refusal = chosen.verdict
+    if not isinstance(refusal, TokenRefusal):  # Unreachable: `tried` holds refusals only.
+        raise TypeError("a rule without refusal cannot reject")
+    return TokenFailure(
+        status=refusal.status,
+        http_status=refusal.status.http_status,
+        body=refusal.public_text,
+        www_authenticate=f'Bearer realm="{realm}", error="invalid_token"',
+        detail=refusal.detail,
+        origin=chosen.rule.origin,
+    )
+
+
+def _realm(scheme: str, host: str, path: str) -> str:
+    """Return the realm: the URL asked for, its path cut as Envoy cuts it (RFC 6750 §3)."""
+    url = f"{scheme}://{host}{path[:_MAX_REALM_PATH]}"
+    # WHY: a quote or a control in the URL must not end the quoted text or the header.
+    return "".join(
+        char if char.isprintable() and char not in '"\\' else f"%{ord(char):02X}" for char in url
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where tokens stood in the request, and the headers that only rules may write."""
+
+    token_headers: tuple[str, ...]
+    token_params: tuple[str, ...]
+    written: frozenset[str]
+
+    @classmethod
+    def of(cls, found: Sequence[Sequence[FoundToken]], written: frozenset[str]) -> _Places:
+        """Return the places of every token that any rule found."""
+        names: set[str] = set()
+        params: set[str] = set()
+        for token in (token for tokens in found for token in tokens):
+            if token.place is TokenPlace.PARAM:
+                params.add(token.name)
+            else:
+                names.add("cookie" if token.place is TokenPlace.COOKIE else token.name)
+        return cls(tuple(sorted(names)), tuple(sorted(params)), written)
+
+    def without_identity(self) -> Authentication:
+        """Return the outcome of a request that carried no token."""
+        return Authentication(
+            remove_request_headers=tuple(sorted(self.written)),
+            token_headers=self.token_headers,
+            token_params=self.token_params,
+        )
+
+    def rejected(self, failure: TokenFailure) -> Authentication:
+        """Return the outcome of a request with a token that is not believed."""
+        return Authentication(
+            failure=failure,
+            remove_request_headers=tuple(sorted(self.written)),
+            token_headers=self.token_headers,
+            token_params=self.token_params,
+        )
+
+    def with_identity(self, outcome: _RuleOutcome, token: VerifiedToken) -> Authentication:
+        """Return the outcome of a request whose token was verified by this rule."""
+        rule = outcome.rule
+        taken = () if rule.forward_original_token else outcome.tokens
+        written = dict(output_headers(token, rule))
+        # INVARIANT: what is set is not removed as well, for Envoy removes last.
+        removed = {each.name for each in taken if each.place is TokenPlace.HEADER} | self.written
+        return Authentication(
+            claims=VerifiedClaims(split_claims(token.payload, rule)),
+            set_request_headers=tuple(written.items()),
+            remove_request_headers=tuple(sorted(removed - written.keys())),
+            remove_query_parameters=tuple(
+                sorted({each.name for each in taken if each.place is TokenPlace.PARAM})
+            ),
+            token_headers=self.token_headers,
+            token_params=self.token_params,
+        )
