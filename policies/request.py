@@ -42,6 +42,7 @@ class Request:
     destination_ip: str = ""
     destination_port: int = 0
     destination_principal: str = ""
+    destination_labels: Mapping[str, str] = field(default_factory=dict)
     sni: str = ""
     stream_id: str = ""
     size: int = -1

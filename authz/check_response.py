@@ -1,0 +1,77 @@
+"""A Decision to CheckResponse bytes.
+
+Spec: `envoy.service.auth.v3.CheckResponse`. Laws of this file: `status` is always
+set (a response without one counts as OK), and every header we set says both
+`append: false` and OVERWRITE, because Envoy's default has changed between versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from envoy.type.v3.http_status_pb2 import HttpStatus
+from google.protobuf.wrappers_pb2 import BoolValue
+from google.rpc import code_pb2
+
+from policies.decision import Decision, Reason
+
+_OVERWRITE = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+_APPEND = HeaderValueOption.HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
+_UNAUTHORIZED = 401
+
+
+def encode_check_response(decision: Decision, metadata: Mapping[str, Any]) -> bytes:
+    """Return the serialized answer; `metadata` becomes the filter's dynamic metadata."""
+    response = CheckResponse()
+    if decision.is_allowed:
+        _fill_allowed(response, decision)
+    else:
+        _fill_denied(response, decision)
+    response.dynamic_metadata.update(metadata)
+    return bytes(response.SerializeToString())
+
+
+def _fill_allowed(response: CheckResponse, decision: Decision) -> None:
+    mutations = decision.mutations
+    response.status.code = code_pb2.OK
+    ok = response.ok_response
+    ok.headers.extend(_options(mutations.set_request_headers))
+    ok.headers_to_remove.extend(mutations.remove_request_headers)
+    ok.response_headers_to_add.extend(_options(mutations.set_response_headers))
+    for name, value in mutations.set_query_parameters:
+        ok.query_parameters_to_set.add(key=name, value=value)
+    ok.query_parameters_to_remove.extend(mutations.remove_query_parameters)
+
+
+def _fill_denied(response: CheckResponse, decision: Decision) -> None:
+    status = decision.http_status
+    is_unauthenticated = status == _UNAUTHORIZED
+    response.status.code = (
+        code_pb2.UNAUTHENTICATED if is_unauthenticated else code_pb2.PERMISSION_DENIED
+    )
+    response.status.message = decision.reason
+    answer = response.denied_response
+    # "error_response": the authorizer itself failed. Envoy counts it as an error; only an
+    # operator who chose `failure_mode_allow` lets such a request pass.
+    if decision.reason is Reason.INTERNAL_ERROR:
+        response.status.code = code_pb2.INTERNAL
+        answer = response.error_response
+    answer.status.CopyFrom(HttpStatus(code=status))
+    answer.headers.extend(_options(decision.mutations.set_response_headers))
+    answer.body = decision.body
+
+
+def _options(headers: Iterable[tuple[str, str]]) -> Iterable[HeaderValueOption]:
+    """Yield header options that overwrite; a repeated name appends to our own first value."""
+    seen: set[str] = set()
+    for name, value in headers:
+        repeated = name in seen
+        seen.add(name)
+        yield HeaderValueOption(
+            header=HeaderValue(key=name, value=value),
+            append=BoolValue(value=repeated),
+            append_action=_APPEND if repeated else _OVERWRITE,
+        )

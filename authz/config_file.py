@@ -1,0 +1,140 @@
+"""A YAML configuration file to a checked model: every error with file:line, before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from authz.settings import Settings
+from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.documents import YamlList, YamlMap, YamlNode, parse_documents
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the configuration of `meshwarden serve`, its paths made absolute.
+
+    Raises:
+        LoadError: the file cannot be read, or any setting in it is wrong.
+    """
+    settings = load_model(path, Settings)
+    names = [provider.name for provider in settings.providers]
+    if len(set(names)) != len(names):
+        twin = next(name for name in names if names.count(name) > 1)
+        raise LoadError([_diagnostic(Location(str(path)), f"provider `{twin}` is defined twice")])
+    base = path.resolve().parent
+    return settings.model_copy(
+        update={
+            "policies": settings.policies.model_copy(
+                update={"paths": _absolute(base, settings.policies.paths)}
+            ),
+            "providers": tuple(
+                provider.model_copy(
+                    update={
+                        "rego": provider.rego.model_copy(
+                            update={
+                                "paths": _absolute(base, provider.rego.paths),
+                                "data": _absolute(base, provider.rego.data),
+                            }
+                        )
+                    }
+                )
+                for provider in settings.providers
+            ),
+            "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
+        }
+    )
+
+
+def load_model(path: Path, model: type[Model]) -> Model:
+    """Return the model that a YAML file spells.
+
+    Raises:
+        LoadError: the file cannot be read, or any key or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        why = f"cannot be read: {exc.strerror or exc}"
+        raise LoadError([_diagnostic(Location(str(path)), why)]) from exc
+    except UnicodeDecodeError as exc:
+        raise LoadError([_diagnostic(Location(str(path)), "not UTF-8")]) from exc
+    documents = parse_documents(text, str(path))
+    if len(documents) > 1:
+        where = documents[1].location
+        raise LoadError([_diagnostic(where, "a configuration is one document")])
+    root: YamlNode = documents[0] if documents else YamlMap({}, {}, Location(str(path), 1))
+    if not isinstance(root, YamlMap):
+        raise LoadError([_diagnostic(root.location, "a configuration must be a mapping")])
+    try:
+        return model.model_validate(root.plain())
+    except ValidationError as exc:
+        raise LoadError([_explain(error, root, model) for error in exc.errors()]) from exc
+
+
+def _absolute(base: Path, paths: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(base / path for path in paths)
+
+
+def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diagnostic:
+    """Return the diagnostic of one of pydantic's findings."""
+    spot = tuple(error["loc"])
+    name = ".".join(str(part) for part in spot)
+    location = _locate(root, spot)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(model, spot[:-1])
+        near = difflib.get_close_matches(str(spot[-1]), known, n=1)
+        help_ = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+        return _diagnostic(location, f"unknown setting `{name}`", help_)
+    if error["type"] == "missing":
+        return _diagnostic(location, f"the setting `{name}` is missing")
+    reason = error["msg"].removeprefix("Value error, ")
+    shown = error["input"] if isinstance(error["input"], (str, int, float, bool)) else ""
+    value = f", not `{shown}`" if shown != "" else ""
+    return _diagnostic(location, f"`{name}`: {reason[:1].lower()}{reason[1:]}{value}")
+
+
+def _locate(root: YamlNode, spot: Sequence[int | str]) -> Location:
+    """Return where a setting stands; the deepest part that is written when it is absent."""
+    node, location = root, root.location
+    for part in spot:
+        if isinstance(node, YamlMap) and isinstance(part, str) and part in node.entries:
+            location, node = node.key_locations[part], node.entries[part]
+        elif isinstance(node, YamlList) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+            location = node.location
+        else:
+            break
+    return location
+
+
+def _known_keys(model: type[BaseModel], spot: Sequence[int | str]) -> list[str]:
+    """Return the keys that the mapping at `spot` may have."""
+    schema = model.model_json_schema(by_alias=True)
+    node: dict[str, Any] = schema
+    for part in spot:
+        node = _resolve(schema, node)
+        node = node.get("items", {}) if isinstance(part, int) else node["properties"].get(part, {})
+    return list(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Follow a `$ref`, also through the one-branch unions that pydantic writes."""
+    for key in ("allOf", "anyOf"):
+        for branch in node.get(key, ()):
+            if "$ref" in branch:
+                node = branch
+    if "$ref" in node:
+        found = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        return dict(found)
+    return node
+
+
+def _diagnostic(location: Location, message: str, help_: str = "") -> Diagnostic:
+    return Diagnostic(code="configuration", message=message, location=location, help=help_)

@@ -1,0 +1,44 @@
+"""Everything a decision depends on, as one immutable value that a reload swaps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from policies.decision import Provider
+from policies.request import Workload
+from policies.snapshot import Snapshot, WorkloadPolicies
+
+# BUDGET: distinct workloads remembered for one snapshot (namespace and labels as Envoy sent them).
+_SELECTIONS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingState:
+    """A policy snapshot with its providers. `revision` covers both."""
+
+    snapshot: Snapshot
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    revision: str
+    _selections: dict[tuple[str, frozenset[tuple[str, str]]], WorkloadPolicies] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def policies_for(self, workload: Workload) -> WorkloadPolicies:
+        """Return what applies to a workload, remembered while this state serves."""
+        key = (workload.namespace, frozenset(workload.labels.items()))
+        found = self._selections.get(key)
+        if found is None:
+            found = self.snapshot.select(workload)
+            if len(self._selections) < _SELECTIONS_MAX:
+                self._selections[key] = found
+        return found
+
+
+def combined_revision(snapshot: Snapshot, provider_revisions: Mapping[str, str]) -> str:
+    """Return the SHA-256 over the policies' revision and each provider's."""
+    total = hashlib.sha256(snapshot.revision.encode())
+    for name in sorted(provider_revisions):
+        total.update(f"\n{name}={provider_revisions[name]}".encode())
+    return total.hexdigest()

@@ -1,0 +1,192 @@
+"""The configuration of `meshwarden serve`: one model, from which the schema and docs are made."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from audit.settings import AuditSettings
+from policies.mesh import Mesh
+
+_ADDRESS = re.compile(r"unix://.+|(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}", re.ASCII)
+
+
+def _check_address(value: str) -> str:
+    if not _ADDRESS.fullmatch(value):
+        raise ValueError("must be `host:port` or `unix:///path`")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+"""`host:port` or `unix:///path`."""
+
+
+class Section(BaseModel):
+    """What every part of the configuration shares: camelCase keys, none unknown, frozen."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class ListenSettings(Section):
+    """Where the authorizer listens."""
+
+    grpc: Address = Field(
+        default="127.0.0.1:9191",
+        description="Address of the ext_authz gRPC service: `host:port` or `unix:///path`.",
+    )
+    http: Address = Field(
+        default="127.0.0.1:9192",
+        description="Address of `/healthz`, `/readyz` and `/metrics`: `host:port`.",
+    )
+    threads: int = Field(
+        default=4, ge=1, le=256, description="Threads that answer checks; each holds a Rego engine."
+    )
+    drain_seconds: float = Field(
+        default=5.0, ge=0, description="How long open checks may finish after SIGTERM."
+    )
+
+
+class MeshSettings(Section):
+    """Mesh-wide settings, as in Istio's MeshConfig."""
+
+    trust_domain: str = Field(
+        default="cluster.local", min_length=1, description="The mesh's own trust domain."
+    )
+    trust_domain_aliases: tuple[str, ...] = Field(
+        default=(), description="Other names of the trust domain that policies may use."
+    )
+    root_namespace: str = Field(
+        default="istio-system",
+        min_length=1,
+        description="Namespace whose policies apply to the whole mesh.",
+    )
+    trusted_proxy_hops: int | None = Field(
+        default=None,
+        ge=0,
+        description="Proxies in front whose `x-forwarded-for` entries are believed. Unset: "
+        "`remote.ip` cannot be told; such a condition never lets a request in, and never lets "
+        "one past a DENY.",
+    )
+
+    def to_mesh(self) -> Mesh:
+        """Return the value policies are compiled with."""
+        return Mesh(
+            trust_domain=self.trust_domain,
+            trust_domain_aliases=self.trust_domain_aliases,
+            root_namespace=self.root_namespace,
+            trusted_proxy_hops=self.trusted_proxy_hops,
+        )
+
+
+class PolicySettings(Section):
+    """Where the Istio policies are, and how soon an edit counts."""
+
+    paths: tuple[Path, ...] = Field(
+        default=(Path("policies"),),
+        min_length=1,
+        description="Files and folders of Istio YAML (AuthorizationPolicy, "
+        "RequestAuthentication, PeerAuthentication).",
+    )
+    reload_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How often the files are looked at. An edit counts once two looks in a row "
+        "saw the same content, so that a half-written file is never loaded.",
+    )
+
+
+class WorkloadSettings(Section):
+    """The workload that is asked about, when the operator knows better than the certificate."""
+
+    namespace: str = Field(default="", description="Its namespace; empty: as Envoy says.")
+    service_account: str = Field(default="", description="Its service account.")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Its labels; they win over those Envoy sends."
+    )
+
+
+class RegoSettings(Section):
+    """A Rego back end."""
+
+    paths: tuple[Path, ...] = Field(
+        min_length=1, description="Files and folders of `.rego` modules; `*_test.rego` is left out."
+    )
+    entrypoint: str = Field(
+        default="envoy/authz/allow",
+        description="The rule that is asked, as a path (`package/rule`); its value is a boolean or "
+        "an object as opa-envoy-plugin has it.",
+    )
+    data: tuple[Path, ...] = Field(
+        default=(), description="JSON files merged into Rego's `data` document."
+    )
+
+
+class ProviderSettings(Section):
+    """An extension provider that CUSTOM policies name."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        description="The name in `spec.provider.name`: lower-case letters, digits and `-`.",
+    )
+    rego: RegoSettings = Field(description="The Rego policy that decides.")
+
+
+class IdentityHeaderSettings(Section):
+    """Headers that tell the upstream who was verified; what a client sends there is overwritten."""
+
+    peer: str = Field(
+        default="x-meshwarden-peer",
+        pattern=r"^[-a-z0-9]*$",
+        description="Request header with the peer's principal; empty: none is set.",
+    )
+    subject: str = Field(
+        default="x-meshwarden-subject",
+        pattern=r"^[-a-z0-9]*$",
+        description="Request header with the request principal `<iss>/<sub>`; empty: none is set.",
+    )
+    decision_id: str = Field(
+        default="x-meshwarden-decision-id",
+        pattern=r"^[-a-z0-9]*$",
+        description="Response header with the id of the audit record; empty: none is set.",
+    )
+
+
+class LogSettings(Section):
+    """The log of the process (decisions are in the audit record, not here)."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level that is written."
+    )
+    format: Literal["console", "json"] = Field(
+        default="console", description="Lines for people or for machines, on standard error."
+    )
+
+
+class Settings(Section):
+    """The whole configuration. Relative paths count from the configuration file's folder."""
+
+    listen: ListenSettings = Field(default_factory=ListenSettings, description="Listeners.")
+    mesh: MeshSettings = Field(default_factory=MeshSettings, description="Mesh-wide settings.")
+    policies: PolicySettings = Field(
+        default_factory=PolicySettings, description="The Istio policies."
+    )
+    workload: WorkloadSettings = Field(
+        default_factory=WorkloadSettings, description="Static override of the workload."
+    )
+    providers: tuple[ProviderSettings, ...] = Field(
+        default=(), description="Extension providers of CUSTOM policies."
+    )
+    identity_headers: IdentityHeaderSettings = Field(
+        default_factory=IdentityHeaderSettings, description="Headers that carry identity."
+    )
+    audit: AuditSettings = Field(
+        default_factory=AuditSettings, description="The audit record."
+    )
+    log: LogSettings = Field(default_factory=LogSettings, description="The process log.")

@@ -1,0 +1,140 @@
+"""The walk of one request: workload, token, CUSTOM, DENY, ALLOW, shadow. Values in, values out.
+
+The server, `policy test` and the explain output all take this one walk; there is
+no second implementation. It reads the serving state it is given, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from authz.decide import decide, decide_rules, denial
+from authz.mutations import merge_mutations
+from authz.serving_state import ServingState
+from authz.settings import IdentityHeaderSettings
+from authz.workload import resolve_workload
+from dryrun.shadow import shadow_verdicts
+from identity.jwt_rule import JwtRule
+from identity.request_authentication import (
+    Authentication,
+    KeyLookup,
+    TokenFailure,
+    authenticate_request,
+)
+from policies.decision import (
+    Decision,
+    Effect,
+    Layer,
+    Mutations,
+    Reason,
+    RuleRef,
+    ShadowVerdict,
+)
+from policies.request import Request, Workload
+
+_DEFAULT_CARRIERS = ("authorization", "access_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a walk needs besides the request and the state. `now` returns epoch seconds."""
+
+    keys: KeyLookup
+    now: Callable[[], float]
+    static_workload: Workload | None = None
+    headers: IdentityHeaderSettings = IdentityHeaderSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of a walk: the request with who asked, the answer and the shadows.
+
+    `token_carriers` names every header, parameter and cookie a token was looked
+    for in, so that the record can mask them.
+    """
+
+    request: Request
+    decision: Decision
+    shadow: tuple[ShadowVerdict, ...] = ()
+    token_carriers: frozenset[str] = frozenset(_DEFAULT_CARRIERS)
+
+
+def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
+    """Return the outcome for a decoded request."""
+    workload = resolve_workload(request, around.static_workload)
+    if workload is None:
+        return Outcome(
+            request=request,
+            decision=denial(
+                Reason.WORKLOAD_UNKNOWN,
+                Layer.REQUEST,
+                detail="nothing names the namespace of the workload that is asked about",
+            ),
+        )
+    request = replace(request, workload=workload)
+    policies = state.policies_for(workload)
+    authentication = _authenticate(request, policies.jwt_rules, around)
+    carriers = _carriers(policies.jwt_rules)
+    if authentication.failure is not None:
+        refused = _refusal(authentication.failure)
+        return Outcome(request=request, decision=refused, token_carriers=carriers)
+    request = replace(request, claims=authentication.claims)
+    decision = decide(policies, request, state.providers)
+    shadow = shadow_verdicts(policies, request, decision, decide_rules)
+    if decision.is_allowed:
+        mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
+        decision = replace(decision, mutations=mutations)
+    return Outcome(request=request, decision=decision, shadow=shadow, token_carriers=carriers)
+
+
+def _authenticate(
+    request: Request, rules: tuple[JwtRule, ...], around: Surroundings
+) -> Authentication:
+    return authenticate_request(
+        rules,
+        method=request.method,
+        path=request.path,
+        host=request.host,
+        scheme=request.scheme,
+        headers=request.headers,
+        keys=around.keys,
+        now=around.now(),
+    )
+
+
+def _refusal(failure: TokenFailure) -> Decision:
+    """Return the 401 or 403 that Envoy's jwt_authn gives."""
+    return Decision(
+        effect=Effect.DENY,
+        reason=Reason.TOKEN_INVALID,
+        layer=Layer.REQUEST_AUTHENTICATION,
+        rule=_rule_of(failure.origin),
+        detail=failure.detail,
+        http_status=failure.http_status,
+        body=failure.body,
+        mutations=Mutations(
+            set_response_headers=(("www-authenticate", failure.www_authenticate),)
+        ),
+    )
+
+
+def _rule_of(origin: str) -> RuleRef | None:
+    """Read back `namespace/name, file:line`, which the loader wrote into the rule."""
+    name, _, place = origin.partition(", ")
+    namespace, _, policy = name.partition("/")
+    file, _, line = place.rpartition(":")
+    if not policy:
+        return None
+    return RuleRef(
+        namespace=namespace, policy=policy, file=file, line=int(line) if line.isdigit() else 0
+    )
+
+
+def _carriers(rules: tuple[JwtRule, ...]) -> frozenset[str]:
+    names = set(_DEFAULT_CARRIERS)
+    for rule in rules:
+        names.update(header.name.lower() for header in rule.from_headers)
+        names.update(rule.from_params)
+        names.update(rule.from_cookies)
+    return frozenset(names)
