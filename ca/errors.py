@@ -1,0 +1,77 @@
+"""What can go wrong in the CA, by who has to act.
+
+CaError
+├── SdsRequestError          the asking side named what it may not have, or sent nonsense
+├── IssueRefusedError        a request for an SVID breaks a rule of issuance
+├── OperatorError            something on this machine must be put right by its operator
+│   ├── StateError           the state folder cannot be believed, read or written
+│   ├── KeyFileError         a key file is missing, unreadable or open to others
+│   ├── SocketError          a workload socket cannot be bound safely
+│   └── AuthorityExpiredError  an authority is expired, or too near to it to sign
+└── SvidInvalidError         we made, or were about to hand out, an SVID that breaks the standard
+"""
+
+from __future__ import annotations
+
+
+class CaError(Exception):
+    """The root of this package's errors; never raised itself.
+
+    The message is one clause; `help` is what to do about it, empty when there is
+    nothing to advise. Neither ever holds key material.
+    """
+
+    code = "ca.error"
+
+    def __init__(self, message: str, *, help: str = "") -> None:
+        """Keep the message and the advice apart."""
+        super().__init__(message)
+        self.help = help
+
+
+class SdsRequestError(CaError):
+    """A secret discovery request cannot be answered; answered INVALID_ARGUMENT."""
+
+    code = "ca.sds_request"
+
+
+class IssueRefusedError(CaError):
+    """An SVID was asked for that this authority must not issue."""
+
+    code = "ca.issue_refused"
+
+
+class OperatorError(CaError):
+    """Something on this machine must be put right by its operator; never raised itself."""
+
+    code = "ca.operator"
+
+
+class StateError(OperatorError):
+    """The state folder cannot be believed, read or written."""
+
+    code = "ca.state"
+
+
+class KeyFileError(OperatorError):
+    """A key file is missing, unreadable or open to others."""
+
+    code = "ca.key_file"
+
+
+class SocketError(OperatorError):
+    """A workload socket cannot be bound safely."""
+
+    code = "ca.socket"
+
+
+class AuthorityExpiredError(OperatorError):
+    """An authority is expired, or too near to its end to sign."""
+
+    code = "ca.authority_expired"
+
+
+class SvidInvalidError(CaError):
+    """An SVID breaks the X.509-SVID standard; it must not leave this process."""
+
+    code = "ca.svid_invalid"

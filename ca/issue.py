@@ -1,0 +1,82 @@
+"""Issuance of one X.509-SVID in four beats: check the request, build, sign, validate the result.
+
+The key is made here, for one certificate only, and never written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from ca.authority import Authority
+from ca.errors import AuthorityExpiredError, IssueRefusedError
+from ca.keys import generate_key
+from ca.profile import Validity, build_leaf
+from ca.svid import X509Svid
+from ca.validate import verify_x509_svid
+from identity.spiffe_id import SpiffeId
+
+# BUDGET: a signer with less than this left (or than one leaf's life) signs no more: leaves of a
+# few seconds would only hide that it is at its end.
+_MIN_SIGNER_REMAINING = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvidRequest:
+    """What is asked for; whoever builds one has already settled that it may be asked."""
+
+    spiffe_id: SpiffeId
+    lifetime: timedelta
+    dns_names: tuple[str, ...] = ()
+
+
+def issue_x509_svid(
+    request: SvidRequest,
+    authority: Authority,
+    *,
+    now: datetime,
+    new_key: Callable[[], ec.EllipticCurvePrivateKey] = generate_key,
+    new_serial: Callable[[], int] = x509.random_serial_number,
+) -> X509Svid:
+    """Return a new SVID with a new key; it ends no later than its signer.
+
+    Raises:
+        IssueRefusedError: the request breaks a rule of issuance.
+        AuthorityExpiredError: the signer is too near to its end.
+        SvidInvalidError: what came out breaks the standard; it is thrown away.
+    """
+    _check_request(request, authority, now)
+    key = new_key()
+    builder = build_leaf(
+        authority.intermediate,
+        request.spiffe_id,
+        request.dns_names,
+        key.public_key(),
+        new_serial(),
+        Validity.of(now, request.lifetime, authority.intermediate),
+    )
+    leaf = builder.sign(authority.key, hashes.SHA256())
+    svid = X509Svid(spiffe_id=request.spiffe_id, chain=(leaf, authority.intermediate), key=key)
+    verify_x509_svid(svid, authority.roots, now=now)
+    return svid
+
+
+def _check_request(request: SvidRequest, authority: Authority, now: datetime) -> None:
+    """Refuse what this authority must not sign."""
+    if request.spiffe_id.trust_domain != authority.trust_domain:
+        raise IssueRefusedError(
+            f"`{request.spiffe_id}` is not in the trust domain `{authority.trust_domain}`"
+        )
+    # X509-SVID §3: a leaf's SPIFFE ID has a non-root path.
+    if not request.spiffe_id.path:
+        raise IssueRefusedError(f"`{request.spiffe_id}` names a trust domain, not a workload")
+    if request.lifetime <= timedelta(0):
+        raise IssueRefusedError("the lifetime is not positive")
+    remaining = authority.intermediate.not_valid_after_utc - now
+    if remaining < min(request.lifetime, _MIN_SIGNER_REMAINING):
+        raise AuthorityExpiredError("the intermediate is too near to its end to sign")

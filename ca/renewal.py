@@ -1,0 +1,117 @@
+"""One workload's certificate, kept fresh: issued at the start, renewed about half-way.
+
+Theory of operation. The next renewal is a moment of the wall clock, because certificates live by
+it; the wait is bounded, so that a clock set forward is noticed within seconds. A renewal that fails
+is tried again, and the old certificate serves as long as it holds; the board shows none after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from ca.authority import Authority
+from ca.board import SecretBoard
+from ca.clock import Clock
+from ca.errors import CaError
+from ca.issue import SvidRequest, issue_x509_svid
+from ca.svid import X509Svid
+
+_log = structlog.get_logger(__name__)
+_JITTER = 0.1
+# BUDGET: the longest a jump of the wall clock goes unnoticed.
+_MAX_WAIT_SECONDS = 5.0
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+
+RecordIssuance = Callable[[X509Svid], None]
+"""Keeps a durable record of an SVID before it leaves the CA; raises a CaError to hold it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalParts:
+    """What a renewal needs from outside; `random` returns a float in [0, 1)."""
+
+    authority: Callable[[], Authority]
+    record: RecordIssuance
+    clock: Clock
+    random: Callable[[], float]
+
+
+class Renewal:
+    """Keeps the SVID of one board in force."""
+
+    def __init__(self, board: SecretBoard, request: SvidRequest, parts: RenewalParts) -> None:
+        """Plan to renew `request` on `board`; nothing is issued yet."""
+        self._board = board
+        self._request = request
+        self._parts = parts
+
+    def issue(self) -> datetime:
+        """Issue an SVID now, put it up, and return when to renew it.
+
+        Raises:
+            CaError: it could not be issued or recorded; the board keeps what it had.
+        """
+        now = self._parts.clock()
+        authority = self._parts.authority()
+        svid = issue_x509_svid(self._request, authority, now=now)
+        self._parts.record(svid)
+        self._board.publish_svid(svid)
+        _log.info(
+            "svid_issued",
+            spiffe_id=str(svid.spiffe_id),
+            serial=f"{svid.leaf.serial_number:x}",
+            expires_at=svid.expires_at.isoformat(),
+        )
+        return renew_at(now, svid.expires_at, self._parts.random())
+
+    async def run(self, due_at: datetime, stop: asyncio.Event) -> None:
+        """Renew at `due_at` and ever after, until `stop` is set."""
+        retry_seconds = _FIRST_RETRY_SECONDS
+        while not await self._is_stopped_before(due_at, stop):
+            try:
+                due_at = self.issue()
+                retry_seconds = _FIRST_RETRY_SECONDS
+            except CaError as exc:
+                _log.error(
+                    "svid_renewal_failed",
+                    spiffe_id=str(self._board.spiffe_id),
+                    error=str(exc),
+                    code=exc.code,
+                )
+                due_at = self._parts.clock() + timedelta(seconds=retry_seconds)
+                retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
+
+    async def _is_stopped_before(self, due_at: datetime, stop: asyncio.Event) -> bool:
+        """Wait until `due_at` or `stop`, whichever comes first; return whether it was `stop`."""
+        while not stop.is_set():
+            svid, now = self._board.svid, self._parts.clock()
+            # A clock set back before the certificate's start makes it useless: renew at once.
+            is_early = svid is not None and now < svid.leaf.not_valid_before_utc
+            left_seconds = (due_at - now).total_seconds()
+            if left_seconds <= 0 or is_early:
+                return False
+            try:
+                await asyncio.wait_for(stop.wait(), min(left_seconds, _MAX_WAIT_SECONDS))
+            except TimeoutError:
+                continue
+        return True
+
+
+def renew_at(issued_at: datetime, expires_at: datetime, fraction: float) -> datetime:
+    """Return the half-life of a certificate, moved by up to a tenth of it either way.
+
+    `fraction` in [0, 1) places it in that window, so that many workloads do not renew at once.
+
+    >>> from datetime import UTC, datetime
+    >>> start, end = datetime(2026, 1, 1, 0, tzinfo=UTC), datetime(2026, 1, 1, 2, tzinfo=UTC)
+    >>> renew_at(start, end, 0.0).isoformat(), renew_at(start, end, 0.5).isoformat()
+    ('2026-01-01T00:54:00+00:00', '2026-01-01T01:00:00+00:00')
+    """
+    half_life = (expires_at - issued_at) / 2
+    return issued_at + half_life * (1 + _JITTER * (2 * fraction - 1))

@@ -1,0 +1,145 @@
+"""The settings of `meshwarden ca serve`: strict, camelCase on the page, each one described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from identity.errors import SpiffeIdError
+from identity.spiffe_id import SpiffeId, TrustDomain
+
+_SECONDS_PER_DAY = 86_400
+# BUDGET: six leaf lifetimes in an intermediate's and three intermediates' in a root's leave
+# room to renew the issuer long before anything it signed could outlive it.
+_LEAVES_PER_INTERMEDIATE = 6
+_INTERMEDIATES_PER_ROOT = 3
+_MAX_DNS_NAME = 253
+_DNS_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII)
+
+
+def _checked_trust_domain(text: str) -> str:
+    """Return `text`, a trust domain name; the error is ValueError, which pydantic expects."""
+    try:
+        TrustDomain(text)
+    except SpiffeIdError as exc:
+        raise ValueError(str(exc)) from exc
+    return text
+
+
+def _checked_workload_id(text: str) -> str:
+    """Return `text`, a SPIFFE ID that a leaf may hold."""
+    try:
+        spiffe_id = SpiffeId.parse(text)
+    except SpiffeIdError as exc:
+        raise ValueError(str(exc)) from exc
+    # X509-SVID §2: a leaf certificate's SPIFFE ID has a non-root path.
+    if not spiffe_id.path:
+        raise ValueError(f"`{text}` names a trust domain, not a workload")
+    return text
+
+
+def _checked_dns_name(text: str) -> str:
+    """Return `text`, a lower-case host name without wildcard."""
+    if len(text) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(text):
+        raise ValueError(f"`{text}` is not a lower-case DNS name")
+    return text
+
+
+class _Settings(BaseModel):
+    """What every settings block has in common: unknown keys refused, values frozen."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class CaWorkload(_Settings):
+    """One workload: who it is, and the Unix socket on which only it can ask."""
+
+    spiffe_id: Annotated[str, AfterValidator(_checked_workload_id)] = Field(
+        description="The SPIFFE ID issued to this workload, `spiffe://<trust domain>/<path>`."
+    )
+    socket: Path = Field(
+        description=(
+            "Path of the Unix socket on which this workload fetches its secrets. It is created "
+            "with mode 0600: who can open it holds the identity."
+        )
+    )
+    dns_names: tuple[Annotated[str, AfterValidator(_checked_dns_name)], ...] = Field(
+        default=(), description="DNS names put into the certificate beside the SPIFFE ID."
+    )
+
+    @property
+    def identity(self) -> SpiffeId:
+        """The SPIFFE ID, parsed."""
+        return SpiffeId.parse(self.spiffe_id)
+
+
+class CaSettings(_Settings):
+    """Everything `meshwarden ca serve` can be told.
+
+    `CaSettings.model_validate(mapping)` checks a parsed YAML file (camelCase keys);
+    `settings.resolved(folder)` makes its relative paths absolute.
+    """
+
+    state_folder: Path = Field(
+        description="Folder of the authority's keys and certificates; made with mode 0700."
+    )
+    trust_domain: Annotated[str, AfterValidator(_checked_trust_domain)] = Field(
+        description="The trust domain whose authority this is, without `spiffe://`."
+    )
+    workloads: tuple[CaWorkload, ...] = Field(
+        min_length=1, description="The workloads that get certificates, each on its own socket."
+    )
+    svid_lifetime_seconds: int = Field(
+        default=3600,
+        ge=2,
+        le=7 * _SECONDS_PER_DAY,
+        description="Lifetime of a workload's certificate; it is renewed about half-way.",
+    )
+    intermediate_lifetime_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="Lifetime of the intermediate that signs leaves; renewed at two thirds.",
+    )
+    root_lifetime_days: int = Field(
+        default=3650, ge=3, le=9125, description="Lifetime of the root that workloads trust."
+    )
+
+    @property
+    def domain(self) -> TrustDomain:
+        """The trust domain, parsed."""
+        return TrustDomain(self.trust_domain)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse settings that are right alone and wrong together."""
+        for workload in self.workloads:
+            if workload.identity.trust_domain != self.domain:
+                raise ValueError(
+                    f"`{workload.spiffe_id}` is not in the trust domain `{self.trust_domain}`"
+                )
+        sockets = [str(workload.socket) for workload in self.workloads]
+        for socket in sockets:
+            if sockets.count(socket) > 1:
+                raise ValueError(f"socket `{socket}` is given to two workloads")
+        intermediate_seconds = self.intermediate_lifetime_days * _SECONDS_PER_DAY
+        if intermediate_seconds < _LEAVES_PER_INTERMEDIATE * self.svid_lifetime_seconds:
+            raise ValueError("intermediateLifetimeDays is less than six svidLifetimeSeconds")
+        if self.root_lifetime_days < _INTERMEDIATES_PER_ROOT * self.intermediate_lifetime_days:
+            raise ValueError("rootLifetimeDays is less than three intermediateLifetimeDays")
+        return self
+
+    def resolved(self, folder: Path) -> CaSettings:
+        """Return the same settings with relative paths taken from `folder`."""
+        workloads = tuple(
+            workload.model_copy(update={"socket": folder / workload.socket})
+            for workload in self.workloads
+        )
+        update = {"state_folder": folder / self.state_folder, "workloads": workloads}
+        return self.model_copy(update=update)
