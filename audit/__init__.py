@@ -1,1 +1,4 @@
-"""The record of decisions: written, chained, verified, exported. Ground floor: knows records, not policies."""
+"""The record of decisions: written, chained, verified, exported.
+
+Ground floor: it knows records, not policies.
+"""

@@ -1,0 +1,114 @@
+"""The chain: how a line is tied to the one before it, and how a line is checked.
+
+Theory of operation. A line is one JSON object in ASCII bytes:
+    {"seq":N,"prev":"<hash of line N-1>", ... ,"hash":"<hash of this line>"}\\n
+`hash` is the SHA-256 of this line's bytes before `,"hash":`. It covers `prev`, and
+so every line before it; what follows those bytes is fixed by the hash itself, so
+no byte of a file is left uncovered, the last line's included. Checks work on the
+bytes as written: there is no canonical form to agree on.
+The first line of a segment is its header (`kind: segment`); its `prev` is the
+hash of the last line of the segment before. The first `prev` of a log is zeros.
+What a chain cannot show is that its end was cut off: that takes a signed
+checkpoint kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from audit.errors import DamagedLineError
+
+GENESIS_HASH: Final = "0" * 64
+MAX_LINE_BYTES: Final = 4 * 1024 * 1024  # BUDGET: a reader never holds more than this of one line
+_TAIL: Final = b',"hash":"'
+_TAIL_LENGTH: Final = len(_TAIL) + 64 + len(b'"}\n')
+_SEGMENT = re.compile(r"audit-([0-9]{8})\.jsonl", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainState:
+    """The end of a chain: the last line's `seq` and `hash`."""
+
+    seq: int = 0
+    hash: str = GENESIS_HASH
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that holds its own hash."""
+
+    seq: int
+    prev: str
+    hash: str
+    document: dict[str, Any]
+
+    @property
+    def state(self) -> ChainState:
+        """The end of the chain after this line."""
+        return ChainState(self.seq, self.hash)
+
+
+def link_line(state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
+    """Return the line that puts `document` at the end of the chain, and the new end.
+
+    Raises:
+        ValueError, TypeError, RecursionError: `document` is not plain JSON.
+    """
+    seq = state.seq + 1
+    text = json.dumps(
+        {"seq": seq, "prev": state.hash, **document}, allow_nan=False, separators=(",", ":")
+    )
+    covered = text[:-1].encode("ascii")
+    digest = hashlib.sha256(covered).hexdigest()
+    return covered + _TAIL + digest.encode("ascii") + b'"}\n', ChainState(seq, digest)
+
+
+def parse_line(raw: bytes) -> Line:
+    """Return the line in `raw`, which includes its line end.
+
+    Raises:
+        DamagedLineError: the bytes are not a whole line that holds its own hash.
+    """
+    if not raw.endswith(b"\n"):
+        raise DamagedLineError("the line is cut off: it has no line end")
+    covered = raw[:-_TAIL_LENGTH]
+    digest = hashlib.sha256(covered).hexdigest()
+    if raw[-_TAIL_LENGTH:] != _TAIL + digest.encode("ascii") + b'"}\n':
+        raise DamagedLineError("the line does not hold its own hash: its bytes were changed")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise DamagedLineError("the line is not JSON") from exc
+    if not isinstance(document, dict):
+        raise DamagedLineError("the line is not a JSON object")
+    seq, prev = document.get("seq"), document.get("prev")
+    if type(seq) is not int or not isinstance(prev, str):
+        raise DamagedLineError("the line has no `seq` or no `prev`")
+    return Line(seq, prev, digest, document)
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment; numbers count from 1."""
+    return f"audit-{number:08d}.jsonl"
+
+
+def segment_number(name: str) -> int | None:
+    """Return the number in a segment's file name, or None for any other name."""
+    found = _SEGMENT.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def list_segments(folder: Path) -> list[tuple[int, Path]]:
+    """Return the folder's segments as (number, path), in order of number.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    numbered = ((segment_number(path.name), path) for path in folder.iterdir())
+    return sorted((number, path) for number, path in numbered if number is not None)

@@ -1,0 +1,339 @@
+"""The written form of a record, schema version 1: JSON objects, selected and masked.
+
+These types are the schema: `audit/schema/record-v1.schema.json` is made of them
+(`python -m audit.document`), and a test holds that the two agree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from audit.record import SCHEMA_VERSION, AuditEvent, AuditRecord, Kind, RequestFacts, ShadowFacts
+from audit.redact import Redactor
+
+_STRICT = ConfigDict(extra="forbid")
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Time = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
+        description="RFC 3339, UTC, always with microseconds: texts sort as times do",
+    ),
+]
+Count = Annotated[int, Field(ge=0)]
+
+
+@with_config(_STRICT)
+class PeerPart(TypedDict):
+    """The mTLS peer."""
+
+    principal: str
+    spiffe_id: str | None
+
+
+@with_config(_STRICT)
+class SubjectPart(TypedDict):
+    """The subject of a verified token, with the selected claims."""
+
+    issuer: str | None
+    sub: str | None
+    claims: dict[str, Any]
+
+
+@with_config(_STRICT)
+class DestinationPart(TypedDict):
+    """The workload that was asked about."""
+
+    namespace: str
+    service_account: str
+    labels: dict[str, str]
+    port: int
+
+
+@with_config(_STRICT)
+class SourcePart(TypedDict):
+    """Where the connection came from."""
+
+    address: str
+
+
+@with_config(_STRICT)
+class RequestPart(TypedDict):
+    """The request; secrets in `path` and `headers` are masked."""
+
+    id: str
+    method: str
+    host: str
+    path: str
+    protocol: str
+    headers: dict[str, list[str]]
+    size: Annotated[int, Field(ge=-1, description="bytes seen by Envoy; -1: unknown")]
+
+
+@with_config(_STRICT)
+class DecisionPart(TypedDict):
+    """The answer and its cause."""
+
+    effect: Literal["allow", "deny"]
+    reason: str
+    layer: str
+    http_status: int
+    policy: Annotated[str | None, Field(description="namespace/name of the deciding policy")]
+    rule: Annotated[int | None, Field(description="index in the policy's rules, from 0")]
+    place: Annotated[str, Field(description="file:line of the deciding rule, or empty")]
+    detail: str
+    near_miss: Annotated[str, Field(description="what nearly allowed, and what was missing")]
+
+
+@with_config(_STRICT)
+class ShadowPart(TypedDict):
+    """What a policy that is not enforced would have answered."""
+
+    policy: str
+    action: str
+    matched: str | None
+    effect: str
+    outcome: str
+    detail: str
+
+
+@with_config(_STRICT)
+class DecisionDocument(TypedDict):
+    """A decision, before it is chained."""
+
+    kind: Literal["decision"]
+    schema: Literal[1]
+    decision_id: str
+    received_at: Time
+    decided_at: Time
+    node: str
+    revision: Annotated[str, Field(description="digest of the policy set that decided")]
+    peer: PeerPart | None
+    subject: SubjectPart | None
+    destination: DestinationPart | None
+    source: SourcePart
+    request: RequestPart
+    decision: DecisionPart
+    audited_by: list[str]
+    shadow: list[ShadowPart]
+    duration_microseconds: Count
+    masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
+
+
+@with_config(_STRICT)
+class EventDocument(TypedDict):
+    """Something other than a decision, before it is chained."""
+
+    kind: Literal["event"]
+    schema: Literal[1]
+    event: Literal["start", "stop", "reload", "resume", "record_fault"]
+    at: Time
+    node: str
+    details: dict[str, Any]
+
+
+@with_config(_STRICT)
+class SegmentDocument(TypedDict):
+    """The header of a segment, before it is chained; its `prev` ties it to the one before."""
+
+    kind: Literal["segment"]
+    schema: Literal[1]
+    segment: Annotated[int, Field(ge=1)]
+    first_seq: Annotated[int, Field(ge=1, description="this line's own seq")]
+    log_id: Annotated[str, Field(description="drawn once for a folder: tells logs apart")]
+    node: str
+    created_at: Time
+
+
+@with_config(_STRICT)
+class DecisionLine(DecisionDocument):
+    """A decision as written."""
+
+    seq: Annotated[int, Field(ge=1)]
+    prev: Hash
+    hash: Hash
+
+
+@with_config(_STRICT)
+class EventLine(EventDocument):
+    """An event as written."""
+
+    seq: Annotated[int, Field(ge=1)]
+    prev: Hash
+    hash: Hash
+
+
+@with_config(_STRICT)
+class SegmentLine(SegmentDocument):
+    """A segment's header as written."""
+
+    seq: Annotated[int, Field(ge=1)]
+    prev: Hash
+    hash: Hash
+
+
+Document = DecisionDocument | EventDocument | SegmentDocument
+WrittenLine = Annotated[DecisionLine | EventLine | SegmentLine, Field(discriminator="kind")]
+LINE_ADAPTER: TypeAdapter[DecisionLine | EventLine | SegmentLine] = TypeAdapter(WrittenLine)
+
+
+def format_time(seconds: float) -> str:
+    """Return seconds since the epoch as RFC 3339 UTC text with microseconds."""
+    try:
+        at = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # a clock beyond year 9999, or not a number
+        at = datetime.fromtimestamp(0, UTC)
+    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def document_from_event(event: AuditEvent, *, node: str, redactor: Redactor) -> EventDocument:
+    """Return the written form of an event."""
+    return {
+        "kind": Kind.EVENT.value,
+        "schema": SCHEMA_VERSION,
+        "event": event.event.value,
+        "at": format_time(event.at),
+        "node": node,
+        "details": redactor.value(event.details),
+    }
+
+
+def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) -> DecisionDocument:
+    """Return the written form of a decision: selected, masked, and saying what was masked."""
+    masked: list[str] = []
+    return {
+        "kind": Kind.DECISION.value,
+        "schema": SCHEMA_VERSION,
+        "decision_id": record.decision_id,
+        "received_at": format_time(record.received_at),
+        "decided_at": format_time(record.decided_at),
+        "node": node,
+        "revision": record.revision,
+        "peer": _peer_part(record),
+        "subject": _subject_part(record, redactor, masked),
+        "destination": _destination_part(record),
+        "source": {"address": record.source_address},
+        "request": _request_part(record.request, redactor, masked),
+        "decision": _decision_part(record, redactor, masked),
+        "audited_by": list(record.audited_by),
+        "shadow": [
+            _shadow_part(shadow, index, redactor, masked)
+            for index, shadow in enumerate(record.shadow)
+        ],
+        "duration_microseconds": max(0, record.duration_microseconds),
+        "masked": masked,
+    }
+
+
+def _note(masked: list[str], changed: bool, *steps: object) -> None:
+    """Add the JSON pointer of a value that was changed (RFC 6901 §3: `~` and `/` escaped)."""
+    if changed:
+        escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+        masked.append("/" + "/".join(escaped))
+
+
+def _peer_part(record: AuditRecord) -> PeerPart | None:
+    if record.peer is None:
+        return None
+    return {"principal": record.peer.principal, "spiffe_id": record.peer.spiffe_id}
+
+
+def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> SubjectPart | None:
+    if record.subject is None:
+        return None
+    subject = record.subject
+    claims = redactor.claims(subject.claims)
+    for name, shown in claims.items():
+        _note(masked, subject.claims[name] != shown, "subject", "claims", name)
+    return {
+        "issuer": _masked_or_none(subject.issuer, redactor),
+        "sub": _masked_or_none(subject.sub, redactor),
+        "claims": claims,
+    }
+
+
+def _masked_or_none(text: str | None, redactor: Redactor) -> str | None:
+    return None if text is None else redactor.text(text)
+
+
+def _destination_part(record: AuditRecord) -> DestinationPart | None:
+    if record.destination is None:
+        return None
+    place = record.destination
+    return {
+        "namespace": place.namespace,
+        "service_account": place.service_account,
+        "labels": dict(place.labels),
+        "port": place.port,
+    }
+
+
+def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) -> RequestPart:
+    headers = redactor.headers(request.headers, request.token_carriers)
+    path = redactor.path(request.path, request.token_carriers)
+    host = redactor.text(request.host)
+    _note(masked, host != request.host, "request", "host")
+    _note(masked, path != request.path, "request", "path")
+    for name, values in headers.items():
+        _note(masked, tuple(values) != tuple(request.headers[name]), "request", "headers", name)
+    return {
+        "id": redactor.text(request.id),
+        "method": redactor.text(request.method),
+        "host": host,
+        "path": path,
+        "protocol": request.protocol,
+        "headers": headers,
+        "size": max(-1, request.size),
+    }
+
+
+def _decision_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> DecisionPart:
+    decision = record.decision
+    detail, near_miss = redactor.text(decision.detail), redactor.text(decision.near_miss)
+    _note(masked, detail != decision.detail, "decision", "detail")
+    _note(masked, near_miss != decision.near_miss, "decision", "near_miss")
+    return {
+        "effect": "allow" if decision.effect == "allow" else "deny",
+        "reason": str(decision.reason),
+        "layer": str(decision.layer),
+        "http_status": decision.http_status,
+        "policy": decision.policy,
+        "rule": decision.rule,
+        "place": decision.place,
+        "detail": detail,
+        "near_miss": near_miss,
+    }
+
+
+def _shadow_part(
+    shadow: ShadowFacts, index: int, redactor: Redactor, masked: list[str]
+) -> ShadowPart:
+    detail = redactor.text(shadow.detail)
+    _note(masked, detail != shadow.detail, "shadow", index, "detail")
+    return {
+        "policy": shadow.policy,
+        "action": str(shadow.action),
+        "matched": shadow.matched,
+        "effect": str(shadow.effect),
+        "outcome": str(shadow.outcome),
+        "detail": detail,
+    }
+
+
+def json_schema() -> Mapping[str, Any]:
+    """Return the JSON Schema (2020-12) of one written line."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Meshwarden audit line, schema version 1",
+        **LINE_ADAPTER.json_schema(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

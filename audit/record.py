@@ -1,0 +1,132 @@
+"""What one line of the record says, as plain values handed over by the caller.
+
+Texts here may still hold secrets: `audit.document` selects and masks on the way
+to the file, so that no caller can forget to. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+SCHEMA_VERSION: Final = 1
+
+
+class Kind(StrEnum):
+    """What a line is about."""
+
+    SEGMENT = "segment"
+    DECISION = "decision"
+    EVENT = "event"
+
+
+class EventName(StrEnum):
+    """What happened to the authorizer or to the record itself."""
+
+    START = "start"
+    STOP = "stop"
+    RELOAD = "reload"
+    RESUME = "resume"
+    RECORD_FAULT = "record_fault"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerFacts:
+    """The peer: the text Envoy reported, and its SPIFFE ID when it is one."""
+
+    principal: str
+    spiffe_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectFacts:
+    """The subject of a verified token; `claims` is the whole payload, selected later."""
+
+    issuer: str | None = None
+    sub: str | None = None
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestinationFacts:
+    """The workload that was asked about."""
+
+    namespace: str
+    service_account: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFacts:
+    """The request; `headers` are all of them (lower-case name to values), selected later.
+
+    `token_carriers` names every header, query parameter and cookie that a token
+    was looked for in: their values are never written. `size` is -1 when unknown.
+    """
+
+    method: str = ""
+    host: str = ""
+    path: str = ""
+    protocol: str = ""
+    id: str = ""
+    size: int = -1
+    headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    token_carriers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFacts:
+    """The answer and its cause. `rule` is the index in the policy, `place` is `file:line`."""
+
+    effect: str
+    reason: str
+    layer: str
+    http_status: int
+    policy: str | None = None
+    rule: int | None = None
+    place: str = ""
+    detail: str = ""
+    near_miss: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowFacts:
+    """What one policy that is not enforced would have answered."""
+
+    policy: str
+    action: str
+    matched: str | None
+    effect: str
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4)."""
+
+    decision_id: str
+    received_at: float
+    decided_at: float
+    revision: str
+    request: RequestFacts
+    decision: DecisionFacts
+    peer: PeerFacts | None = None
+    subject: SubjectFacts | None = None
+    destination: DestinationFacts | None = None
+    source_address: str = ""
+    audited_by: tuple[str, ...] = ()
+    shadow: tuple[ShadowFacts, ...] = ()
+    duration_microseconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """Something other than a decision: start, stop, reload, resume. `details` is JSON."""
+
+    event: EventName
+    at: float
+    details: Mapping[str, Any] = field(default_factory=dict)

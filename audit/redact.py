@@ -1,0 +1,204 @@
+"""What must never be in the record, taken out before a line is made.
+
+Theory of operation. Three nets, each of which holds alone:
+  1. headers are an allow list; a secret one is shown as present, its value masked;
+  2. a secret parameter in a query, fragment or path segment loses its value by name;
+  3. every free text is searched for what looks like a token, wherever it came from.
+Masking too much costs a reader a glance, masking too little costs a credential:
+when in doubt, mask. Every search is linear in the text, which strangers choose.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+MASK: Final = "***"
+DEFAULT_HEADERS: Final = (
+    ":authority",
+    ":method",
+    ":path",
+    ":scheme",
+    "accept",
+    "content-length",
+    "content-type",
+    "host",
+    "origin",
+    "referer",
+    "traceparent",
+    "user-agent",
+    "x-envoy-external-address",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+)
+DEFAULT_CLAIMS: Final = (
+    "aud",
+    "azp",
+    "client_id",
+    "exp",
+    "iat",
+    "scope",
+    "groups",
+    "roles",
+)
+SECRET_HEADERS: Final = frozenset(
+    {
+        "authorization",
+        "proxy-authorization",
+        "cookie",
+        "set-cookie",
+        "x-api-key",
+        "x-auth-token",
+        "x-csrf-token",
+        "x-amz-security-token",
+        "x-goog-iap-jwt-assertion",
+    }
+)
+_SECRET_NAMES: Final = frozenset({"code", "sig", "auth", "authorization", "pwd", "pass", "sid"})
+_SECRET_ENDINGS: Final = (
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "apikey",
+    "accesskey",
+    "privatekey",
+    "signature",
+    "credential",
+    "credentials",
+    "assertion",
+    "sessionid",
+    "jwt",
+)
+_URL_HEADERS: Final = frozenset({":path", "referer", "origin", "location", "x-envoy-original-path"})
+_MAX_DEPTH: Final = 24
+_SHORTEST: Final = 8  # BUDGET: a shorter text with its name is no credential worth the search
+# The starts of a base64url JSON object: `{"`, `{ "`, `{` and a line end.
+_JWT_STARTS: Final = ("eyJ", "eyAi", "ewog", "ewoJ", "ew0K")
+# WHY the look-behind and the possessive repeats: without them this is quadratic.
+_DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}+(?:(?:\.|%2[eE])[A-Za-z0-9_-]*+){2,}+")
+_CREDENTIAL = re.compile(
+    r"\b((?i:bearer|basic|negotiate))((?:\s|%20|\+)+)(?=[^\s]*[A-Z0-9])[A-Za-z0-9._~+/=-]{6,}"
+)
+_NAMED = re.compile(
+    r"((?i:token|secret|password|passwd|api[_-]?key|signature))(=|%3[dD]|\"\s*:\s*\")"
+    r"(?!\*\*\*)[^&\s;#\"']+"
+)
+_USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
+
+
+def normal_name(name: str) -> str:
+    """Return a name as it is compared: decoded twice, lower case, letters and digits only."""
+    decoded = unquote_plus(unquote_plus(name))
+    return "".join(letter for letter in decoded.lower() if letter.isalnum())
+
+
+class Redactor:
+    """Takes secrets out of texts, paths, headers and claims. Immutable, safe to share."""
+
+    def __init__(
+        self,
+        *,
+        headers: Iterable[str] = DEFAULT_HEADERS,
+        claims: Iterable[str] = DEFAULT_CLAIMS,
+        secret_headers: Iterable[str] = (),
+        secret_parameters: Iterable[str] = (),
+    ) -> None:
+        """Keep what is shown (`headers`, `claims`) and what is secret beyond the built-in names."""
+        self._headers = frozenset(name.lower() for name in headers)
+        self._claims = frozenset(claims)
+        self._secret_headers = SECRET_HEADERS | {name.lower() for name in secret_headers}
+        self._secret_names = _SECRET_NAMES | {normal_name(name) for name in secret_parameters}
+
+    def text(self, text: str) -> str:
+        """Return the text with everything that looks like a credential masked."""
+        if len(text) < _SHORTEST:
+            return text
+        text = _DOTTED.sub(_mask_jwt, text)
+        text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
+        text = _NAMED.sub(rf"\1\2{MASK}", text)
+        return _USERINFO.sub(f"://{MASK}@", text) if "@" in text else text
+
+    def path(self, path: str, carriers: frozenset[str] = frozenset()) -> str:
+        """Return a path or URL with secret parameters and token-like texts masked."""
+        secret = self._secret_names | {normal_name(name) for name in carriers}
+        cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
+        head = "/".join(_mask_pieces(segment, secret) for segment in path[:cut].split("/"))
+        tail = re.sub(r"[^?&#]+", lambda found: _mask_pieces(found[0], secret), path[cut:])
+        return self.text(head + tail)
+
+    def headers(
+        self, headers: Mapping[str, tuple[str, ...]], carriers: frozenset[str] = frozenset()
+    ) -> dict[str, list[str]]:
+        """Return the headers that are shown: allowed ones, and secret ones with masked values."""
+        hidden = self._secret_headers | {name.lower() for name in carriers}
+        shown: dict[str, list[str]] = {}
+        for name, values in sorted(headers.items()):
+            if name in hidden:
+                shown[name] = [MASK] * len(values)
+            elif name in self._headers:
+                clean = self.path if name in _URL_HEADERS else _ignore_carriers(self.text)
+                shown[name] = [clean(value, carriers) for value in values]
+        return shown
+
+    def claims(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the selected claims as plain JSON, token-like texts masked."""
+        return {name: self.value(payload[name]) for name in sorted(self._claims & payload.keys())}
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """Return any value as plain JSON with its texts masked. Total: never raises."""
+        if depth > _MAX_DEPTH:
+            return "(nested too deep)"
+        match value:
+            case str():
+                return self.text(value)
+            case None | bool() | int():
+                return value
+            case float():
+                return value if math.isfinite(value) else str(value)
+            case Mapping():
+                return {
+                    self.text(str(key)): self._member(key, inner, depth)
+                    for key, inner in value.items()
+                }
+            case list() | tuple() | set() | frozenset():
+                return [self.value(inner, depth + 1) for inner in value]
+            case _:
+                return f"({type(value).__name__})"
+
+    def _member(self, key: object, value: Any, depth: int) -> Any:
+        """Return an object member's value; one whose name is secret is masked whole."""
+        if _is_secret(normal_name(str(key)), self._secret_names) and isinstance(value, str):
+            return MASK
+        return self.value(value, depth + 1)
+
+
+def _ignore_carriers(clean: Any) -> Any:
+    return lambda value, _carriers: clean(value)
+
+
+def _mask_jwt(found: re.Match[str]) -> str:
+    """Mask a dotted run when one of its parts starts as a JSON object does in base64url."""
+    return MASK if any(start in found[0] for start in _JWT_STARTS) else found[0]
+
+
+def _is_secret(name: str, secret: frozenset[str]) -> bool:
+    return name in secret or name.endswith(_SECRET_ENDINGS)
+
+
+def _mask_pieces(piece: str, secret: frozenset[str]) -> str:
+    """Mask from the first secret `name=` on; `;` starts a name but does not end a value.
+
+    WHY: servers disagree on whether `;` separates, and either reading must hide the value.
+    """
+    parts = piece.split(";")
+    for index, part in enumerate(parts):
+        name, equals, value = part.partition("=")
+        if equals and (value or index + 1 < len(parts)) and _is_secret(normal_name(name), secret):
+            return ";".join([*parts[:index], f"{name}={MASK}"])
+    return piece

@@ -1,0 +1,275 @@
+"""The files of a log: numbered segments in one folder, appended to by one writer.
+
+Theory of operation. What is committed is known by size: `append` writes whole
+lines after the committed size, forces them to the disk as the policy says, and
+only then moves the size and the chain forward. When anything fails, the file is
+cut back to the committed size and the chain has not moved, so the same documents
+can be tried again later and no line is ever half there or there twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from audit.chain import (
+    MAX_LINE_BYTES,
+    ChainState,
+    link_line,
+    list_segments,
+    parse_line,
+    segment_name,
+)
+from audit.document import SegmentDocument, format_time
+from audit.errors import AuditFolderError, DamagedLineError
+from audit.folder_lock import FolderLock
+from audit.record import SCHEMA_VERSION, Kind
+from audit.segment_tail import resume_segment
+
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_MODE: Final = 0o640
+
+
+class SegmentFolder:
+    """The open log of one folder. Not thread-safe: the writer thread owns it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        node: str,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        """Lock the folder and find the chain's end; `resumed` says what was found amiss there.
+
+        Raises:
+            AuditFolderError: the folder cannot be used (AuditLockedError: in use).
+        """
+        self.folder = folder
+        self.resumed: Mapping[str, Any] = {}
+        self._max_bytes = max_bytes
+        self._node = node
+        self._clock = clock
+        self._log_id = new_id()
+        self._fd = -1
+        self._number = 0
+        self._size = 0
+        self._state = ChainState()
+        self._dirty = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(folder)
+        except OSError as exc:
+            raise AuditFolderError(str(folder), exc.strerror or "cannot be used") from exc
+        try:
+            self._resume()
+        except OSError as exc:
+            self.close()
+            raise AuditFolderError(str(folder), exc.strerror or "cannot be used") from exc
+
+    @property
+    def state(self) -> ChainState:
+        """The end of the committed chain."""
+        return self._state
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether committed lines were not yet forced to the disk."""
+        return self._dirty
+
+    def append(self, documents: Sequence[Mapping[str, Any]], *, sync: bool) -> int:
+        """Write documents up to the end of a segment; return how many, at least one.
+
+        Raises:
+            OSError: nothing of this call was committed; it may be tried again.
+        """
+        if self._fd < 0 or self._size >= self._max_bytes:
+            self._begin_segment()
+        elif not self._is_in_place():
+            raise FileNotFoundError(f"segment `{segment_name(self._number)}` has gone")
+        state, lines, size = self._state, list[bytes](), self._size
+        for document in documents:
+            if lines and size >= self._max_bytes:
+                break
+            line, state = self._link(state, document)
+            lines.append(line)
+            size += len(line)
+        self._commit(b"".join(lines), state, sync=sync)
+        return len(lines)
+
+    def sync(self) -> None:
+        """Force what was committed to the disk.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        if self._dirty:
+            os.fsync(self._fd)
+            self._dirty = False
+
+    def reopen(self) -> None:
+        """Take the folder up again after a failure; the chain goes on where it was committed.
+
+        WHY the folder is not made anew: a mount that went away must not be
+        replaced by a folder beneath it.
+
+        Raises:
+            OSError: the folder is still not there.
+            AuditFolderError: another process has taken it.
+        """
+        if self._is_in_place():
+            return
+        self._close_segment()
+        self._lock.release()
+        self._lock = FolderLock(self.folder)
+        path = self.folder / segment_name(self._number)
+        if path.exists() and path.stat().st_size == self._size:
+            self._fd = os.open(path, _FLAGS, _MODE)
+        else:  # the segment is lost: the next one says so by what its `prev` expects
+            self._number = max([self._number, *(n for n, _ in list_segments(self.folder))])
+
+    def close(self) -> None:
+        """Close the segment and drop the lock."""
+        self._close_segment()
+        self._lock.release()
+
+    def _resume(self) -> None:
+        """Find the end of the chain that earlier processes wrote."""
+        segments = list_segments(self.folder)
+        if not segments:
+            return
+        self._log_id = _log_id(segments) or self._log_id
+        self._number, path = segments[-1]
+        found = resume_segment(path)
+        self.resumed, self._state = found.details, found.state
+        if not found.in_place:
+            return
+        self._size = path.stat().st_size
+        if self._size:
+            self._fd = os.open(path, _FLAGS, _MODE)
+            return
+        # The newest segment never began: the chain ends in the one before.
+        path.unlink()
+        self._number -= 1
+        if len(segments) > 1:
+            before = resume_segment(segments[-2][1])
+            self._state, self.resumed = before.state, found.details or before.details
+
+    def _begin_segment(self) -> None:
+        """Close the segment and begin the next with its header, all or nothing."""
+        if self._fd >= 0:
+            self.sync()
+            self._close_segment()
+        number = self._number + 1
+        header: SegmentDocument = {
+            "kind": Kind.SEGMENT.value,
+            "schema": SCHEMA_VERSION,
+            "segment": number,
+            "first_seq": self._state.seq + 1,
+            "log_id": self._log_id,
+            "node": self._node,
+            "created_at": format_time(self._clock()),
+        }
+        line, state = link_line(self._state, header)
+        path = self.folder / segment_name(number)
+        fd = os.open(path, _FLAGS | os.O_EXCL, _MODE)
+        try:
+            _write_all(fd, line)
+            os.fsync(fd)
+            _sync_folder(self.folder)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd, self._number, self._size, self._state = fd, number, len(line), state
+
+    def _link(self, state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
+        """Return the document's line; one that cannot be written whole becomes a fault's line."""
+        try:
+            line, after = link_line(state, document)
+        except (ValueError, TypeError, RecursionError) as exc:
+            return link_line(state, self._fault_document(document, type(exc).__name__))
+        if len(line) > MAX_LINE_BYTES:
+            return link_line(state, self._fault_document(document, f"{len(line)} bytes long"))
+        return line, after
+
+    def _fault_document(self, document: Mapping[str, Any], why: str) -> dict[str, Any]:
+        """Return the event that stands for a record whose own text could not be written."""
+        decision = document.get("decision")
+        kept = decision if isinstance(decision, dict) else {}
+        return {
+            "kind": Kind.EVENT.value,
+            "schema": SCHEMA_VERSION,
+            "event": "record_fault",
+            "at": format_time(self._clock()),
+            "node": self._node,
+            "details": {
+                "why": why,
+                "decision_id": str(document.get("decision_id", ""))[:64],
+                "effect": str(kept.get("effect", ""))[:64],
+                "reason": str(kept.get("reason", ""))[:64],
+                "policy": str(kept.get("policy", ""))[:512],
+            },
+        }
+
+    def _commit(self, data: bytes, state: ChainState, *, sync: bool) -> None:
+        """Write the lines after the committed size; on failure cut the file back to it."""
+        try:
+            _write_all(self._fd, data)
+            if sync:
+                os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, self._size)
+            raise
+        self._size += len(data)
+        self._state = state
+        self._dirty = not sync
+
+    def _is_in_place(self) -> bool:
+        """Whether the open segment is still the file of that name in the folder."""
+        if self._fd < 0:
+            return self.folder.is_dir() and self._number == 0
+        try:
+            there = (self.folder / segment_name(self._number)).stat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd)) and there.st_size == self._size
+
+    def _close_segment(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    """Write every byte, however many calls it takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the folder's own entries to the disk, so that a new segment keeps its name."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _log_id(segments: Sequence[tuple[int, Path]]) -> str | None:
+    """Return the log's id from the newest header that can be read."""
+    for _, path in reversed(segments):
+        with path.open("rb") as file:
+            raw = file.readline(MAX_LINE_BYTES)
+        try:
+            found = parse_line(raw).document.get("log_id")
+        except DamagedLineError:
+            continue
+        if isinstance(found, str):
+            return found
+    return None

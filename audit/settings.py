@@ -1,0 +1,78 @@
+"""The `audit` block of the configuration file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from audit.redact import DEFAULT_CLAIMS, DEFAULT_HEADERS
+
+
+class FsyncPolicy(StrEnum):
+    """When written lines are forced to the disk."""
+
+    BATCH = "batch"
+    INTERVAL = "interval"
+    NEVER = "never"
+
+
+class AuditSettings(BaseModel):
+    """Where the record goes, how much may wait, and what it may hold."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+    folder: Path = Field(
+        default=Path("audit"),
+        description="Folder of the segments; made at start. One process writes one folder.",
+    )
+    max_segment_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=4096,
+        description="Size at which a segment is closed and the next one begins.",
+    )
+    queue_size: int = Field(
+        default=10_000,
+        ge=1,
+        description="Records that may wait for the writer; beyond it a request waits, then it is "
+        "denied.",
+    )
+    queue_wait_milliseconds: int = Field(
+        default=100,
+        ge=0,
+        description="How long a request waits for room in a full queue before it is denied.",
+    )
+    fsync: FsyncPolicy = Field(
+        default=FsyncPolicy.INTERVAL,
+        description="When lines are forced to the disk: after each `batch`, on an `interval`, or "
+        "`never` (the operating system decides). A killed process loses none of what was "
+        "written under any of them; a power cut may lose what was not forced.",
+    )
+    fsync_milliseconds: int = Field(
+        default=1000, ge=1, description="The interval of `fsync: interval`."
+    )
+    retry_milliseconds: int = Field(
+        default=1000,
+        ge=1,
+        description="Pause before a failed write (disk full, folder gone) is tried again.",
+    )
+    node_name: str = Field(
+        default="", description="Name of this instance in every record; empty: the host's name."
+    )
+    headers: tuple[str, ...] = Field(
+        default=DEFAULT_HEADERS,
+        description="Request headers that are recorded. Secret ones are masked even if named here.",
+    )
+    secret_headers: tuple[str, ...] = Field(
+        default=(), description="Further headers whose values are never recorded."
+    )
+    secret_parameters: tuple[str, ...] = Field(
+        default=(), description="Further query parameters whose values are never recorded."
+    )
+    claims: tuple[str, ...] = Field(
+        default=DEFAULT_CLAIMS, description="Token claims that are recorded beside `iss` and `sub`."
+    )

@@ -1,0 +1,268 @@
+"""Is the record as it was written? Every line is read, every break is named.
+
+Found and located: a changed byte (the line does not hold its own hash), a line
+left out, moved or repeated (`seq` and `prev` do not follow), a segment that is
+missing, cut short, renamed or from another log. Not to be found by a chain alone:
+lines cut off the very end, or a log written anew from its first line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from audit.chain import (
+    GENESIS_HASH,
+    MAX_LINE_BYTES,
+    Line,
+    list_segments,
+    parse_line,
+    segment_number,
+)
+from audit.errors import AuditReadError, DamagedLineError
+from audit.folder_lock import is_being_written
+from audit.record import Kind
+
+_MAX_PROBLEMS: Final = 1000  # BUDGET: problems kept in a report; all are counted
+_DECISION_ID = re.compile(rb'"decision_id":"([0-9A-Za-z-]{1,64})"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One break: where it is and what is wrong. `line` counts from 1, 0 means the file."""
+
+    file: str
+    line: int
+    what: str
+    seq: int | None = None
+    decision_id: str = ""
+
+    def __str__(self) -> str:
+        """Return `file:line: what (seq N, decision ID)`."""
+        names = [f"seq {self.seq}"] if self.seq is not None else []
+        names += [f"decision {self.decision_id}"] if self.decision_id else []
+        tail = f" ({', '.join(names)})" if names else ""
+        return f"{self.file}:{self.line}: {self.what}{tail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What was read and what is wrong with it. `problems` holds the first thousand."""
+
+    path: str
+    segments: int
+    lines: int
+    decisions: int
+    events: int
+    first_at: str
+    last_at: str
+    last_seq: int
+    last_hash: str
+    problem_count: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.problem_count == 0
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Where the reading stands: what the next line must be, and what was found so far."""
+
+    next_seq: int | None = 1
+    next_prev: str | None = GENESIS_HASH
+    log_id: str | None = None
+    lines: int = 0
+    decisions: int = 0
+    events: int = 0
+    first_at: str = ""
+    last_at: str = ""
+    last_hash: str = ""
+    last_event: str = ""
+    problem_count: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, problem: Problem) -> None:
+        """Count a problem, and keep it while there is room."""
+        self.problem_count += 1
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+def verify_folder(path: Path) -> VerifyReport:
+    """Return what is true of a folder of segments, or of one segment on its own.
+
+    Raises:
+        AuditReadError: the path holds no segment, or cannot be read.
+    """
+    try:
+        segments = _find_segments(path)
+        walk = _Walk()
+        if path.is_file():
+            walk.next_seq = walk.next_prev = None  # what came before is not here to be asked
+        else:
+            _check_numbers(segments, walk)
+        for number, file in segments:
+            _verify_segment(number, file, walk)
+        notes = _notes(path, segments, walk)
+    except OSError as exc:
+        raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
+    return VerifyReport(
+        path=str(path),
+        segments=len(segments),
+        lines=walk.lines,
+        decisions=walk.decisions,
+        events=walk.events,
+        first_at=walk.first_at,
+        last_at=walk.last_at,
+        last_seq=(walk.next_seq or 1) - 1,
+        last_hash=walk.last_hash,
+        problem_count=walk.problem_count,
+        problems=tuple(walk.problems),
+        notes=notes,
+    )
+
+
+def read_raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield a file's lines with their ends, in pieces of at most the longest line allowed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        while raw := file.readline(MAX_LINE_BYTES):
+            yield raw
+
+
+def _find_segments(path: Path) -> list[tuple[int, Path]]:
+    if path.is_file():
+        return [(segment_number(path.name) or 0, path)]
+    if not path.is_dir():
+        raise AuditReadError(f"`{path}` is no file and no folder")
+    segments = list_segments(path)
+    if not segments:
+        raise AuditReadError(f"`{path}` holds no audit log: no file `audit-00000001.jsonl`")
+    return segments
+
+
+def _check_numbers(segments: list[tuple[int, Path]], walk: _Walk) -> None:
+    """Report numbers that are missing from the row of segments."""
+    expected = 1
+    for number, path in segments:
+        if number > expected:
+            missing = f"{expected}" if number == expected + 1 else f"{expected} to {number - 1}"
+            walk.report(
+                Problem(file=path.name, line=0, what=f"missing before it: segment {missing}")
+            )
+        expected = number + 1
+
+
+def _verify_segment(number: int, path: Path, walk: _Walk) -> None:
+    place = 0
+    for place, raw in enumerate(read_raw_lines(path), start=1):
+        walk.lines += 1
+        try:
+            line = parse_line(raw)
+        except DamagedLineError as exc:
+            _report_damage(path.name, place, raw, exc.why, walk)
+            continue
+        wrong = _header_faults(number, place, line, walk) + _order_faults(line, walk)
+        if wrong:
+            walk.report(
+                Problem(
+                    file=path.name,
+                    line=place,
+                    what="; ".join(wrong),
+                    seq=line.seq,
+                    decision_id=str(line.document.get("decision_id", "")),
+                )
+            )
+        _count(line, walk)
+    if place == 0:
+        walk.report(Problem(file=path.name, line=0, what="the segment is empty"))
+
+
+def _report_damage(file: str, place: int, raw: bytes, why: str, walk: _Walk) -> None:
+    """Report a damaged line by what can still be known of it, and go on after it."""
+    found = _DECISION_ID.search(raw)
+    walk.report(
+        Problem(
+            file=file,
+            line=place,
+            what=why,
+            seq=walk.next_seq,
+            decision_id=found[1].decode("ascii") if found else "",
+        )
+    )
+    walk.next_prev = None
+    if walk.next_seq is not None:
+        walk.next_seq += 1
+
+
+def _header_faults(number: int, place: int, line: Line, walk: _Walk) -> list[str]:
+    """Return what is wrong with a segment's first line, or with a header that is no first line."""
+    document = line.document
+    is_header = document.get("kind") == Kind.SEGMENT
+    if place > 1:
+        return ["a segment's header in the middle of a segment"] if is_header else []
+    if not is_header:
+        return ["the segment does not begin with its header"]
+    faults = []
+    if number and document.get("segment") != number:
+        faults.append(f"the header is that of segment {document.get('segment')}")
+    log_id = str(document.get("log_id"))
+    if walk.log_id not in (None, log_id):
+        faults.append("the segment belongs to another log")
+    walk.log_id = walk.log_id or log_id
+    return faults
+
+
+def _order_faults(line: Line, walk: _Walk) -> list[str]:
+    """Return how the line does not follow the one before it, and what must follow it."""
+    expected, prev = walk.next_seq, walk.next_prev
+    if expected is not None and line.seq < expected:
+        return [f"out of order or repeated: expected seq {expected}"]
+    faults = []
+    if expected is not None and line.seq > expected:
+        missing = f"{expected}" if line.seq == expected + 1 else f"{expected} to {line.seq - 1}"
+        faults.append(f"missing before it: seq {missing}")
+    if prev is not None and line.prev != prev:
+        faults.append("`prev` is not the hash of the line before it")
+    walk.next_seq, walk.next_prev = line.seq + 1, line.hash
+    return faults
+
+
+def _count(line: Line, walk: _Walk) -> None:
+    document: dict[str, Any] = line.document
+    kind = document.get("kind")
+    walk.decisions += kind == Kind.DECISION
+    walk.events += kind == Kind.EVENT
+    walk.last_event = str(document.get("event", ""))
+    walk.last_hash = line.hash
+    at = document.get("decided_at") or document.get("at") or document.get("created_at")
+    if isinstance(at, str):
+        walk.first_at = walk.first_at or at
+        walk.last_at = at
+
+
+def _notes(path: Path, segments: list[tuple[int, Path]], walk: _Walk) -> tuple[str, ...]:
+    """Return what a reader should know though it is no break."""
+    folder = path if path.is_dir() else path.parent
+    notes = []
+    if path.is_file():
+        notes.append("one segment only: what came before it and after it was not looked at")
+    if is_being_written(folder):
+        notes.append("the log is being written: a last line without its end may be on its way")
+    elif walk.last_event != "stop" and segments:
+        notes.append(
+            "the log does not end with `stop`: the writer was killed, or the end was cut off"
+        )
+    torn = sorted(file.name for file in folder.glob("audit-*.torn"))
+    notes.extend(f"`{name}` holds the bytes of a line that was never finished" for name in torn)
+    return tuple(notes)
