@@ -57,8 +57,8 @@ from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 AUTHORIZER_CLUSTER: Final = "meshwarden"
 SDS_CLUSTER: Final = "meshwarden_sds"
-SVID_SECRET: Final = "default"
-BUNDLE_SECRET: Final = "ROOTCA"
+SVID_SECRET: Final = "default"  # noqa: S105 - the name of an SDS resource
+BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - the name of an SDS resource
 LABELS_KEY: Final = "LABELS"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
@@ -103,7 +103,7 @@ def address(listen: str) -> Address:
     # `isdecimal` also takes digits of other scripts, and `int` would read them.
     if not (colon and host and port.isascii() and port.isdecimal()):
         raise EnvoyConfigError(f"`{listen}` is no address: expected `host:port` or `unix:///path`")
-    if int(port) > 65535:  # noqa: PLR2004 - the largest port there is
+    if int(port) > 65535:
         raise EnvoyConfigError(f"`{listen}` is no address: a port ends at 65535")
     return Address(
         socket_address=SocketAddress(address=host.strip("[]"), port_value=int(port)),
