@@ -1,0 +1,1 @@
+"""Examples that run as they stand: policies, their Rego, and the demo."""
