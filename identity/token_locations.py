@@ -73,21 +73,19 @@ def _in_headers(wanted: tuple[TokenHeader, ...], headers: Headers) -> list[Found
         values = headers.get(name)
         if values is None:
             continue
-        text = _after_prefix(",".join(values), each.prefix)
-        if text is not None:
-            found.append(FoundToken(text, TokenPlace.HEADER, name))
+        # WHY two ways: with a prefix Envoy joins repeated headers, without one each is a token.
+        texts = [_after_prefix(",".join(values), each.prefix)] if each.prefix else values
+        found += [FoundToken(text, TokenPlace.HEADER, name) for text in texts if text is not None]
     return found
 
 
 def _after_prefix(value: str, prefix: str) -> str | None:
-    """Return the token behind the prefix, or None where the prefix is not found.
+    """Return the token behind the prefix, which may stand anywhere, or None without it.
 
     WHY `start + end`: Envoy cuts at the first other character, but takes its
     place for a length, so text behind the token stays in and spoils the
     signature. Cut properly, we would admit what Envoy refuses.
     """
-    if not prefix:
-        return value
     at = value.find(prefix)
     if at < 0:
         return None

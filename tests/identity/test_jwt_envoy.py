@@ -1,0 +1,365 @@
+"""The same requests to a real Envoy's `jwt_authn` filter and to ours: same answers.
+
+Known differences, all of them refusals where Envoy admits or another text:
+JSON that RFC 8259 forbids, `crit` headers, and Envoy's text for a signature of
+the wrong length for an Ed25519 key.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from identity.jwks import JwkSet, parse_jwk_set
+from identity.jwt_rule import ClaimHeader, JwtRule, TokenHeader
+from identity.request_authentication import Authentication, authenticate_request
+
+pytestmark = pytest.mark.envoy
+
+CLAIMS = ("sub", "n", "neg", "frac", "big", "obj", "list", "nested.a", "flag", "dot.ted", "empty")
+SEEN = ["authorization", "x-payload", "cookie", ":path", "x-tok", "x-b", "x-pre"]
+OTHER = "https://b.example"
+
+
+def header_of(claim: str) -> str:
+    """Return the header that a claim goes out in."""
+    return f"x-c-{claim.replace('.', '-')}"
+
+
+RULES = {
+    "a": JwtRule(
+        audiences=("shop", "https://x.example/"),
+        output_payload_to_header="x-payload",
+        output_claim_to_headers=tuple(ClaimHeader(header_of(claim), claim) for claim in CLAIMS),
+    ),
+    "b": JwtRule(issuer=OTHER, from_headers=(TokenHeader("x-b"),), forward_original_token=True),
+    "any": JwtRule(
+        from_headers=(TokenHeader("X-Tok"), TokenHeader("x-pre", "tok=")),
+        from_params=("tok",),
+        from_cookies=("sess",),
+    ),
+}
+GROUPS = {"a": ["a"], "b": ["b"], "any": ["any"], "ab": ["b", "a"]}
+
+
+def rule_of(name: str, issuer: str) -> JwtRule:
+    """Return the rule with the issuer of this run."""
+    rule = RULES[name]
+    return (
+        rule
+        if name != "a"
+        else JwtRule(
+            issuer=issuer,
+            audiences=rule.audiences,
+            output_payload_to_header=rule.output_payload_to_header,
+            output_claim_to_headers=rule.output_claim_to_headers,
+        )
+    )
+
+
+def provider_of(rule: JwtRule, jwks: str) -> dict[str, Any]:
+    """Return the `jwt_authn` provider that Istio builds for a rule."""
+    provider: dict[str, Any] = {
+        "local_jwks": {"inline_string": jwks},
+        "payload_in_metadata": "payload",
+        "forward": rule.forward_original_token,
+        "audiences": list(rule.audiences),
+        "from_headers": [
+            {"name": each.name, "value_prefix": each.prefix} for each in rule.from_headers
+        ],
+        "from_params": list(rule.from_params),
+        "from_cookies": list(rule.from_cookies),
+        "claim_to_headers": [
+            {"header_name": each.header, "claim_name": each.claim}
+            for each in rule.output_claim_to_headers
+        ],
+    }
+    if rule.issuer:
+        provider["issuer"] = rule.issuer
+    if rule.output_payload_to_header:
+        provider["forward_payload_header"] = rule.output_payload_to_header
+    return provider
+
+
+def encode(raw: bytes) -> str:
+    """Return unpadded base64url."""
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class OneSet:
+    """Looks every rule's keys up in one set."""
+
+    def __init__(self, jwks: str) -> None:
+        """Read the set."""
+        self._keys = parse_jwk_set(jwks, is_inline=True)
+
+    def keys_for(self, rule: JwtRule) -> JwkSet | None:
+        """Return the one set."""
+        return self._keys
+
+
+@pytest.fixture(scope="module")
+def key_text(ring: Any) -> str:
+    """The set both sides verify with; the Ed25519 key is last, for Envoy stops there."""
+    names = ("rsa", "p256", "p384", "p521", "oct", "ed25519")
+    return json.dumps({"keys": [ring.public_key(name) for name in names]})
+
+
+@pytest.fixture(scope="module")
+def envoy(ring: Any, launch_envoy: Any, key_text: str) -> Any:
+    """A real Envoy with the rules of this file."""
+    providers = {name: provider_of(rule_of(name, ring.issuer), key_text) for name in RULES}
+    return launch_envoy(providers, GROUPS, SEEN + [header_of(claim) for claim in CLAIMS])
+
+
+def ours(
+    ring: Any, key_text: str, url: str, headers: list[tuple[str, str]], method: str
+) -> Authentication:
+    """Return our outcome for the request, as Envoy would describe it to us."""
+    parts = urlsplit(url)
+    grouped: dict[str, tuple[str, ...]] = {}
+    for name, value in headers:
+        grouped[name.lower()] = (*grouped.get(name.lower(), ()), value)
+    path = url[url.index(parts.path, len("http://")) :]
+    return authenticate_request(
+        [rule_of(name, ring.issuer) for name in GROUPS[parts.path.split("/")[1]]],
+        method=method,
+        path=path,
+        host=parts.netloc,
+        scheme="http",
+        headers=grouped,
+        keys=OneSet(key_text),
+        now=time.time(),
+    )
+
+
+def compare(
+    ring: Any,
+    envoy: Any,
+    key_text: str,
+    url: str = "/a/x",
+    *,
+    headers: list[tuple[str, str]],
+    method: str = "GET",
+) -> int:
+    """Send one request both ways, hold the answers against each other, return the status."""
+    theirs = envoy.ask(url, headers, method)
+    base = str(envoy.client.base_url).rstrip("/")
+    mine = ours(ring, key_text, base + url, headers, method)
+    if mine.failure is None:
+        assert theirs.status == 200, theirs
+        set_headers = dict(mine.set_request_headers)
+        for name in (*SEEN, *map(header_of, CLAIMS)):
+            if name in (":path", "cookie"):
+                continue
+            sent = ",".join(value for key, value in headers if key.lower() == name) or None
+            upstream = None if name in mine.remove_request_headers else sent
+            upstream = set_headers.get(name, upstream)
+            assert upstream == theirs.upstream.get(name), name
+        for param in mine.remove_query_parameters:
+            assert f"{param}=" not in theirs.upstream["path"]
+        return 200
+    answer = (mine.failure.http_status, mine.failure.body, mine.failure.www_authenticate)
+    assert answer == (theirs.status, theirs.body, theirs.www_authenticate)
+    return theirs.status
+
+
+def bearer(text: str) -> list[tuple[str, str]]:
+    """Return the headers that carry a token the usual way."""
+    return [("authorization", f"Bearer {text}")]
+
+
+NOW = int(time.time())
+CLAIM_CASES: list[tuple[dict[str, Any], int]] = [
+    ({}, 200),
+    ({"exp": NOW - 30}, 200),
+    ({"exp": NOW - 90}, 401),
+    ({"exp": 0}, 200),
+    ({"exp": 0.5}, 200),
+    ({"exp": -1}, 401),
+    ({"exp": 2**64}, 401),
+    ({"exp": 2**63}, 200),
+    ({"exp": 1e300}, 401),
+    ({"exp": "5"}, 401),
+    ({"exp": True}, 401),
+    ({"nbf": NOW + 30}, 200),
+    ({"nbf": NOW + 120}, 401),
+    ({"nbf": -1}, 401),
+    ({"nbf": "x"}, 401),
+    ({"iat": -1}, 401),
+    ({"iat": NOW + 9999}, 200),
+    ({"aud": "no"}, 403),
+    ({"aud": []}, 403),
+    ({"aud": None}, 403),
+    ({"aud": ["no", "shop"]}, 200),
+    ({"aud": ["shop", 1]}, 401),
+    ({"aud": "https://shop/"}, 200),
+    ({"aud": "shop//"}, 403),
+    ({"aud": "x.example"}, 200),
+    ({"aud": "https://http://shop"}, 403),
+    ({"iss": "other"}, 401),
+    ({"iss": None}, 401),
+    ({"iss": 5}, 401),
+    ({"sub": 5}, 401),
+    ({"sub": None}, 200),
+    ({"jti": 5}, 401),
+    ({"n": 5, "neg": -5, "frac": 1.5, "big": 2**60, "flag": False, "empty": ""}, 200),
+    ({"obj": {"a": "é"}, "list": ["x", "ü"], "nested": {"a": "deep"}}, 200),
+    ({"dot.ted": "x", "nested": ["a"], "n": 0.0, "frac": 1e-9, "big": 2**70}, 200),
+]
+
+
+@pytest.mark.parametrize(("claims", "status"), CLAIM_CASES, ids=lambda value: str(value)[:60])
+def test_claims(ring: Any, envoy: Any, key_text: str, claims: dict[str, Any], status: int) -> None:
+    """Issuer, times, audiences and output headers as in Envoy."""
+    text = ring.mint(**({"exp": NOW + 600} | claims))
+    assert compare(ring, envoy, key_text, headers=bearer(text)) == status
+
+
+def test_malformed_tokens(ring: Any, envoy: Any, key_text: str) -> None:
+    """Each fault of form is answered with Envoy's text for it."""
+    head, payload, signature = ring.mint(exp=NOW + 600).split(".")
+    heads = [b"nope", b"[]", b"{}", b'{"alg":5}', b'{"alg":"none"}', b'{"alg":"ES256K"}']
+    heads += [b'{"alg":"RS256","kid":5}', b'{"alg":"RS256","alg":"none"}', b"\xff"]
+    texts = [f"{encode(raw)}.{payload}.{signature}" for raw in heads]
+    texts += [f"{head}.{encode(raw)}.{signature}" for raw in (b"zz", b"[]", b'{"iss":"\xff"}')]
+    texts += [head, f"{head}.{payload}", f"{head}.{payload}.", f".{payload}.{signature}"]
+    texts += [f"{head}.{payload}.{signature}.x", f"{head}.{payload}.A", "..", "***"]
+    texts += [f"{head}.{payload}.{signature[:-8]}AAAAAAAA"]
+    for text in texts:
+        assert compare(ring, envoy, key_text, headers=bearer(text)) == 401, text
+
+
+def test_json_forms(ring: Any, envoy: Any, key_text: str) -> None:
+    """Odd JSON in a well-signed payload is read or refused as Envoy reads or refuses it."""
+    base = f'"iss":"{ring.issuer}","sub":"alice","aud":"shop"'.encode()
+    bodies = {
+        b'{"sub":"eve",' + base + b"}": 401,
+        b'{"x":NaN,' + base + b"}": 401,
+        b'{"x":1e400,' + base + b"}": 401,
+        b'{"x":"\\ud800",' + base + b"}": 401,
+        b'{"x":"\\ud83d\\ude00",' + base + b"}": 200,
+        b'{"x":' + b"[" * 99 + b"]" * 99 + b"," + base + b"}": 200,
+        b'{"x":' + b"[" * 100 + b"]" * 100 + b"," + base + b"}": 401,
+        b'{"x":' + b"[" * 9000 + b"]" * 9000 + b"," + base + b"}": 401,
+        b" \n{" + base + b"}\n ": 200,
+        b"{" + base + b"}x": 401,
+        b'{"x":' + b"9" * 400 + b"," + base + b"}": 401,
+        b'{"x":' + b"9" * 30 + b"," + base + b"}": 200,
+        b'{"x":01,' + base + b"}": 401,
+        b"\xef\xbb\xbf{" + base + b"}": 401,
+    }
+    for body, status in bodies.items():
+        text = ring.sign("rsa", "RS256", {"kid": "rsa"}, body)
+        assert compare(ring, envoy, key_text, headers=bearer(text)) == status, body[:40]
+
+
+def test_algorithms_and_keys(ring: Any, envoy: Any, key_text: str) -> None:
+    """Every algorithm, and every way for `kid` and key not to fit."""
+    payload = json.dumps({"iss": ring.issuer, "sub": "alice", "aud": "shop"}).encode()
+    pairs = [("rsa", f"{family}{bits}") for family in ("RS", "PS") for bits in (256, 384, 512)]
+    pairs += [("p256", "ES256"), ("p384", "ES384"), ("p521", "ES512"), ("ed25519", "EdDSA")]
+    pairs += [("oct", "HS256"), ("oct", "HS384"), ("oct", "HS512")]
+    for key, alg in pairs:
+        text = ring.sign(key, alg, {"kid": key}, payload)
+        assert compare(ring, envoy, key_text, headers=bearer(text)) == 200, alg
+    for key, header in (("rsa", {"kid": "nobody"}), ("stranger", {"kid": "rsa"})):
+        text = ring.sign(key, "RS256", header, payload)
+        assert compare(ring, envoy, key_text, headers=bearer(text)) == 401, header
+    text = ring.sign("p256", "ES256", {"kid": "rsa"}, payload)
+    assert compare(ring, envoy, key_text, headers=bearer(text)) == 401
+
+
+def test_locations(ring: Any, envoy: Any, key_text: str) -> None:
+    """Headers, parameters and cookies are searched as Envoy searches them."""
+    good = ring.mint(exp=NOW + 600)
+    wide = ring.mint(iss="whoever", exp=NOW + 600)
+    cases: list[tuple[str, list[tuple[str, str]], int]] = [
+        ("/a/x", [], 200),
+        ("/a/x", [("authorization", f"bearer {good}")], 200),
+        ("/a/x", [("authorization", "Basic abc")], 200),
+        ("/a/x", [("authorization", f"Basic abc, Bearer {good}")], 200),
+        ("/a/x", [("authorization", f"Bearer ***{good}")], 200),
+        ("/a/x", [("authorization", f"Bearer {good}, x")], 401),
+        ("/a/x", [("authorization", "Basic x"), ("authorization", f"Bearer {good}")], 200),
+        ("/a/x", [("authorization", f"Bearer {good}"), ("authorization", "Bearer x")], 401),
+        (f"/a/x?q=1&access_token={good}&z=2", [], 200),
+        (f"/a/x?access%5Ftoken={good}", [], 200),
+        (f"/a/x?access_token={good.replace('.', '%2E')}", [], 200),
+        (f"/a/x?q=1;access_token={good}", [], 200),
+        ("/a/x?access_token=", [], 401),
+        ("/a/x?access_token", [], 401),
+        (f"/a/x?access_token={good}&access_token=bad", [], 200),
+        ("/a/x?access_token=bad", bearer(good), 401),
+        (f"/a/x?access_token={good}", bearer("bad"), 401),
+        ("/any/x", [("x-tok", wide)], 200),
+        ("/any/x", [("x-tok", "")], 401),
+        ("/any/x", [("x-tok", wide + "=")], 401),
+        ("/any/x", [("x-tok", wide), ("x-tok", wide)], 200),
+        ("/any/x", [("x-tok", wide), ("x-tok", "bad")], 401),
+        ("/any/x", [("x-tok", f"{wide},{wide}")], 401),
+        ("/any/x", [("x-tok", wide), ("x-tok", "")], 401),
+        ("/any/x", [("x-pre", f"a tok={wide}")], 200),
+        ("/any/x", [("x-pre", f"a tok=({wide})x")], 401),
+        ("/any/x", [("cookie", f"a=b; sess={wide}; c=d")], 200),
+        ("/any/x", [("cookie", f'a=b;sess="{wide}"')], 200),
+        ("/any/x", [("cookie", f"sess={wide}; sess=bad")], 200),
+        ("/any/x", [("cookie", f'sess="{wide}')], 401),
+        ("/any/x", [("cookie", "sess=")], 401),
+        ("/any/x", [("cookie", f"sess ={wide}")], 200),
+        (f"/any/x?tok={wide}", [], 200),
+        ("/any/x", [("x-tok", wide), ("cookie", "sess=bad")], 401),
+        ("/any/x", bearer("bad"), 200),
+    ]
+    for url, headers, status in cases:
+        got = compare(ring, envoy, key_text, url, headers=headers)
+        assert got == status, (url[:40], [name for name, _ in headers])
+
+
+def test_several_rules(ring: Any, envoy: Any, key_text: str) -> None:
+    """Two rules are combined, and their failures chosen from, as in Envoy."""
+    good, other = ring.mint(exp=NOW + 600), ring.mint(iss=OTHER, exp=NOW + 600)
+    old, other_old = ring.mint(exp=NOW - 900), ring.mint(iss=OTHER, exp=NOW - 900)
+    cases = [
+        ([], 200),
+        (bearer(good), 200),
+        ([("x-b", other)], 200),
+        ([*bearer(good), ("x-b", "bad")], 200),
+        ([*bearer("bad"), ("x-b", other)], 200),
+        (bearer(old), 401),
+        (bearer(other), 401),
+        ([("x-b", good)], 401),
+        ([*bearer(ring.mint(aud="no", exp=NOW + 600)), ("x-b", other_old)], 401),
+        ([*bearer(old), ("x-b", ring.mint(iss=OTHER, aud="no"))], 401),
+        ([*bearer(ring.mint(aud="no", exp=NOW + 600)), ("x-b", good)], 403),
+        ([*bearer(old), ("x-b", ring.mint(iss=OTHER, exp=NOW + 600)[:-8] + "AAAAAAAA")], 401),
+        ([*bearer(other), ("x-b", other_old)], 401),
+        ([*bearer(old), ("x-b", good)], 401),
+    ]
+    for headers, status in cases:
+        assert compare(ring, envoy, key_text, "/ab/x", headers=headers) == status
+
+
+def test_preflight_and_realm(ring: Any, envoy: Any, key_text: str) -> None:
+    """A preflight passes unverified, two signs are none, and the realm is cut like Envoy's."""
+    both = [("origin", "x"), ("access-control-request-method", "GET")]
+    bad = bearer("bad")
+    assert compare(ring, envoy, key_text, headers=bad + both, method="OPTIONS") == 200
+    assert compare(ring, envoy, key_text, headers=bad + both[:1], method="OPTIONS") == 401
+    assert compare(ring, envoy, key_text, headers=bad + both[1:], method="OPTIONS") == 401
+    assert compare(ring, envoy, key_text, headers=bad + both, method="GET") == 401
+    for length in (200, 253, 254, 300, 900):
+        url = "/a/" + "y" * length + "?q=1"
+        assert compare(ring, envoy, key_text, url, headers=bad) == 401
+
+
+def test_forged_output_headers(ring: Any, envoy: Any, key_text: str) -> None:
+    """Output headers that the client sends are gone with a token and without."""
+    forged = [("x-payload", "forged"), ("x-c-sub", "root"), ("x-c-n", "7")]
+    assert compare(ring, envoy, key_text, headers=forged) == 200
+    assert compare(ring, envoy, key_text, headers=forged + bearer(ring.mint(exp=NOW + 9))) == 200
