@@ -107,9 +107,9 @@ class SegmentFolder:
         Raises:
             OSError: the disk did not take it.
         """
-        if self._dirty:
+        if self._dirty and self._fd >= 0:
             os.fsync(self._fd)
-            self._dirty = False
+        self._dirty = False
 
     def reopen(self) -> None:
         """Take the folder up again after a failure; the chain goes on where it was committed.

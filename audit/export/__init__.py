@@ -1,0 +1,1 @@
+"""The record in forms that people and their tools read: JSON lines, CSV, one HTML page."""
