@@ -73,10 +73,11 @@ class Renewal:
     async def run(self, due_at: datetime, stop: asyncio.Event) -> None:
         """Renew at `due_at` and ever after, until `stop` is set."""
         retry_seconds = _FIRST_RETRY_SECONDS
-        while not await self._is_stopped_before(due_at, stop):
+        is_retry = False
+        while not await self._is_stopped_before(due_at, stop, is_retry=is_retry):
             try:
                 due_at = self.issue()
-                retry_seconds = _FIRST_RETRY_SECONDS
+                retry_seconds, is_retry = _FIRST_RETRY_SECONDS, False
             except CaError as exc:
                 _log.error(
                     "svid_renewal_failed",
@@ -85,14 +86,18 @@ class Renewal:
                     code=exc.code,
                 )
                 due_at = self._parts.clock() + timedelta(seconds=retry_seconds)
+                is_retry = True
                 retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
 
-    async def _is_stopped_before(self, due_at: datetime, stop: asyncio.Event) -> bool:
+    async def _is_stopped_before(
+        self, due_at: datetime, stop: asyncio.Event, *, is_retry: bool
+    ) -> bool:
         """Wait until `due_at` or `stop`, whichever comes first; return whether it was `stop`."""
         while not stop.is_set():
             svid, now = self._board.svid, self._parts.clock()
-            # A clock set back before the certificate's start makes it useless: renew at once.
-            is_early = svid is not None and now < svid.leaf.not_valid_before_utc
+            # A clock set back before the certificate's start makes it useless: renew at once,
+            # but only once, for that may fail too.
+            is_early = not is_retry and svid is not None and not svid.is_valid_at(now)
             left_seconds = (due_at - now).total_seconds()
             if left_seconds <= 0 or is_early:
                 return False

@@ -27,7 +27,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 
 from ca.board import SecretBoard
 from ca.errors import SdsRequestError
-from ca.secrets import SECRET_TYPE_URL, VersionedSecret
+from ca.secrets import SDS_TYPE_URL, VersionedSecret
 
 _log = structlog.get_logger(__name__)
 _WILDCARD = "*"
@@ -120,7 +120,7 @@ class DeltaSession:
         self._versions |= {secret.name: secret.version for secret in changed}
         self._sent = _Sent(str(next(self._nonces)), digest_versions(changed))
         return DeltaDiscoveryResponse(
-            type_url=SECRET_TYPE_URL,
+            type_url=SDS_TYPE_URL,
             system_version_info=self._sent.version,
             nonce=self._sent.nonce,
             resources=[
@@ -146,7 +146,7 @@ def encode_response(
     """Return a state-of-the-world response that carries `secrets`."""
     return DiscoveryResponse(
         version_info=version,
-        type_url=SECRET_TYPE_URL,
+        type_url=SDS_TYPE_URL,
         nonce=nonce,
         resources=[secret.resource for secret in secrets],
     )
@@ -162,7 +162,7 @@ def digest_versions(secrets: Sequence[VersionedSecret]) -> str:
 
 def _check_type(type_url: str) -> None:
     """Refuse a request for resources that are no secrets."""
-    if type_url not in ("", SECRET_TYPE_URL):
+    if type_url not in ("", SDS_TYPE_URL):
         raise SdsRequestError(f"type `{type_url[:256]}` is not served here, only secrets are")
 
 

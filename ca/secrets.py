@@ -21,7 +21,7 @@ from ca.errors import SvidInvalidError
 from ca.svid import X509Svid, to_pem
 from identity.spiffe_id import TrustDomain
 
-SECRET_TYPE_URL = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+SDS_TYPE_URL = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 """The resource type of secret discovery."""
 
 _SPIFFE_VALIDATOR = "envoy.tls.cert_validator.spiffe"

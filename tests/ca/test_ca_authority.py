@@ -117,7 +117,10 @@ def test_foreign_parts_are_refused(keeper_of, tmp_path):
         pass
     entry = mine["intermediate"] | {"key": mine["root"]["key"]}
     path.write_text(json.dumps(mine | {"intermediate": entry}))
-    with pytest.raises(StateError, match="is not the intermediate's key"), keeper_of(tmp_path / "a"):
+    with (
+        pytest.raises(StateError, match="is not the intermediate's key"),
+        keeper_of(tmp_path / "a"),
+    ):
         pass
     path.write_text(json.dumps(mine | {"intermediate": entry | {"key": "absent"}}))
     with pytest.raises(StateError, match="is missing"), keeper_of(tmp_path / "a"):

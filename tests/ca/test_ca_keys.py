@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from ca.errors import KeyFileError, StateError
@@ -79,7 +77,7 @@ def test_link_refused(tmp_path):
     """A symbolic link in a key's place is refused."""
     store = FileKeyStore(tmp_path / "keys")
     store.store_key("a", generate_key())
-    os.symlink("a.pem", tmp_path / "keys/b.pem")
+    (tmp_path / "keys/b.pem").symlink_to("a.pem")
     with pytest.raises(KeyFileError, match="cannot be opened"):
         store.load_key("b")
 
