@@ -38,7 +38,10 @@ def merge_mutations(
         remove_request_headers=tuple(name for name in removed if name not in names),
         set_response_headers=custom.set_response_headers,
         set_query_parameters=custom.set_query_parameters,
-        remove_query_parameters=custom.remove_query_parameters,
+        remove_query_parameters=(
+            *authentication.remove_query_parameters,
+            *custom.remove_query_parameters,
+        ),
         dynamic_metadata=custom.dynamic_metadata,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -190,3 +190,13 @@ class Settings(Section):
         default_factory=AuditSettings, description="The audit record."
     )
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the configuration file."""
+    schema = Settings.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "meshwarden.yaml",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }

@@ -6,6 +6,7 @@ no second implementation. It reads the serving state it is given, once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -36,12 +37,23 @@ from policies.request import Request, Workload
 _DEFAULT_CARRIERS = ("authorization", "access_token")
 
 
+def _ignore(rule: JwtRule) -> None:
+    """Take no notice of a token signed with an unknown key."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What a walk needs besides the request and the state. `now` returns epoch seconds."""
+    """What a walk needs besides the request and the state.
+
+    `now` is the clock tokens are judged by, `wall_clock` the one records are
+    dated with; both return epoch seconds and differ in tests only.
+    `on_unknown_key` hears of a token whose key the issuer's set did not hold.
+    """
 
     keys: KeyLookup
-    now: Callable[[], float]
+    now: Callable[[], float] = time.time
+    wall_clock: Callable[[], float] = time.time
+    on_unknown_key: Callable[[JwtRule], None] = _ignore
     static_workload: Workload | None = None
     headers: IdentityHeaderSettings = IdentityHeaderSettings()
 
@@ -100,6 +112,7 @@ def _authenticate(
         headers=request.headers,
         keys=around.keys,
         now=around.now(),
+        on_unknown_key=around.on_unknown_key,
     )
 
 

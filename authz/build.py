@@ -1,0 +1,88 @@
+"""The files that the configuration names to a serving state: all of it or none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from authz.serving_state import ServingState, combined_revision
+from authz.settings import ProviderSettings, Settings
+from identity.errors import KeySourceError
+from identity.jwks_cache import JwksCache
+from opa_bridge.provider import RegoProvider, load_provider
+from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.files import read_policy_files
+from policies.mesh import Mesh
+from policies.snapshot import Snapshot, build_snapshot
+
+
+def build_state(settings: Settings, keys: JwksCache) -> ServingState:
+    """Return the state that the configuration's files spell, its keys being fetched.
+
+    Raises:
+        LoadError: a policy, a Rego module or a key set is wrong; nothing is kept.
+    """
+    state = load_state(settings.policies.paths, settings.mesh.to_mesh(), settings.providers)
+    try:
+        keys.prepare(state.snapshot.jwt_rules)
+    except KeySourceError as exc:
+        raise LoadError(
+            [Diagnostic(code="bad-jwks", message=str(exc), location=_jwks_place(state.snapshot))]
+        ) from exc
+    return state
+
+
+def load_state(
+    paths: Sequence[Path], mesh: Mesh, provider_settings: Sequence[ProviderSettings]
+) -> ServingState:
+    """Return the state of policy and Rego files, without any key fetched.
+
+    Raises:
+        LoadError: with the findings of all of them.
+    """
+    problems: list[Diagnostic] = []
+    providers: dict[str, RegoProvider] = {}
+    for provider in provider_settings:
+        rego = provider.rego
+        try:
+            providers[provider.name] = load_provider(
+                provider.name, rego.paths, rego.entrypoint, rego.data
+            )
+        except LoadError as exc:
+            problems.extend(exc.diagnostics)
+    snapshot: Snapshot | None = None
+    try:
+        snapshot = build_snapshot(read_policy_files(paths), mesh)
+        problems.extend(_unknown_providers(snapshot, [each.name for each in provider_settings]))
+    except LoadError as exc:
+        problems.extend(exc.diagnostics)
+    if problems or snapshot is None:
+        raise LoadError(problems)
+    revisions = {name: provider.revision for name, provider in providers.items()}
+    return ServingState(
+        snapshot=snapshot,
+        providers=providers,
+        revision=combined_revision(snapshot, revisions),
+    )
+
+
+def _unknown_providers(snapshot: Snapshot, known: Sequence[str]) -> list[Diagnostic]:
+    """Return an error for each CUSTOM policy whose provider is not configured."""
+    return [
+        Diagnostic(
+            code="unknown-provider",
+            message=f"policy `{ref.namespace}/{ref.policy}` names the provider `{name}`",
+            location=Location(ref.file, ref.line),
+            help=f"configured: {', '.join(known) or 'none'}; add it under `providers:`",
+        )
+        for name, ref in snapshot.providers.items()
+        if name not in known
+    ]
+
+
+def _jwks_place(snapshot: Snapshot) -> Location:
+    """Return where the first inline key set stands."""
+    for found in snapshot.request_authentications:
+        if any(rule.jwks for rule in found.jwt_rules):
+            return found.metadata.location
+    return Location("")

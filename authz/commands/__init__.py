@@ -1,0 +1,1 @@
+"""The command lines, one subject a file; `authz.cli` joins them."""

@@ -1,0 +1,54 @@
+"""`meshwarden audit verify` and `meshwarden audit export`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from audit.commands import FORMATS, run_export, run_verify
+from authz.commands.failing import clear_errors
+
+_log_argument = click.argument("log", type=click.Path(path_type=Path))
+
+
+@click.group("audit")
+def audit_group() -> None:
+    """Verify and export the record of decisions."""
+
+
+@audit_group.command("verify")
+@_log_argument
+def verify_command(log: Path) -> None:
+    """Say whether the record LOG (a folder or one segment) is intact, or where it breaks.
+
+    Exit code 0: intact; 1: broken; 2: there is no record to verify.
+    """
+    with clear_errors():
+        raise SystemExit(run_verify(log, sys.stdout))
+
+
+@audit_group.command("export")
+@_log_argument
+@click.option(
+    "--format", "format_", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True
+)
+@click.option("--since", help="Begin of the range: RFC 3339, or an age such as `24h` or `7d`.")
+@click.option("--until", help="End of the range, exclusive.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; else stdout."
+)
+def export_command(
+    log: Path, format_: str, since: str | None, until: str | None, output: Path | None
+) -> None:
+    """Write the decisions of a time range as JSON lines, CSV or one HTML page."""
+    with clear_errors():
+        now = datetime.now(UTC)
+        if output is None:
+            run_export(log, sys.stdout, format=format_, now=now, since=since, until=until)
+            return
+        with output.open("w", encoding="utf-8", newline="") as out:
+            count = run_export(log, out, format=format_, now=now, since=since, until=until)
+        click.echo(f"{output}: {count} decisions", err=True)

@@ -1,0 +1,30 @@
+"""How a command line ends when it cannot do its work: the findings, and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from audit.errors import AuditError
+from authz.grpc_server import ListenError
+from ca.errors import CaError
+from identity.errors import IdentityError
+from policies.diagnostic import LoadError
+
+EXIT_UNUSABLE = 2
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the errors an operator can mend into text on standard error and exit code 2."""
+    try:
+        yield
+    except LoadError as exc:
+        for found in exc.diagnostics:
+            click.echo(str(found), err=True)
+        raise SystemExit(EXIT_UNUSABLE) from exc
+    except (AuditError, CaError, IdentityError, ListenError, OSError) as exc:
+        click.echo(f"error: {exc}", err=True)
+        raise SystemExit(EXIT_UNUSABLE) from exc

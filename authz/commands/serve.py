@@ -1,0 +1,64 @@
+"""`meshwarden serve`, `meshwarden envoy-config`, `meshwarden config`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from authz.commands.failing import clear_errors
+from authz.config_file import load_settings
+from authz.envoy_config import envoy_snippets
+from authz.logging_setup import set_up_logging
+from authz.serve import serve
+from authz.settings import Settings, settings_schema
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    "config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The configuration file.",
+)
+
+
+@click.command("serve")
+@_config_option
+def serve_command(config: Path) -> None:
+    """Answer Envoy's ext_authz checks until SIGTERM."""
+    with clear_errors():
+        settings = load_settings(config)
+        set_up_logging(settings.log)
+        serve(settings)
+
+
+@click.command("envoy-config")
+@_config_option
+@click.option("--sds-socket", default="", help="Unix socket on which the CA serves the proxy.")
+def envoy_config_command(config: Path, sds_socket: str) -> None:
+    """Print the Envoy filter, cluster and SDS snippets that fit a configuration."""
+    with clear_errors():
+        settings: Settings = load_settings(config)
+        click.echo(envoy_snippets(settings.listen.grpc, sds_socket), nl=False)
+
+
+@click.group("config")
+def config_group() -> None:
+    """Check a configuration file, or print its schema."""
+
+
+@config_group.command("check")
+@_config_option
+def check_command(config: Path) -> None:
+    """Say whether the configuration file is right; nothing is started."""
+    with clear_errors():
+        load_settings(config)
+        click.echo(f"{config}: ok")
+
+
+@config_group.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of the configuration file."""
+    click.echo(json.dumps(settings_schema(), indent=2))

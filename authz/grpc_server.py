@@ -1,0 +1,98 @@
+"""The gRPC listener: `envoy.service.auth.v3.Authorization/Check` and `grpc.health.v1`.
+
+The handler takes and returns raw bytes; decoding is the pipeline's. Synchronous
+server: see docs/decisions/0001.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+SERVICE = "envoy.service.auth.v3.Authorization"
+_METHOD = "Check"
+_UNIX = "unix://"
+# BUDGET: Envoy's request headers and a buffered body; what is larger is no question for us.
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+
+class ListenError(Exception):
+    """An address cannot be listened on."""
+
+
+class GrpcServer:
+    """The running gRPC listener."""
+
+    def __init__(self, address: str, threads: int, check: Callable[[bytes], bytes]) -> None:
+        """Bind and begin to serve; health says SERVING.
+
+        Raises:
+            ListenError: the address cannot be bound.
+        """
+        self._server = grpc.server(ThreadPoolExecutor(threads, "check"), options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((_check_handler(check),))
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.port = _bind(self._server, address)
+        self._server.start()
+        for name in ("", SERVICE):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, drain_seconds: float) -> None:
+        """Turn health red, let open checks finish, and stop."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(drain_seconds).wait()
+
+
+def _check_handler(check: Callable[[bytes], bytes]) -> grpc.GenericRpcHandler:
+    def handle(message: bytes, context: grpc.ServicerContext) -> bytes:
+        return check(message)
+
+    # No (de)serializer: bytes in, bytes out.
+    method = grpc.unary_unary_rpc_method_handler(handle)
+    return grpc.method_handlers_generic_handler(SERVICE, {_METHOD: method})
+
+
+def _bind(server: Any, address: str) -> int:
+    """Bind the address and return the port (0 for a Unix socket)."""
+    path = Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
+    if path is not None:
+        _remove_stale(path)
+    try:
+        port = int(server.add_insecure_port(address))
+    except RuntimeError as exc:
+        raise ListenError(f"`{address}` cannot be listened on: is it in use?") from exc
+    if path is None:
+        return port
+    path.chmod(0o660)
+    return 0
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket file that nobody listens on.
+
+    Raises:
+        ListenError: somebody does, or the path is something else.
+    """
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise ListenError(f"`{path}` exists and is not a socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except OSError as exc:
+            raise ListenError(f"`{path}` cannot be probed: {exc.strerror}") from exc
+    raise ListenError(f"`{path}` is in use by another process")

@@ -1,0 +1,157 @@
+"""Check, end to end: bytes in, bytes out, one record, whatever happens on the way.
+
+Laws: the state is read once; the decision id is born here and stands in the answer,
+the record and the metadata; every answer has its record, and an answer whose record
+was not accepted is a denial; what fails in between denies.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import structlog
+
+from audit.errors import AuditUnavailable
+from audit.record import AuditRecord
+from authz.check_request import MalformedRequestError, decode_check_request
+from authz.check_response import encode_check_response
+from authz.decide import denial
+from authz.metrics import Metrics
+from authz.record import record_decision
+from authz.serving_state import ServingState
+from authz.walk import Outcome, Surroundings, walk
+from policies.decision import Decision, Layer, Mutations, Reason
+from policies.request import Request
+
+_log = structlog.get_logger(__name__)
+_BAD_REQUEST = 400
+_INTERNAL_ERROR = 500
+_UNAVAILABLE = 503
+_NOTHING = Request(method="", path="", host="")
+
+
+class Recorder(Protocol):
+    """Where records go; raises AuditUnavailable when one is not accepted."""
+
+    def offer(self, record: AuditRecord) -> None:
+        """Accept a record."""
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorizer:
+    """Answers serialized CheckRequests. Thread-safe; holds no state of its own."""
+
+    state: Callable[[], ServingState]
+    around: Surroundings
+    recorder: Recorder
+    metrics: Metrics
+    new_id: Callable[[], str] = _new_id
+
+    def check(self, message: bytes) -> bytes:
+        """Return the serialized CheckResponse; never raises."""
+        begun = time.perf_counter()
+        decision_id = self.new_id()
+        state = self.state()
+        outcome = self._decide(message, state)
+        outcome = self._recorded(outcome, decision_id, state.revision, begun)
+        answer = self._answer(outcome, decision_id)
+        self._count(outcome, time.perf_counter() - begun)
+        return answer
+
+    def _decide(self, message: bytes, state: ServingState) -> Outcome:
+        """Return the outcome; a message or a walk that fails is a denial."""
+        try:
+            request = decode_check_request(message)
+        except MalformedRequestError as exc:
+            refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail=str(exc))
+            refused = replace(refused, http_status=_BAD_REQUEST, body="Bad Request")
+            return Outcome(request=_NOTHING, decision=refused)
+        try:
+            return walk(request, state, self.around)
+        except Exception as exc:
+            # WHY so wide: no defect of ours may answer with anything but a denial.
+            _log.exception("check_failed")
+            return Outcome(
+                request=request,
+                decision=replace(
+                    denial(
+                        Reason.INTERNAL_ERROR,
+                        Layer.INTERNAL,
+                        detail=f"the decision failed with {type(exc).__name__}",
+                    ),
+                    http_status=_INTERNAL_ERROR,
+                ),
+            )
+
+    def _recorded(
+        self, outcome: Outcome, decision_id: str, revision: str, begun: float
+    ) -> Outcome:
+        """Hand the record over, or turn the outcome into a denial."""
+        decided_at = self.around.wall_clock()
+        record = record_decision(
+            outcome,
+            decision_id=decision_id,
+            revision=revision,
+            decided_at=decided_at,
+            duration=time.perf_counter() - begun,
+        )
+        try:
+            self.recorder.offer(record)
+        except AuditUnavailable as exc:
+            refused = denial(Reason.AUDIT_UNAVAILABLE, Layer.INTERNAL, detail=str(exc))
+            return replace(outcome, decision=replace(refused, http_status=_UNAVAILABLE))
+        return outcome
+
+    def _answer(self, outcome: Outcome, decision_id: str) -> bytes:
+        decision = _with_id(outcome.decision, self.around.headers.decision_id, decision_id)
+        try:
+            return encode_check_response(decision, _metadata(outcome, decision_id))
+        except (TypeError, ValueError, UnicodeError) as exc:
+            # A provider's text that no protobuf string can hold must not become an allow.
+            _log.error("answer_failed", decision_id=decision_id, error=type(exc).__name__)
+            refused = denial(Reason.INTERNAL_ERROR, Layer.INTERNAL)
+            refused = replace(refused, http_status=_INTERNAL_ERROR)
+            return encode_check_response(refused, {"decision_id": decision_id})
+
+    def _count(self, outcome: Outcome, seconds: float) -> None:
+        decision = outcome.decision
+        self.metrics.decisions.labels(decision.effect, decision.layer, decision.reason).inc()
+        self.metrics.seconds.observe(seconds)
+        for verdict in outcome.shadow:
+            self.metrics.shadow.labels(verdict.policy, verdict.outcome).inc()
+
+
+def _with_id(decision: Decision, header: str, decision_id: str) -> Decision:
+    """Return the decision with its id among the response headers."""
+    if not header:
+        return decision
+    mutations: Mutations = decision.mutations
+    kept = tuple(pair for pair in mutations.set_response_headers if pair[0] != header)
+    return replace(
+        decision,
+        mutations=replace(mutations, set_response_headers=(*kept, (header, decision_id))),
+    )
+
+
+def _metadata(outcome: Outcome, decision_id: str) -> Mapping[str, Any]:
+    """Return the dynamic metadata: for access logs and later filters, on allow and deny alike."""
+    decision = outcome.decision
+    metadata: dict[str, Any] = dict(decision.mutations.dynamic_metadata)
+    metadata.update(
+        decision_id=decision_id, effect=str(decision.effect), reason=str(decision.reason)
+    )
+    if decision.rule is not None:
+        metadata.update(policy=decision.rule.name, rule_place=decision.rule.place)
+    if outcome.shadow:
+        metadata["shadow"] = {
+            verdict.policy: str(verdict.outcome) for verdict in outcome.shadow
+        }
+    return metadata

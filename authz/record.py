@@ -1,0 +1,108 @@
+"""A decision to an audit record: the one place where policies' words become the record's.
+
+What a record may hold is chosen and masked in `audit`; here everything is handed over.
+"""
+
+from __future__ import annotations
+
+from authz.walk import Outcome
+from audit.record import (
+    AuditRecord,
+    DecisionFacts,
+    DestinationFacts,
+    PeerFacts,
+    RequestFacts,
+    ShadowFacts,
+    SubjectFacts,
+)
+from policies.decision import Decision, ShadowVerdict
+from policies.request import Request
+
+
+def record_decision(
+    outcome: Outcome, *, decision_id: str, revision: str, decided_at: float, duration: float
+) -> AuditRecord:
+    """Return the record; times are epoch seconds, `duration` is seconds."""
+    request = outcome.request
+    return AuditRecord(
+        decision_id=decision_id,
+        received_at=request.received_at or decided_at,
+        decided_at=decided_at,
+        revision=revision,
+        request=_request_facts(request, outcome.token_carriers),
+        decision=_decision_facts(outcome.decision),
+        peer=_peer_facts(request),
+        subject=_subject_facts(request),
+        destination=_destination_facts(request),
+        source_address=request.source_ip,
+        audited_by=tuple(ref.name for ref in outcome.decision.audited_by),
+        shadow=tuple(_shadow_facts(verdict) for verdict in outcome.shadow),
+        duration_microseconds=max(0, int(duration * 1e6)),
+    )
+
+
+def _request_facts(request: Request, token_carriers: frozenset[str]) -> RequestFacts:
+    return RequestFacts(
+        method=request.method,
+        host=request.host,
+        path=request.path,
+        protocol=request.protocol,
+        id=request.stream_id,
+        size=request.size,
+        headers=request.headers,
+        token_carriers=token_carriers,
+    )
+
+
+def _decision_facts(decision: Decision) -> DecisionFacts:
+    rule = decision.rule
+    return DecisionFacts(
+        effect=decision.effect,
+        reason=decision.reason,
+        layer=decision.layer,
+        http_status=decision.http_status,
+        policy=f"{rule.namespace}/{rule.policy}" if rule else None,
+        rule=rule.rule if rule else None,
+        place=rule.place if rule else "",
+        detail=decision.detail,
+        near_miss=decision.near_miss,
+    )
+
+
+def _peer_facts(request: Request) -> PeerFacts | None:
+    if request.peer is None:
+        return None
+    spiffe_id = request.peer.spiffe_id
+    return PeerFacts(
+        principal=request.peer.principal, spiffe_id=str(spiffe_id) if spiffe_id else None
+    )
+
+
+def _subject_facts(request: Request) -> SubjectFacts | None:
+    if request.claims is None:
+        return None
+    return SubjectFacts(
+        issuer=request.claims.issuer, sub=request.claims.subject, claims=request.claims.payload
+    )
+
+
+def _destination_facts(request: Request) -> DestinationFacts | None:
+    if request.workload is None:
+        return None
+    return DestinationFacts(
+        namespace=request.workload.namespace,
+        service_account=request.workload.service_account,
+        labels=request.workload.labels,
+        port=request.destination_port,
+    )
+
+
+def _shadow_facts(verdict: ShadowVerdict) -> ShadowFacts:
+    return ShadowFacts(
+        policy=verdict.policy,
+        action=verdict.action,
+        matched=verdict.matched.name if verdict.matched else None,
+        effect=verdict.effect,
+        outcome=verdict.outcome,
+        detail=verdict.detail,
+    )

@@ -1,0 +1,150 @@
+"""Edits on disk to a new serving state, or a report of why not; the last good one serves on.
+
+Theory of operation. A thread looks at the watched files at a steady interval. An
+edit counts once two looks in a row saw the same fingerprint, so that a file that
+is still being written is not loaded; then everything is built anew, and one
+reference is swapped. A build that fails swaps nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from authz.serving_state import ServingState
+from policies.diagnostic import Diagnostic, LoadError, Location
+
+_log = structlog.get_logger(__name__)
+
+Fingerprint = frozenset[tuple[str, int, int, int]]
+"""Name, size, modification time (ns) and inode of every watched file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadStatus:
+    """How the serving state came about. `problems` are those of a newer load that failed."""
+
+    revision: str
+    loaded_at: float
+    problems: tuple[Diagnostic, ...] = ()
+
+
+class StateKeeper:
+    """Holds the serving state and keeps it up with the files."""
+
+    def __init__(
+        self,
+        build: Callable[[], ServingState],
+        watched: Sequence[Path],
+        *,
+        interval_seconds: float,
+        on_reload: Callable[[ServingState | None, Sequence[Diagnostic]], None],
+    ) -> None:
+        """Build the first state.
+
+        Raises:
+            LoadError: the first state cannot be built; there is no last good one.
+        """
+        self._build = build
+        self._watched = tuple(watched)
+        self._interval = interval_seconds
+        self._on_reload = on_reload
+        self._loaded = self._tried = fingerprint(self._watched)
+        self._state = build()
+        self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End watching."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def current(self) -> ServingState:
+        """Return the serving state: one read of one reference."""
+        return self._state
+
+    def status(self) -> ReloadStatus:
+        """Return how the serving state came about."""
+        return self._status
+
+    def _run(self) -> None:
+        seen = self._tried
+        while not self._stop.wait(self._interval):
+            now = fingerprint(self._watched)
+            if now == seen and now != self._tried:
+                self._tried = now
+                self._reload()
+            seen = now
+
+    def _reload(self) -> None:
+        try:
+            state = self._build()
+        except LoadError as exc:
+            self._keep(exc.diagnostics)
+            return
+        except Exception as exc:
+            # WHY so wide: a defect in loading must not end the watching.
+            _log.exception("reload_failed")
+            self._keep(_unexpected(exc, self._watched))
+            return
+        self._state = state
+        self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
+        for warning in state.snapshot.warnings:
+            _log.warning("policy_warning", finding=str(warning))
+        _log.info("reloaded", revision=state.revision, policies=len(state.snapshot.policies))
+        self._on_reload(state, ())
+
+    def _keep(self, problems: Sequence[Diagnostic]) -> None:
+        """Note why the newer files were refused; nothing else changes."""
+        self._status = ReloadStatus(
+            revision=self._status.revision,
+            loaded_at=self._status.loaded_at,
+            problems=tuple(problems),
+        )
+        for problem in problems:
+            _log.error("policy_refused", finding=str(problem), serving=self._status.revision)
+        self._on_reload(None, problems)
+
+
+def fingerprint(watched: Iterable[Path]) -> Fingerprint:
+    """Return what the files below `watched` look like from outside."""
+    found: set[tuple[str, int, int, int]] = set()
+    for path in watched:
+        names = [path]
+        if path.is_dir():
+            names = [
+                Path(folder, name)
+                for folder, _, files in os.walk(path, followlinks=True)
+                for name in files
+            ]
+        for name in names:
+            try:
+                info = name.stat()
+            except OSError:
+                found.add((str(name), -1, 0, 0))
+                continue
+            found.add((str(name), info.st_size, info.st_mtime_ns, info.st_ino))
+    return frozenset(found)
+
+
+def _unexpected(exc: Exception, watched: Sequence[Path]) -> tuple[Diagnostic, ...]:
+    return (
+        Diagnostic(
+            code="internal",
+            message=f"loading failed with {type(exc).__name__}",
+            location=Location(str(watched[0]) if watched else ""),
+            help="the process log has the details",
+        ),
+    )

@@ -1,0 +1,199 @@
+"""`meshwarden serve`: the parts joined, kept running, and drained on a signal."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from audit.record import AuditEvent, EventName
+from audit.writer import AuditWriter
+from authz.build import build_state
+from authz.grpc_server import GrpcServer
+from authz.http_endpoints import HttpEndpoints
+from authz.metrics import Metrics
+from authz.pipeline import Authorizer
+from authz.reload import StateKeeper
+from authz.serving_state import ServingState
+from authz.settings import Settings, WorkloadSettings
+from authz.walk import Surroundings
+from identity.jwks_cache import JwksCache
+from policies.diagnostic import Diagnostic
+from policies.request import Workload
+
+_log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
+    """Serve until SIGTERM, SIGINT, or `stop` is set; then drain and return.
+
+    Raises:
+        LoadError: policies or Rego cannot be loaded; nothing was started.
+        AuditError: the audit folder cannot be used.
+        ListenError, OSError: an address cannot be bound.
+    """
+    stop = stop or threading.Event()
+    _stop_on_signals(stop)
+    with ExitStack() as stack:
+        keys = JwksCache()
+        stack.callback(keys.close)
+        metrics = Metrics()
+        audit = _LateAudit()
+        keeper = StateKeeper(
+            lambda: build_state(settings, keys),
+            watched_paths(settings),
+            interval_seconds=settings.policies.reload_seconds,
+            on_reload=lambda state, problems: _note_reload(metrics, audit, state, problems),
+        )
+        state = keeper.current()
+        _note_state(metrics, state)
+        writer = AuditWriter(
+            settings.audit,
+            node=settings.audit.node_name or socket.gethostname(),
+            start_details={"revision": state.revision},
+        )
+        stack.callback(writer.close)
+        audit.writer = writer
+        _watch_audit(metrics, writer)
+        authorizer = Authorizer(
+            state=keeper.current,
+            around=Surroundings(
+                keys=keys,
+                on_unknown_key=keys.hasten,
+                static_workload=static_workload(settings.workload),
+                headers=settings.identity_headers,
+            ),
+            recorder=writer,
+            metrics=metrics,
+        )
+        keeper.start()
+        stack.callback(keeper.stop)
+        _run(settings, stop, authorizer, _readiness(keeper, writer, keys, stop), metrics)
+    _log.info("stopped")
+
+
+def watched_paths(settings: Settings) -> tuple[Any, ...]:
+    """Return every path whose edit is a reload."""
+    rego = [path for each in settings.providers for path in (*each.rego.paths, *each.rego.data)]
+    return (*settings.policies.paths, *rego)
+
+
+def static_workload(settings: WorkloadSettings) -> Workload | None:
+    """Return the configured workload, or None when nothing of it is set."""
+    if not (settings.namespace or settings.service_account or settings.labels):
+        return None
+    return Workload(
+        namespace=settings.namespace,
+        service_account=settings.service_account,
+        labels=settings.labels,
+    )
+
+
+def _run(
+    settings: Settings,
+    stop: threading.Event,
+    authorizer: Authorizer,
+    ready: Callable[[], tuple[bool, Mapping[str, Any]]],
+    metrics: Metrics,
+) -> None:
+    """Listen until `stop`; health turns red before the listener closes."""
+    listen = settings.listen
+    host, _, port = listen.http.rpartition(":")
+    http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
+    try:
+        grpc_server = GrpcServer(listen.grpc, listen.threads, authorizer.check)
+        try:
+            _log.info("serving", grpc=listen.grpc, http=listen.http)
+            stop.wait()
+            _log.info("draining", seconds=listen.drain_seconds)
+        finally:
+            grpc_server.stop(listen.drain_seconds)
+    finally:
+        http.close()
+
+
+class _LateAudit:
+    """The writer, which opens only after the first state was built."""
+
+    writer: AuditWriter | None = None
+
+
+def _note_state(metrics: Metrics, state: ServingState) -> None:
+    metrics.reloads.labels("loaded").inc()
+    metrics.policies.set(len(state.snapshot.policies))
+    metrics.loaded_at.set(time.time())
+    for warning in state.snapshot.warnings:
+        _log.warning("policy_warning", finding=str(warning))
+
+
+def _note_reload(
+    metrics: Metrics,
+    audit: _LateAudit,
+    state: ServingState | None,
+    problems: Sequence[Diagnostic],
+) -> None:
+    """Count a reload and put it on the record: who decided what is half of the evidence."""
+    if state is None:
+        metrics.reloads.labels("refused").inc()
+        details: dict[str, Any] = {"result": "refused", "problems": [str(p) for p in problems]}
+    else:
+        metrics.reloads.labels("loaded").inc()
+        metrics.policies.set(len(state.snapshot.policies))
+        metrics.loaded_at.set(time.time())
+        details = {"result": "loaded", "revision": state.revision}
+    if audit.writer is not None:
+        audit.writer.offer(AuditEvent(event=EventName.RELOAD, at=time.time(), details=details))
+
+
+def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:
+    metrics.watch(
+        "meshwarden_audit_written", "Lines written to the record.", lambda: writer.written
+    )
+    metrics.watch(
+        "meshwarden_audit_waiting", "Records accepted and not yet written.", lambda: writer.waiting
+    )
+    metrics.watch(
+        "meshwarden_audit_failed", "Failed attempts to write the record.", lambda: writer.failed
+    )
+    metrics.watch(
+        "meshwarden_audit_refused", "Records not accepted; each was a denial.",
+        lambda: writer.refused,
+    )  # fmt: skip
+
+
+def _readiness(
+    keeper: StateKeeper, writer: AuditWriter, keys: JwksCache, stop: threading.Event
+) -> Callable[[], tuple[bool, Mapping[str, Any]]]:
+    def ready() -> tuple[bool, Mapping[str, Any]]:
+        status = keeper.status()
+        audit_fault = writer.health()
+        is_ready = audit_fault is None and not stop.is_set()
+        return is_ready, {
+            "ready": is_ready,
+            "revision": status.revision,
+            "loaded_at": datetime.fromtimestamp(status.loaded_at, UTC).isoformat(),
+            "policies": len(keeper.current().snapshot.policies),
+            "refused": [str(problem) for problem in status.problems],
+            "audit": audit_fault or "ok",
+            "draining": stop.is_set(),
+            "keys": [
+                {"source": each.source, "ready": each.is_ready, "keys": each.key_count}
+                for each in keys.status()
+            ],
+        }
+
+    return ready
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT; only the main thread may listen to signals."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
