@@ -122,6 +122,8 @@ def _follow(pool: httpcore.ConnectionPool, url: str, deadline: _Deadline) -> byt
 
 def _check_url(url: str) -> None:
     """Refuse a URL that is not http(s) with a host, or that carries credentials."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise KeySourceError("a URL holds printable ASCII characters only")
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise KeySourceError(f"`{parts.scheme}:` is not a scheme keys are fetched by")

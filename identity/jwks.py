@@ -6,7 +6,6 @@ Key material never appears in a note or an error.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -140,9 +139,7 @@ def _refuse_published_secrets(entry: Mapping[str, Any]) -> None:
 def _load_key(public: dict[str, Any], algorithms: frozenset[str]) -> Any:
     """Return the key as PyJWT's algorithms take it, once it is strong enough."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # WHY: weakness is judged below, not by a warning.
-            key = PyJWK(public, min(algorithms)).key
+        key = PyJWK(public, min(algorithms)).key
     # WHY `from None`: PyJWT quotes the whole key in some of its messages.
     except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):
         raise KeySourceError("its parameters do not make a key") from None

@@ -1,0 +1,326 @@
+"""Keys of issuers over real HTTP on loopback: fresh, failing, lying and slow."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from identity.document_fetch import MAX_DOCUMENT_BYTES, fetch_document, is_refused_address
+from identity.errors import KeySourceError
+from identity.jwks_cache import JwksCache, RefreshTimes
+from identity.jwt_rule import JwtRule
+
+PATIENCE = 5.0
+SLOW = RefreshTimes(refresh_seconds=3600, first_retry_seconds=3600)
+QUICK = RefreshTimes(
+    refresh_seconds=0.02, first_retry_seconds=0.02, last_retry_seconds=0.05, early_floor_seconds=0
+)
+
+
+class Issuer:
+    """A loopback issuer; `answers` maps a path to status, headers and body, or to an act."""
+
+    def __init__(self) -> None:
+        """Listen on a free port."""
+        self.answers: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.asked_again = threading.Condition()
+        self.release = threading.Event()
+        issuer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            """Answers from the issuer's table."""
+
+            def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+                """Answer one request."""
+                with issuer.asked_again:
+                    issuer.asked.append(self.path)
+                    issuer.asked_again.notify_all()
+                answer = issuer.answers.get(self.path, (404, {}, b""))
+                if callable(answer):
+                    answer(self)
+                    return
+                status, headers, body = answer
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keep quiet."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def wait_asked(self, count: int) -> None:
+        """Wait until so many requests have come."""
+        with self.asked_again:
+            assert self.asked_again.wait_for(lambda: len(self.asked) >= count, PATIENCE)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    """A loopback issuer."""
+    running = Issuer()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def cache_of() -> Iterator[Callable[..., JwksCache]]:
+    """Make caches that are closed at the end."""
+    made: list[JwksCache] = []
+
+    def make(**fields: Any) -> JwksCache:
+        made.append(JwksCache(**fields))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        cache.close(wait_seconds=PATIENCE)
+
+
+def eventually(holds: Callable[[], bool], pause: threading.Event | None = None) -> None:
+    """Wait until something holds that another thread brings about."""
+    pause = pause or threading.Event()
+    for _ in range(int(PATIENCE / 0.005)):
+        if holds():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it did not come about")
+
+
+def test_keys_from_uri(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """After `prepare` the keys are there, fetched once for all rules that name them."""
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    rules = [JwtRule(issuer=str(n), jwks_uri=issuer.url + "/keys") for n in range(5)]
+    cache = cache_of(times=SLOW)
+    assert cache.keys_for(rules[0]) is None
+    cache.prepare(rules, wait_seconds=PATIENCE)
+    keys = cache.keys_for(rules[4])
+    assert keys is not None
+    assert [key.kid for key in keys.keys] == ["rsa", "p256", "p384", "p521", "ed25519"]
+    cache.prepare(rules, wait_seconds=PATIENCE)
+    assert issuer.asked == ["/keys"]
+    (status,) = cache.status()
+    assert (status.is_ready, status.key_count, status.failures) == (True, 5, 0)
+
+
+def test_discovery(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """Without a URL the issuer's metadata names it, if it is that issuer's metadata."""
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    body = {"issuer": issuer.url + "/", "jwks_uri": issuer.url + "/keys"}
+    path = "/.well-known/openid-configuration"
+    issuer.answers[path] = (200, {}, json.dumps(body).encode())
+    cache = cache_of(times=SLOW)
+    right, wrong = JwtRule(issuer=issuer.url + "/"), JwtRule(issuer=issuer.url)
+    cache.prepare([right, wrong], wait_seconds=PATIENCE)
+    assert cache.keys_for(right) is not None
+    assert cache.keys_for(wrong) is None
+    errors = {status.source: status.last_error for status in cache.status()}
+    assert "that of another issuer" in errors[f"issuer {issuer.url}"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (500, {}, b"{}"),
+        (200, {}, b"<html>login</html>"),
+        (200, {}, b"[]"),
+        (200, {}, b'{"keys": {}}'),
+        (200, {}, b'{"keys": [], "keys": []}'),
+        (200, {}, b'{"keys":' + b"[" * 5000),
+        (200, {}, b" " * (MAX_DOCUMENT_BYTES + 1)),
+        (302, {"location": "/again"}, b""),
+        (302, {"location": "file:///etc/passwd"}, b""),
+        (302, {"location": "http://169.254.169.254/latest"}, b""),
+        (302, {"location": "http://[::ffff:169.254.169.254]/"}, b""),
+    ],
+    ids=lambda answer: f"{answer[0]} {answer[1] or bytes(answer[2][:12])}",
+)
+def test_bad_answers_keep_the_last_good_keys(
+    ring: Any, issuer: Issuer, cache_of: Any, answer: Any
+) -> None:
+    """An issuer that fails or lies changes nothing but the status."""
+    issuer.answers["/again"] = (302, {"location": "/again"}, b"")
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
+    cache = cache_of(times=QUICK)
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    before = cache.keys_for(rule)
+    issuer.answers["/keys"] = answer
+    eventually(lambda: cache.status()[0].failures > 0)
+    kept = cache.keys_for(rule)
+    assert kept is not None
+    assert before is not None
+    assert [key.kid for key in kept.keys] == [key.kid for key in before.keys]
+    assert cache.status()[0].last_error
+    issuer.answers["/keys"] = (200, {}, ring.public("p256").encode())
+    eventually(lambda: len(getattr(cache.keys_for(rule), "keys", ())) == 1)
+
+
+def test_published_secrets_are_left_out(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """A fetched set's symmetric keys, and keys with their private part, verify nothing."""
+    private = ring.keys["rsa"].as_dict(private=True)
+    body = json.dumps({"keys": [private, ring.public_key("oct"), ring.public_key("p256")]})
+    issuer.answers["/keys"] = (200, {}, body.encode())
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
+    cache = cache_of(times=SLOW)
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    keys = cache.keys_for(rule)
+    assert keys is not None
+    assert [key.kid for key in keys.keys] == ["p256"]
+    assert len(keys.notes) == 2
+
+
+def test_hanging_issuer(issuer: Issuer, cache_of: Any) -> None:
+    """An issuer that never answers holds up neither `prepare` beyond its time nor a decision."""
+    issuer.answers["/keys"] = lambda _handler: issuer.release.wait(PATIENCE)
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys", timeout_seconds=0.2)
+    cache = cache_of(times=SLOW)
+    cache.prepare([rule], wait_seconds=0.01)
+    assert cache.keys_for(rule) is None
+    eventually(lambda: "did not answer within 0.2 s" in cache.status()[0].last_error)
+
+
+def test_dripping_issuer(issuer: Issuer) -> None:
+    """A server that sends a byte now and then does not extend the time limit."""
+
+    def drip(handler: Any) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while not issuer.release.wait(0.02):
+                handler.wfile.write(b" ")
+        except OSError:
+            return
+
+    issuer.answers["/keys"] = drip
+    with pytest.raises(KeySourceError, match=r"within 0\.3 s"):
+        fetch_document(issuer.url + "/keys", timeout_seconds=0.3)
+
+
+def test_unknown_key_hastens_within_the_floor(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """A rotation is followed up at once, and no faster than the floor allows."""
+    now = [0.0]
+    issuer.answers["/keys"] = (200, {}, ring.public("rsa").encode())
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
+    cache = cache_of(clock=lambda: now[0], times=SLOW)
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    issuer.answers["/keys"] = (200, {}, ring.public("p256").encode())
+    for _ in range(50):
+        cache.hasten(rule)
+    assert issuer.asked == ["/keys"]
+    now[0] = 31.0
+    cache.hasten(rule)
+    issuer.wait_asked(2)
+    eventually(lambda: cache.keys_for(rule).keys[0].kid == "p256")
+
+
+def test_old_keys_are_given_up(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """Keys older than the limit verify nothing any more."""
+    now = [0.0]
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
+    cache = cache_of(clock=lambda: now[0], times=SLOW)
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    now[0] = SLOW.max_age_seconds
+    assert cache.keys_for(rule) is not None
+    now[0] += 1
+    assert cache.keys_for(rule) is None
+
+
+def test_inline_keys_win(ring: Any, cache_of: Any) -> None:
+    """Inline keys need no fetch; an inline text that is no key set is refused."""
+    cache = cache_of(times=SLOW)
+    rule = JwtRule(issuer="i", jwks=ring.inline(), jwks_uri="http://127.0.0.1:1/")
+    cache.prepare([rule])
+    assert cache.keys_for(rule) is not None
+    assert cache.status() == ()
+    with pytest.raises(KeySourceError):
+        cache.prepare([JwtRule(issuer="i", jwks="{}")])
+    assert cache.keys_for(rule) is not None
+
+
+def test_sources_retire_after_two_snapshots(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """Keys stay for the snapshot that is being replaced, and go with the one after."""
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
+    cache = cache_of(times=SLOW)
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    cache.prepare([])
+    assert cache.keys_for(rule) is not None
+    cache.prepare([])
+    assert cache.keys_for(rule) is None
+
+
+def test_redirect_within_limits(ring: Any, issuer: Issuer) -> None:
+    """A redirect or two are followed."""
+    issuer.answers["/a"] = (302, {"Location": "/b"}, b"")
+    issuer.answers["/b"] = (307, {"location": issuer.url + "/keys"}, b"")
+    issuer.answers["/keys"] = (200, {}, b"ok")
+    assert fetch_document(issuer.url + "/a", timeout_seconds=PATIENCE) == b"ok"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.0.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "nonsense",
+    ],
+)
+def test_refused_addresses(address: str) -> None:
+    """Link-local and metadata addresses are refused however they are written."""
+    assert is_refused_address(address)
+    with pytest.raises(KeySourceError, match="not fetched from"):
+        fetch_document(
+            "http://issuer.example/keys",
+            timeout_seconds=PATIENCE,
+            resolve=lambda _host, _port: ["127.0.0.1", address],
+        )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "192.168.1.1", "::1", "fd00::1"])
+def test_allowed_addresses(address: str) -> None:
+    """Loopback and private addresses are where issuers inside a mesh stand."""
+    assert not is_refused_address(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "ftp://x/", "file:///etc/passwd", "http://", "http://u:p@127.0.0.1/", "http://[::1",
+     "http://127.0.0.1:99999/", "http://127.0.0.1:x/", "http://a\x00b/", "http://ü.example\n/"],
+)  # fmt: skip
+def test_bad_urls(url: str) -> None:
+    """Any URL that cannot be fetched is a named error."""
+    with pytest.raises(KeySourceError):
+        fetch_document(url, timeout_seconds=0.5, resolve=lambda _host, _port: [])
