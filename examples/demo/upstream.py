@@ -12,6 +12,8 @@ class _Echo(BaseHTTPRequestHandler):
     """Answer every request with its method, path and headers as JSON."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are two writes; the second must not wait for the first one's ACK.
+    disable_nagle_algorithm = True
 
     def _answer(self) -> None:
         """Write what was seen; the body is read so that the connection can go on."""
