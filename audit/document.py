@@ -215,7 +215,7 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
         "decided_at": format_time(record.decided_at),
         "node": node,
         "revision": record.revision,
-        "peer": _peer_part(record),
+        "peer": _peer_part(record, redactor, masked),
         "subject": _subject_part(record, redactor, masked),
         "destination": _destination_part(record),
         "source": {"address": record.source_address},
@@ -238,10 +238,11 @@ def _note(masked: list[str], changed: bool, *steps: object) -> None:
         masked.append("/" + "/".join(escaped))
 
 
-def _peer_part(record: AuditRecord) -> PeerPart | None:
+def _peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> PeerPart | None:
     if record.peer is None:
         return None
-    return {"principal": record.peer.principal, "spiffe_id": record.peer.spiffe_id}
+    principal = _masked_text(record.peer.principal, redactor, masked, "peer", "principal")
+    return {"principal": principal, "spiffe_id": record.peer.spiffe_id}
 
 
 def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> SubjectPart | None:
@@ -251,15 +252,19 @@ def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) ->
     claims = redactor.claims(subject.claims)
     for name, shown in claims.items():
         _note(masked, subject.claims[name] != shown, "subject", "claims", name)
+    issuer, sub = subject.issuer, subject.sub
     return {
-        "issuer": _masked_or_none(subject.issuer, redactor),
-        "sub": _masked_or_none(subject.sub, redactor),
+        "issuer": issuer and _masked_text(issuer, redactor, masked, "subject", "issuer"),
+        "sub": sub and _masked_text(sub, redactor, masked, "subject", "sub"),
         "claims": claims,
     }
 
 
-def _masked_or_none(text: str | None, redactor: Redactor) -> str | None:
-    return None if text is None else redactor.text(text)
+def _masked_text(text: str, redactor: Redactor, masked: list[str], *steps: object) -> str:
+    """Return the text masked, its JSON pointer noted when that changed it."""
+    shown = redactor.text(text)
+    _note(masked, shown != text, *steps)
+    return shown
 
 
 def _destination_part(record: AuditRecord) -> DestinationPart | None:
@@ -277,15 +282,13 @@ def _destination_part(record: AuditRecord) -> DestinationPart | None:
 def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) -> RequestPart:
     headers = redactor.headers(request.headers, request.token_carriers)
     path = redactor.path(request.path, request.token_carriers)
-    host = redactor.text(request.host)
-    _note(masked, host != request.host, "request", "host")
     _note(masked, path != request.path, "request", "path")
     for name, values in headers.items():
         _note(masked, tuple(values) != tuple(request.headers[name]), "request", "headers", name)
     return {
-        "id": redactor.text(request.id),
-        "method": redactor.text(request.method),
-        "host": host,
+        "id": _masked_text(request.id, redactor, masked, "request", "id"),
+        "method": _masked_text(request.method, redactor, masked, "request", "method"),
+        "host": _masked_text(request.host, redactor, masked, "request", "host"),
         "path": path,
         "protocol": request.protocol,
         "headers": headers,
@@ -295,9 +298,6 @@ def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) 
 
 def _decision_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> DecisionPart:
     decision = record.decision
-    detail, near_miss = redactor.text(decision.detail), redactor.text(decision.near_miss)
-    _note(masked, detail != decision.detail, "decision", "detail")
-    _note(masked, near_miss != decision.near_miss, "decision", "near_miss")
     return {
         "effect": "allow" if decision.effect == "allow" else "deny",
         "reason": str(decision.reason),
@@ -306,23 +306,21 @@ def _decision_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -
         "policy": decision.policy,
         "rule": decision.rule,
         "place": decision.place,
-        "detail": detail,
-        "near_miss": near_miss,
+        "detail": _masked_text(decision.detail, redactor, masked, "decision", "detail"),
+        "near_miss": _masked_text(decision.near_miss, redactor, masked, "decision", "near_miss"),
     }
 
 
 def _shadow_part(
     shadow: ShadowFacts, index: int, redactor: Redactor, masked: list[str]
 ) -> ShadowPart:
-    detail = redactor.text(shadow.detail)
-    _note(masked, detail != shadow.detail, "shadow", index, "detail")
     return {
         "policy": shadow.policy,
         "action": str(shadow.action),
         "matched": shadow.matched,
         "effect": str(shadow.effect),
         "outcome": str(shadow.outcome),
-        "detail": detail,
+        "detail": _masked_text(shadow.detail, redactor, masked, "shadow", index, "detail"),
     }
 
 

@@ -85,7 +85,7 @@ def make_visible(value: object) -> str:
 
 
 def _read(name: str) -> str:
-    return files("audit.export").joinpath(name).read_text(encoding="utf-8")
+    return files("audit.export").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -59,7 +59,7 @@ def _add(summary: Summary, record: Mapping[str, Any]) -> None:
     summary.last_at = max(summary.last_at, at)
     peer = name_peer(record)
     summary.anonymous += not peer
-    rule = name_rule(record) or f"({decision.get('layer', 'unknown')})"
+    rule = name_rule(record) or f"no rule: {decision.get('reason', 'unknown')}"
     _count(summary.reasons, str(decision.get("reason", "")))
     if decision.get("effect") == "allow":
         summary.allowed += 1
