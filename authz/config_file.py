@@ -1,4 +1,4 @@
-"""A YAML configuration file to a checked model: every error with file:line, before anything runs."""
+"""A YAML configuration file to a checked model: every error has its file:line."""
 
 from __future__ import annotations
 

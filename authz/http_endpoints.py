@@ -57,9 +57,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
 
-def _handler(
-    ready: Readiness, metrics: Callable[[], bytes]
-) -> type[BaseHTTPRequestHandler]:
+def _handler(ready: Readiness, metrics: Callable[[], bytes]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         # BUDGET: a client that sends nothing must not hold a thread for ever.

@@ -91,9 +91,7 @@ class Authorizer:
                 ),
             )
 
-    def _recorded(
-        self, outcome: Outcome, decision_id: str, revision: str, begun: float
-    ) -> Outcome:
+    def _recorded(self, outcome: Outcome, decision_id: str, revision: str, begun: float) -> Outcome:
         """Hand the record over, or turn the outcome into a denial."""
         decided_at = self.around.wall_clock()
         record = record_decision(
@@ -151,7 +149,5 @@ def _metadata(outcome: Outcome, decision_id: str) -> Mapping[str, Any]:
     if decision.rule is not None:
         metadata.update(policy=decision.rule.name, rule_place=decision.rule.place)
     if outcome.shadow:
-        metadata["shadow"] = {
-            verdict.policy: str(verdict.outcome) for verdict in outcome.shadow
-        }
+        metadata["shadow"] = {verdict.policy: str(verdict.outcome) for verdict in outcome.shadow}
     return metadata

@@ -5,7 +5,6 @@ What a record may hold is chosen and masked in `audit`; here everything is hande
 
 from __future__ import annotations
 
-from authz.walk import Outcome
 from audit.record import (
     AuditRecord,
     DecisionFacts,
@@ -15,6 +14,7 @@ from audit.record import (
     ShadowFacts,
     SubjectFacts,
 )
+from authz.walk import Outcome
 from policies.decision import Decision, ShadowVerdict
 from policies.request import Request
 

@@ -186,9 +186,7 @@ class Settings(Section):
     identity_headers: IdentityHeaderSettings = Field(
         default_factory=IdentityHeaderSettings, description="Headers that carry identity."
     )
-    audit: AuditSettings = Field(
-        default_factory=AuditSettings, description="The audit record."
-    )
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit record.")
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
 
 

@@ -126,9 +126,7 @@ def _refusal(failure: TokenFailure) -> Decision:
         detail=failure.detail,
         http_status=failure.http_status,
         body=failure.body,
-        mutations=Mutations(
-            set_response_headers=(("www-authenticate", failure.www_authenticate),)
-        ),
+        mutations=Mutations(set_response_headers=(("www-authenticate", failure.www_authenticate),)),
     )
 
 

@@ -41,7 +41,7 @@ def expand_trust_domain(value: str, trust_domains: Sequence[str]) -> tuple[str, 
 
 def _loosely_equal(name: str, known: str) -> bool:
     """Whether two trust domain texts, either with one outer `*`, can mean the same."""
-    if name == known or known == "*":
+    if known in (name, "*"):
         return True
     if name.endswith("*") and known.startswith(name[:-1]):
         return True

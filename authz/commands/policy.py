@@ -1,0 +1,70 @@
+"""`policy test`, also spelled `meshwarden policy test`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from authz.policytest.render import print_result, print_summary
+from authz.policytest.run import (
+    SUFFIX,
+    BrokenPoliciesError,
+    CaseResult,
+    find_test_files,
+    run_test_file,
+)
+from policies.diagnostic import LoadError
+
+EXIT_PASSED = 0
+EXIT_FAILED = 1
+EXIT_BROKEN_TESTS = 2
+EXIT_BROKEN_POLICIES = 3
+EXIT_NOTHING_FOUND = 6
+
+
+@click.group("policy")
+def policy_main() -> None:
+    """Test policies without a mesh."""
+
+
+@policy_main.command("test")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+def test_command(paths: tuple[Path, ...]) -> None:
+    """Run the cases of every *.policytest.yaml below PATH (default: here).
+
+    \b
+    Exit codes: 0 all passed; 1 a case failed; 2 a test file is wrong;
+    3 the policies under test do not load; 6 no test was found.
+    """
+    console = Console(soft_wrap=True)
+    raise SystemExit(_run(paths or (Path(),), console))
+
+
+def _run(paths: tuple[Path, ...], console: Console) -> int:
+    results: list[CaseResult] = []
+    try:
+        files = find_test_files(paths)
+        for file in files:
+            console.print(Text(str(file), style="bold"), highlight=False)
+            for result in run_test_file(file):
+                print_result(result, console)
+                results.append(result)
+    except BrokenPoliciesError as exc:
+        return _report("the policies under test do not load", exc.diagnostics, EXIT_BROKEN_POLICIES)
+    except LoadError as exc:
+        return _report("the test file cannot be used", exc.diagnostics, EXIT_BROKEN_TESTS)
+    if not results:
+        click.echo(f"no *{SUFFIX} found", err=True)
+        return EXIT_NOTHING_FOUND
+    print_summary(results, console)
+    return EXIT_PASSED if all(result.passed for result in results) else EXIT_FAILED
+
+
+def _report(what: str, diagnostics: tuple[object, ...], code: int) -> int:
+    click.echo(f"{what}:", err=True)
+    for found in diagnostics:
+        click.echo(f"  {found}", err=True)
+    return code

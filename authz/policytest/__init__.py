@@ -1,0 +1,1 @@
+"""`policy test`: cases in YAML, run through the server's own walk."""

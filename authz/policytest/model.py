@@ -1,0 +1,169 @@
+"""The test file: `*.policytest.yaml`, checked as strictly as the configuration."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+
+from authz.settings import MeshSettings, ProviderSettings, Section
+from policies.decision import Effect, Reason, ShadowOutcome
+
+_DURATION = re.compile(r"(-?)([0-9]+)([smhd])", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DEFAULT_CLOCK = datetime(2026, 1, 15, 10, tzinfo=UTC)
+
+
+def _check_duration(text: str) -> str:
+    if not _DURATION.fullmatch(text):
+        raise ValueError("must be a duration such as `5m` or `-1h`")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check_duration)]
+"""A signed whole number with one of the units s, m, h, d."""
+
+
+def to_timedelta(text: str) -> timedelta:
+    """Return the duration a checked text spells."""
+    match = _DURATION.fullmatch(text)
+    assert match is not None
+    sign, number, unit = match.groups()
+    return timedelta(seconds=int(sign + number) * _UNITS[unit])
+
+
+class TestMetadata(Section):
+    """The name of the file's cases in reports."""
+
+    __test__ = False
+    name: str = Field(description="Name of the suite.")
+
+
+class PolicySources(Section):
+    """What is tested; paths count from the test file's folder."""
+
+    istio: tuple[Path, ...] = Field(min_length=1, description="Istio policy files and folders.")
+    providers: tuple[ProviderSettings, ...] = Field(
+        default=(), description="Extension providers of CUSTOM policies, as in meshwarden.yaml."
+    )
+
+
+class WorkloadFixture(Section):
+    """A workload that requests go to."""
+
+    namespace: str = Field(min_length=1, description="Its namespace.")
+    service_account: str = Field(default="default", description="Its service account.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Its labels.")
+    port: int = Field(default=8080, ge=1, le=65535, description="The port that is called.")
+
+
+class IdentityFixture(Section):
+    """A peer: a SPIFFE ID (any certificate text will do), or plaintext."""
+
+    spiffe: str = Field(default="", description="The principal Envoy reports.")
+    plaintext: bool = Field(default=False, description="No client certificate.")
+    ip: str = Field(default="10.0.0.1", description="Address of the connection.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> IdentityFixture:
+        if bool(self.spiffe) == self.plaintext:
+            raise ValueError("exactly one of `spiffe` and `plaintext: true` must be set")
+        return self
+
+
+class TokenFixture(Section):
+    """A token, minted by a throw-away issuer whose key every rule's issuer is given."""
+
+    from_: str = Field(default="", alias="from", description="Another token that this one varies.")
+    issuer: str | None = Field(default=None, description="The `iss` claim.")
+    sub: str | None = Field(default=None, description="The `sub` claim.")
+    aud: str | tuple[str, ...] | None = Field(default=None, description="The `aud` claim.")
+    claims: dict[str, Any] = Field(default_factory=dict, description="Further claims.")
+    exp: Duration | None = Field(default=None, description="Expiry from the clock; default `1h`.")
+    nbf: Duration | None = Field(default=None, description="Not before, from the clock.")
+    tamper: Literal["", "signature", "key", "payload"] = Field(
+        default="",
+        description="`signature`: cut; `key`: signed by a stranger; `payload`: changed after.",
+    )
+
+
+class RequestFixture(Section):
+    """The request; `path` is as Envoy forwards it, with query."""
+
+    method: str = Field(default="GET", description="The method.")
+    path: str = Field(default="/", description="Path and query.")
+    host: str = Field(default="test.local", description="The authority.")
+    headers: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="Headers; a list is a repeated header."
+    )
+
+
+class HeaderExpectation(Section):
+    """What an allowed request carries upstream, what a client is answered with."""
+
+    upstream: dict[str, str] = Field(default_factory=dict, description="Set on the request.")
+    removed: tuple[str, ...] = Field(default=(), description="Removed from the request.")
+    response: dict[str, str] = Field(default_factory=dict, description="Set on the response.")
+
+
+class Expectation(Section):
+    """What must hold; what is not written is not looked at."""
+
+    decision: Effect = Field(description="`allow` or `deny`.")
+    status: int | None = Field(default=None, description="HTTP status of a denial.")
+    reason: Reason | None = Field(default=None, description="The reason code.")
+    policy: str | None = Field(
+        default=None,
+        description="The deciding policy `namespace/name`, or its rule `namespace/name#0`; "
+        "empty: none decided.",
+    )
+    body_contains: str | None = Field(default=None, description="Part of a denial's body.")
+    headers: HeaderExpectation = Field(
+        default_factory=HeaderExpectation, description="Headers that must be set or removed."
+    )
+    shadow: dict[str, ShadowOutcome] = Field(
+        default_factory=dict, description="Outcome by dry-run policy `namespace/name`."
+    )
+    audited_by: tuple[str, ...] | None = Field(
+        default=None, description="The AUDIT rules that matched, exactly."
+    )
+
+
+class Defaults(Section):
+    """What a case need not repeat."""
+
+    from_: str = Field(default="", alias="from", description="Identity of the peer.")
+    to: str = Field(default="", description="Workload that is called.")
+    token: str | None = Field(default=None, description="Token that is carried.")
+
+
+class Case(Section):
+    """One request and what must come of it."""
+
+    name: str = Field(min_length=1, description="What the case shows.")
+    from_: str | None = Field(default=None, alias="from", description="Identity of the peer.")
+    to: str | None = Field(default=None, description="Workload that is called.")
+    token: str | None = Field(default=None, description="Token carried as a bearer.")
+    request: RequestFixture = Field(default_factory=RequestFixture, description="The request.")
+    expect: Expectation = Field(description="What must hold.")
+
+
+class PolicyTestFile(Section):
+    """A whole test file."""
+
+    api_version: Literal["policy.test/v1"] = Field(description="Version of this format.")
+    kind: Literal["PolicyTest"] = Field(description="Kind of document.")
+    metadata: TestMetadata = Field(description="Name of the suite.")
+    policies: PolicySources = Field(description="What is tested.")
+    mesh: MeshSettings = Field(default_factory=MeshSettings, description="As in meshwarden.yaml.")
+    clock: AwareDatetime = Field(
+        default=_DEFAULT_CLOCK, description="The time of every request, with its zone."
+    )
+    workloads: dict[str, WorkloadFixture] = Field(description="Workloads by name.")
+    identities: dict[str, IdentityFixture] = Field(description="Peers by name.")
+    tokens: dict[str, TokenFixture] = Field(default_factory=dict, description="Tokens by name.")
+    defaults: Defaults = Field(default_factory=Defaults, description="What cases need not repeat.")
+    cases: tuple[Case, ...] = Field(min_length=1, description="The cases.")

@@ -1,0 +1,187 @@
+"""Runs test files: each case becomes Envoy's own message and takes the server's walk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+
+from authz.build import load_state
+from authz.check_request import decode_check_request
+from authz.config_file import load_model
+from authz.policytest.expect import Mismatch, compare
+from authz.policytest.model import Case, PolicyTestFile, RequestFixture
+from authz.policytest.tokens import FixtureError, TestIssuer
+from authz.serving_state import ServingState
+from authz.walk import Outcome, Surroundings, walk
+from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
+from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.documents import YamlList, YamlMap, parse_documents
+
+SUFFIX = ".policytest.yaml"
+
+Fixture = TypeVar("Fixture")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult:
+    """One case that ran. It passed when nothing mismatches."""
+
+    suite: str
+    case: Case
+    location: Location
+    outcome: Outcome
+    mismatches: tuple[Mismatch, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything expected held."""
+        return not self.mismatches
+
+
+class BrokenPoliciesError(Exception):
+    """The policies under test do not load; `cause` has the findings."""
+
+    def __init__(self, cause: LoadError) -> None:
+        """Keep the findings."""
+        super().__init__(str(cause))
+        self.diagnostics = cause.diagnostics
+
+
+def find_test_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the test files: those named, and all below the folders named, in name order.
+
+    Raises:
+        LoadError: a path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found.extend(sorted(path.rglob(f"*{SUFFIX}")))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise LoadError([_broken(Location(str(path)), "no such file or folder")])
+    return list(dict.fromkeys(found))
+
+
+def run_test_file(path: Path) -> Iterator[CaseResult]:
+    """Yield the result of each case.
+
+    Raises:
+        LoadError: the test file itself is wrong.
+        BrokenPoliciesError: what it tests does not load.
+    """
+    suite = load_model(path, PolicyTestFile)
+    places = _case_places(path)
+    state = _load_state(path, suite)
+    issuer = TestIssuer()
+    now = suite.clock.timestamp()
+    around = Surroundings(keys=issuer, now=lambda: now)
+    for case, place in zip(suite.cases, places, strict=True):
+        message = _message(suite, case, place, issuer)
+        outcome = walk(decode_check_request(message), state, around)
+        yield CaseResult(
+            suite=suite.metadata.name,
+            case=case,
+            location=place,
+            outcome=outcome,
+            mismatches=tuple(compare(case.expect, outcome)),
+        )
+
+
+def _load_state(path: Path, suite: PolicyTestFile) -> ServingState:
+    base = path.resolve().parent
+    providers = tuple(
+        provider.model_copy(
+            update={
+                "rego": provider.rego.model_copy(
+                    update={
+                        "paths": tuple(base / each for each in provider.rego.paths),
+                        "data": tuple(base / each for each in provider.rego.data),
+                    }
+                )
+            }
+        )
+        for provider in suite.policies.providers
+    )
+    istio = [_shown(base / each) for each in suite.policies.istio]
+    try:
+        return load_state(istio, suite.mesh.to_mesh(), providers)
+    except LoadError as exc:
+        raise BrokenPoliciesError(exc) from exc
+
+
+def _shown(path: Path) -> Path:
+    """Return a path as people know it: relative to where they stand, when it lies below."""
+    resolved, here = path.resolve(), Path.cwd()
+    return resolved.relative_to(here) if resolved.is_relative_to(here) else resolved
+
+
+def _case_places(path: Path) -> list[Location]:
+    """Return where each case stands; the file was checked before."""
+    root = parse_documents(path.read_text(encoding="utf-8"), str(path))[0]
+    assert isinstance(root, YamlMap)
+    cases = root.entries["cases"]
+    assert isinstance(cases, YamlList)
+    return [item.location for item in cases.items]
+
+
+def _message(suite: PolicyTestFile, case: Case, place: Location, issuer: TestIssuer) -> bytes:
+    """Return the CheckRequest that Envoy would send for a case."""
+    peer = _fixture(case.from_, suite.defaults.from_, suite.identities, "identity", place)
+    workload = _fixture(case.to, suite.defaults.to, suite.workloads, "workload", place)
+    message = CheckRequest()
+    attributes = message.attributes
+    attributes.source.principal = peer.spiffe
+    attributes.source.address.socket_address.address = peer.ip
+    attributes.destination.address.socket_address.port_value = workload.port
+    attributes.destination.labels.update(workload.labels)
+    attributes.context_extensions[NAMESPACE_EXTENSION] = workload.namespace
+    attributes.context_extensions[SERVICE_ACCOUNT_EXTENSION] = workload.service_account
+    attributes.request.time.FromDatetime(suite.clock)
+    token = case.token if "token" in case.model_fields_set else suite.defaults.token
+    bearer = ""
+    if token is not None:
+        try:
+            bearer = issuer.mint(token, suite.tokens, suite.clock)
+        except FixtureError as exc:
+            raise LoadError([_broken(place, str(exc))]) from exc
+    _fill_http(message, case.request, bearer)
+    return bytes(message.SerializeToString())
+
+
+def _fill_http(message: CheckRequest, request: RequestFixture, bearer: str) -> None:
+    http = message.attributes.request.http
+    http.method, http.path, http.host = request.method, request.path, request.host
+    http.scheme, http.protocol = "https", "HTTP/1.1"
+    headers: list[tuple[str, str]] = [
+        (":method", request.method),
+        (":path", request.path),
+        (":authority", request.host),
+    ]
+    for name, value in request.headers.items():
+        values = (value,) if isinstance(value, str) else value
+        headers.extend((name.lower(), each) for each in values)
+    if bearer:
+        headers.append(("authorization", f"Bearer {bearer}"))
+    for name, value in headers:
+        http.header_map.headers.add(key=name, raw_value=value.encode())
+
+
+def _fixture(
+    name: str | None, default: str, known: Mapping[str, Fixture], kind: str, place: Location
+) -> Fixture:
+    wanted = name or default
+    if wanted not in known:
+        raise LoadError(
+            [_broken(place, f"no {kind} `{wanted}` is defined", f"known: {', '.join(known)}")]
+        )
+    return known[wanted]
+
+
+def _broken(location: Location, message: str, help_: str = "") -> Diagnostic:
+    return Diagnostic(code="broken-test", message=message, location=location, help=help_)
