@@ -81,7 +81,7 @@ def parse_documents(text: str, file: str) -> tuple[YamlNode, ...]:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         problem = exc.problem or exc.context or "the text cannot be read"
         raise _refusal(Location(file, line, column), f"not valid YAML: {problem}") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, UnicodeEncodeError) as exc:
         raise _refusal(Location(file), "not valid YAML: the text has a forbidden byte") from exc
     trees = [builder.build(root, 0) for root in roots]
     return tuple(

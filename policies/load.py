@@ -94,7 +94,7 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
         return None
     if group != _GROUP or version not in _VERSIONS:
         findings.error(
-            "unknown-version", f"`{kind}` of `{api_version}` is not known", head.place("apiVersion"),
+            "unknown-version", f"`{kind}` of `{api_version}` is unknown", head.place("apiVersion"),
             f"use `{_GROUP}/v1`",
         )  # fmt: skip
         return None

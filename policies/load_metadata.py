@@ -72,7 +72,7 @@ def _selector(spec: Fields, findings: Findings) -> dict[str, str] | None:
             )  # fmt: skip
         elif len(value) > _LABEL_MAX:
             findings.error(
-                "bad-selector", f"the value of label `{key}` is longer than {_LABEL_MAX} characters",
+                "bad-selector", f"the value of `{key}` is longer than {_LABEL_MAX} characters",
                 selector.node.location,
             )  # fmt: skip
     return labels
