@@ -25,7 +25,7 @@ from examples.demo.state import State
 from examples.demo.table import print_records, print_table
 from examples.demo.upstream import echo_server
 
-_PIPE_WIDTH = 190
+_PIPE_WIDTH = 220
 _INTERRUPTED = 130
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,18 +45,20 @@ def print_records(console: Console, rows: Iterable[Row]) -> None:
 def _cells(row: Row) -> tuple[str, ...]:
     """Return the texts of one line."""
     case, answer, record = row.case, row.answer, row.record
-    decided = ("?", "?", "?") if record is None else (
-        rule_of(record) or "-",
-        record["decision"]["reason"],
-        shadow_of(record) or "-",
-    )  # fmt: skip
-    effect = "?" if record is None else record["decision"]["effect"]
-    return (
-        f"{case.method} {case.target}",
-        case.peer,
-        case.token or "-",
-        f"{case.status} {case.effect}",
-        f"{answer.status} {effect}",
-        *decided,
-        f"{answer.milliseconds:.1f}",
-    )
+    asked = (f"{case.method} {case.target}", case.peer, case.token or "-")
+    expected, spent = f"{case.status} {case.effect}", f"{answer.milliseconds:.1f}"
+    if record is None:
+        return (*asked, expected, f"{answer.status} ?", "?", "?", "?", spent)
+    got = f"{answer.status} {record['decision']['effect']}"
+    rule, shadow = rule_of(record) or "-", shadow_of(record) or "-"
+    return (*asked, expected, got, rule, _reason(record), shadow, spent)
+
+
+def _reason(record: Mapping[str, Any]) -> str:
+    """Return the reason's code, and for a denial its one clause below."""
+    decision = record["decision"]
+    if decision["effect"] == "allow":
+        return str(decision["reason"])
+    # A near miss says more than "no rule matched"; the place in it is in the record.
+    clause = re.sub(r" \([^)]*:\d+\)", "", decision["near_miss"]) or decision["detail"]
+    return f"{decision['reason']}\n  {clause}"
