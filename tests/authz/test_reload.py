@@ -1,0 +1,137 @@
+"""Edits on disk: the good ones serve, the bad ones are told and change nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from authz.build import load_state
+from authz.reload import StateKeeper, fingerprint
+from authz.serving_state import ServingState
+from policies.diagnostic import Diagnostic, LoadError
+from policies.mesh import Mesh
+
+GOOD = (
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+    "metadata: {name: p, namespace: shop}\nspec: {rules: [{}]}\n"
+)
+
+
+class Watch:
+    """A keeper over a folder, with an event for each load."""
+
+    def __init__(self, folder: Path) -> None:
+        self.loads: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self.loaded = threading.Event()
+        self.keeper = StateKeeper(
+            lambda: load_state([folder], Mesh(), ()),
+            [folder],
+            interval_seconds=0.02,
+            on_reload=self._note,
+        )
+
+    def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+        self.loads.append((state, problems))
+        self.loaded.set()
+
+    def next_load(self) -> tuple[ServingState | None, Sequence[Diagnostic]]:
+        """Wait for the next load and return it."""
+        assert self.loaded.wait(10), "no reload came"
+        self.loaded.clear()
+        return self.loads[-1]
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    """Return a running watch over a folder with one good policy."""
+    (tmp_path / "p.yaml").write_text(GOOD)
+    found = Watch(tmp_path)
+    found.keeper.start()
+    yield found
+    found.keeper.stop()
+
+
+def test_good_edit(watch: Watch, tmp_path: Path) -> None:
+    """A good edit is served as a new state; the old one is untouched."""
+    before = watch.keeper.current()
+    (tmp_path / "p.yaml").write_text(GOOD.replace("rules: [{}]", "rules: []"))
+
+    state, problems = watch.next_load()
+
+    assert () == problems
+    assert state is watch.keeper.current()
+    assert before.revision != watch.keeper.current().revision
+
+
+def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
+    """A broken edit keeps the last good state and says why; mending it clears the report."""
+    before = watch.keeper.current()
+    (tmp_path / "p.yaml").write_text(GOOD.replace("rules", "ruels"))
+    state, problems = watch.next_load()
+
+    assert state is None
+    assert watch.keeper.current() is before
+    assert ["did you mean `rules`?"] == [found.help for found in problems]
+    assert f"{tmp_path / 'p.yaml'}:4" == str(watch.keeper.status().problems[0].location)
+
+    (tmp_path / "p.yaml").write_text(GOOD + "# mended\n")
+    state, problems = watch.next_load()
+
+    assert state is watch.keeper.current()
+    assert () == watch.keeper.status().problems
+
+
+def test_emptied_file_is_refused(watch: Watch, tmp_path: Path) -> None:
+    """A file cut to nothing does not take its policies along."""
+    before = watch.keeper.current()
+    (tmp_path / "p.yaml").write_text("")
+
+    state, problems = watch.next_load()
+
+    assert state is None
+    assert "the file is empty" == problems[0].message
+    assert watch.keeper.current() is before
+
+
+def test_symlink_swap(tmp_path: Path) -> None:
+    """The way Kubernetes swaps a mounted folder is seen as an edit."""
+    for name, text in (("one", GOOD), ("two", GOOD.replace("shop", "jobs"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.yaml").write_text(text)
+    link = tmp_path / "current"
+    link.symlink_to(tmp_path / "one")
+    before = fingerprint([link])
+    (tmp_path / "new").symlink_to(tmp_path / "two")
+    (tmp_path / "new").rename(link)
+
+    assert before != fingerprint([link])
+
+
+def test_first_load_must_succeed(tmp_path: Path) -> None:
+    """There is no last good state at the start: nothing begins to serve."""
+    (tmp_path / "p.yaml").write_text("a: [")
+
+    with pytest.raises(LoadError):
+        Watch(tmp_path)
+
+
+def test_defect_while_loading_is_survived(tmp_path: Path) -> None:
+    """A defect in a load is reported as one; the watching goes on."""
+    (tmp_path / "p.yaml").write_text(GOOD)
+    watch = Watch(tmp_path)
+    good = watch.keeper._build
+    watch.keeper._build = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    watch.keeper.start()
+    try:
+        (tmp_path / "p.yaml").write_text(GOOD + "# 1\n")
+        _, problems = watch.next_load()
+        assert "internal" == problems[0].code
+        watch.keeper._build = good
+        (tmp_path / "p.yaml").write_text(GOOD + "# 22\n")
+        state, _ = watch.next_load()
+        assert state is watch.keeper.current()
+    finally:
+        watch.keeper.stop()
