@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -49,7 +49,7 @@ def main(*, keep: bool, folder: Path | None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("Interrupted; everything has ended.")
-        sys.exit(0 if keep else _INTERRUPTED)
+        sys.exit(_INTERRUPTED)
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
@@ -85,7 +85,8 @@ def _run(console: Console, *, keep: bool, folder: Path | None) -> int:
         rows = _ask(plan, house, state, issuer.url, tokens)
         is_right = _report(console, state, rows)
         if keep:
-            stay_up(console, state, house)
+            with suppress(KeyboardInterrupt):
+                stay_up(console, state, house)
         say("ending everything")
     return 0 if is_right else 1
 

@@ -41,7 +41,7 @@ def curl_lines(state: State, house: House) -> list[str]:
         f"  curl -i {token} http://{LOOPBACK}:{house.listeners['web']}/account    # web, for alice",
         f"Other tokens:      {state.tokens}",
         f"Edit a policy:     {state.policies}    (the next decision follows it)",
-        f"Ready, and why not: curl -s http://{LOOPBACK}:{house.http_port}/readyz",
+        f"Readiness:         curl -s http://{LOOPBACK}:{house.http_port}/readyz",
         f"Envoy admin pages: http://{LOOPBACK}:{house.server_admin} (server side), "
         f"http://{LOOPBACK}:{house.client_admin} (client side)",
         f"Audit record:      {state.audit}",

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,14 +61,15 @@ class KeptDemo:
         return found[1]
 
 
-def _start(*options: str) -> subprocess.Popen[str]:
-    """Start the demo as `make demo` does."""
+def _start(*options: str, temporary: str = "") -> subprocess.Popen[str]:
+    """Start the demo as `make demo` does; `temporary` takes what a killed one leaves."""
     return subprocess.Popen(
         [sys.executable, "-m", "examples.demo", *options],
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, "TMPDIR": temporary} if temporary else None,
     )
 
 
@@ -210,17 +212,19 @@ def test_a_killed_authorizer_means_no_entry_until_it_is_back(demo: KeptDemo) -> 
 
 def test_a_killed_demo_leaves_no_process_behind() -> None:
     """What a demo started ends with it, even when it cannot clean up after itself."""
-    process = _start("--keep")
-    try:
-        _read_until(process, _LAST_LINE)
-        started = _descendants(process.pid)
-        process.kill()
-        process.communicate(timeout=_SECONDS)
-    finally:
-        process.kill()
+    # A short name: the demo's Unix sockets are in there.
+    with tempfile.TemporaryDirectory(prefix="mw-") as folder:
+        process = _start("--keep", temporary=folder)
+        try:
+            _read_until(process, _LAST_LINE)
+            started = _descendants(process.pid)
+        finally:
+            process.kill()
+            process.communicate(timeout=_SECONDS)
+        left = _wait_gone(started)
 
     assert len(started) >= 4
-    assert not _wait_gone(started)
+    assert not left
 
 
 def test_an_interrupt_while_it_starts_leaves_nothing_behind() -> None:
