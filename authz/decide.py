@@ -28,6 +28,9 @@ DENIED_BODY = "RBAC: access denied"
 _FORBIDDEN = 403
 # BUDGET: rules looked at for the near miss of a denial; the answer never depends on it.
 _NEAR_MISS_RULES = 256
+_OPERATION_KEYS = frozenset(
+    {"operation.hosts", "operation.methods", "operation.paths", "destination.port"}
+)
 
 
 def decide(
@@ -147,12 +150,15 @@ def denial(  # noqa: PLR0913 - keyword-only facts of one value
 
 def near_miss(allow: Iterable[CompiledPolicy], request: Request) -> str:
     """Return which ALLOW rule came closest and what kept it from matching."""
-    best: tuple[int, CompiledRule, tuple[Clause, ...]] | None = None
+    best: tuple[tuple[int, int], CompiledRule, tuple[Clause, ...]] | None = None
     rules = (rule for policy in allow for rule in policy.rules)
     for rule, _ in zip(rules, range(_NEAR_MISS_RULES), strict=False):
         failing = rule.failing(request)
-        if best is None or len(failing) < best[0]:
-            best = (len(failing), rule, failing)
+        # Of equals, the rule that is about this operation tells more than one about another.
+        elsewhere = sum(clause.key in _OPERATION_KEYS for clause in failing)
+        distance = (len(failing), elsewhere)
+        if best is None or distance < best[0]:
+            best = (distance, rule, failing)
     if best is None:
         return "the ALLOW policies have no rules"
     names = " and ".join(f"`{clause.spelled}`" for clause in best[2])

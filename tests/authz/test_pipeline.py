@@ -185,7 +185,11 @@ def test_near_miss() -> None:
         "from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}],
         "to": [{"operation": {"methods": ["POST"]}}],
     }
-    authorizer = make_authorizer([{"rules": [{"from": [{"source": {"namespaces": ["x"]}}], "to": [{"operation": {"paths": ["/y"]}}]}, rule]}], recorder)  # fmt: skip
+    other = {
+        "from": [{"source": {"namespaces": ["x"]}}],
+        "to": [{"operation": {"paths": ["/y"]}}],
+    }
+    authorizer = make_authorizer([{"rules": [other, rule]}], recorder)
 
     ask(authorizer, make_message())
 

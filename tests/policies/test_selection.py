@@ -150,7 +150,10 @@ def test_revision_follows_content() -> None:
     """The revision changes with what is said, not with where it is said."""
     one = make_set((AUTHZ, "shop/a", {}, {}))
     two = make_set((AUTHZ, "shop/a", {}, {"rules": [{}]}))
-    text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: b}\n"
+    text = (
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+        "metadata: {name: a, namespace: b}\n"
+    )
 
     assert one.revision != two.revision
     assert (
