@@ -92,7 +92,7 @@ def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
             Reason.DENY_RULE_MATCHED,
             Layer.DENY,
             rule=matched,
-            detail=f"DENY rule {matched.name} matched",
+            detail=f"DENY rule {matched.name} matched{_peerless(request)}",
             audited_by=audited,
         )
     # "If there are no ALLOW policies for the workload, allow the request."
@@ -119,7 +119,7 @@ def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
     return denial(
         Reason.NO_ALLOW_RULE_MATCHED,
         Layer.ALLOW,
-        detail="ALLOW policies apply to the workload and none of their rules matched",
+        detail="no rule of the workload's ALLOW policies matched" + _peerless(request),
         near_miss=near_miss(policies.allow, request),
         audited_by=audited,
     )
@@ -163,6 +163,11 @@ def near_miss(allow: Iterable[CompiledPolicy], request: Request) -> str:
         return "the ALLOW policies have no rules"
     names = " and ".join(f"`{clause.spelled}`" for clause in best[2])
     return f"{best[1].ref.name} ({best[1].ref.place}) would have matched but for {names}"
+
+
+def _peerless(request: Request) -> str:
+    """Return the clause that says so when nobody is known at the other end."""
+    return "" if request.peer is not None else "; the request has no peer (no client certificate)"
 
 
 def _first_match(policies: Iterable[CompiledPolicy], request: Request) -> RuleRef | None:

@@ -9,7 +9,6 @@ import click
 
 from authz.commands.failing import clear_errors
 from authz.config_file import load_settings
-from authz.envoy_config import envoy_snippets
 from authz.logging_setup import set_up_logging
 from authz.serve import serve
 from authz.settings import Settings, settings_schema
@@ -39,6 +38,9 @@ def serve_command(config: Path) -> None:
 @click.option("--sds-socket", default="", help="Unix socket on which the CA serves the proxy.")
 def envoy_config_command(config: Path, sds_socket: str) -> None:
     """Print the Envoy filter, cluster and SDS snippets that fit a configuration."""
+    # WHY here: the Envoy message classes take longer to import than all the rest.
+    from authz.envoy_config import envoy_snippets  # noqa: PLC0415
+
     with clear_errors():
         settings: Settings = load_settings(config)
         click.echo(envoy_snippets(settings.listen.grpc, sds_socket), nl=False)
