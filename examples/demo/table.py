@@ -18,7 +18,38 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+# Below this width a table of nine columns folds words into syllables.
+_TABLE_WIDTH = 170
+
+
 def print_table(console: Console, rows: Sequence[Row]) -> None:
+    """Print every request with its answer: as a table, or as blocks on a narrow terminal."""
+    if console.width < _TABLE_WIDTH:
+        _print_blocks(console, rows)
+    else:
+        _print_columns(console, rows)
+    for row in rows:
+        for problem in row.problems:
+            request = f"{row.case.method} {row.case.target} as {row.case.peer}"
+            console.print(f"[red]not as expected[/] {escape(f'{request}: {problem}')}")
+
+
+def _print_blocks(console: Console, rows: Sequence[Row]) -> None:
+    """Print a few short lines for each request."""
+    console.print("[bold]What was asked, and what was answered[/]")
+    for row in rows:
+        request, peer, subject, expected, got, rule, reason, shadow, spent = map(
+            escape, _cells(row)
+        )
+        mark = "[red]✗[/]" if row.problems else "[green]✓[/]"
+        console.print(f"{mark} [bold]{request}[/]  peer {peer}, subject {subject}", highlight=False)
+        console.print(
+            f"    expected {expected}, got {got}, shadow {shadow}, {spent} ms", highlight=False
+        )
+        console.print(f"    {rule}: {' '.join(reason.split())}", highlight=False)
+
+
+def _print_columns(console: Console, rows: Sequence[Row]) -> None:
     """Print one line for each request."""
     table = Table(title="What was asked, and what was answered", title_justify="left")
     for name in _COLUMNS:
@@ -27,10 +58,6 @@ def print_table(console: Console, rows: Sequence[Row]) -> None:
         style = "red" if row.problems else None
         table.add_row(*(escape(cell) for cell in _cells(row)), style=style)
     console.print(table)
-    for row in rows:
-        for problem in row.problems:
-            request = f"{row.case.method} {row.case.target} as {row.case.peer}"
-            console.print(f"[red]not as expected[/] {escape(f'{request}: {problem}')}")
 
 
 def print_records(console: Console, rows: Iterable[Row]) -> None:
