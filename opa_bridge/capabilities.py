@@ -6,14 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from opa_bridge.builtin_table import ADVICE, APPROXIMATE, FAITHFUL, NAMESPACES, words
+from opa_bridge.builtin_table import ADVICE, APPROXIMATE, FAITHFUL, NAMESPACES
 from opa_bridge.scanner import Kind, ScanError, Token, scan_tokens
+from opa_bridge.unbound import KEYWORDS, unbound_names
 from policies.diagnostic import Diagnostic, Location, Severity
 
-_KEYWORDS = words(
-    "as contains default else every false if import in not null package some true with"
-)
-_HEAD_KEYWORDS = _KEYWORDS - {"contains"}
+_HEAD_KEYWORDS = KEYWORDS - {"contains"}
 _ORDERINGS = frozenset({"<", "<=", ">", ">="})
 _TYPE_TESTS = frozenset({"is_number", "is_string"})
 _OTHER_ENGINE = "the embedded engine does not answer it as OPA does; leave it out"
@@ -99,6 +97,10 @@ def _check_module(module: Module, package_rules: set[str]) -> Iterator[Diagnosti
     # The first two are `package` and its name.
     for chain in islice(_chains(tokens), 2, None):
         yield from _check_chain(module, chain, package_rules)
+    for token in unbound_names(tokens, package_rules | module.imports):
+        message = f"nothing gives `{token.text}` a value"
+        help_ = "correct the name, or bind it with `:=`, `some` or `every`"
+        yield _error("rego.unbound", message, module.file, token.line, help_)
     yield from _check_ordering(module)
 
 
@@ -117,7 +119,7 @@ def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Itera
         return
     elif is_dotted or is_bracketed or name not in package_rules:
         known = is_dotted or is_bracketed or name in ADVICE
-        if not known and (chain.root in module.imports or name in _KEYWORDS):
+        if not known and (chain.root in module.imports or name in KEYWORDS):
             return
         message = f"`{name}` is not a function this engine supports"
         help_ = ADVICE.get(name, _OTHER_ENGINE)
@@ -147,7 +149,7 @@ def _chains(tokens: tuple[Token, ...]) -> Iterator[Chain]:
             text += f".{last.text}"
             index += 2
         following = tokens[index].text if index < len(tokens) else ""
-        if following == "(" and text in _KEYWORDS - {"contains"}:
+        if following == "(" and text in _HEAD_KEYWORDS:
             continue
         yield Chain(text, token.line, following)
 

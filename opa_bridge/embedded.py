@@ -14,9 +14,11 @@ import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from regopy import Bundle, Input, Interpreter, LogLevel, Node, NodeKind, RegoError
+from regopy import Bundle, BundleFormat, Input, Interpreter, LogLevel, Node, NodeKind, RegoError
 
 from opa_bridge.errors import EngineError
 from policies.diagnostic import Diagnostic, LoadError, Location
@@ -27,8 +29,8 @@ _INT64 = range(-(2**63), 2**63)
 _PLACE = re.compile(r"\(error \d+:(?P<file>[^\n|]*)\|(?P<offset>\d+)\|\d+\n")
 _MESSAGE = re.compile(r"\(errormsg \d+:(?P<text>[^\n]*?)\)")
 _FINDING = re.compile(_PLACE.pattern + r"\s*\(errormsg \d+:(?P<text>[^\n]*?)\)\n", re.MULTILINE)
-# The plan that a thread compiles must not race another's: the library has global tables.
-_COMPILE_LOCK = threading.Lock()
+# Compiling and loading must not race: the library has global tables.
+_LIBRARY_LOCK = threading.Lock()
 
 
 class EmbeddedEngine:
@@ -42,11 +44,11 @@ class EmbeddedEngine:
         Raises:
             LoadError: a module does not parse or does not compile.
         """
-        self._modules = tuple(modules)
         self._entrypoint = entrypoint
-        self._data = json.dumps(data, ensure_ascii=False, allow_nan=False)
         self._local = threading.local()
-        self._compiled()
+        with _LIBRARY_LOCK:
+            text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+            self._binary = _compile(modules, entrypoint, text)
 
     def evaluate(self, document: Mapping[str, Any]) -> Any:
         """Return the entrypoint's value for an input document.
@@ -54,15 +56,15 @@ class EmbeddedEngine:
         Raises:
             EngineError: undefined, conflicting or unreadable; the caller denies.
         """
-        interpreter, bundle = self._compiled()
+        interpreter, bundle = self._loaded()
         try:
             interpreter.set_input(Input(_escaped(document, MAX_DEPTH)))
             output = interpreter.query_bundle_entrypoint(bundle, self._entrypoint)
         except RegoError as exc:
             raise EngineError(_first_message(str(exc))) from exc
-        except ValueError as exc:
-            # Runtime errors come as text where JSON should stand.
-            raise EngineError("the engine reported an error instead of a result") from exc
+        except json.JSONDecodeError as exc:
+            # Runtime errors come as an error tree where the result's JSON should stand.
+            raise EngineError(_first_message(exc.doc)) from exc
         if not output.ok():
             # A rule with two values is the usual cause; the engine keeps its reason to itself.
             raise EngineError(f"`{self._entrypoint}` conflicts with itself or fails")
@@ -73,35 +75,58 @@ class EmbeddedEngine:
             raise EngineError(f"expected 1 result, got {len(terms)}")
         return _plain(terms.at(0), MAX_DEPTH)
 
-    def _compiled(self) -> tuple[Interpreter, Bundle]:
-        """Return this thread's interpreter and bundle, compiled at its first use."""
-        found: tuple[Interpreter, Bundle] | None = getattr(self._local, "compiled", None)
+    def _loaded(self) -> tuple[Interpreter, Bundle]:
+        """Return this thread's interpreter and bundle, loaded at its first use."""
+        found: tuple[Interpreter, Bundle] | None = getattr(self._local, "loaded", None)
         if found is None:
-            with _COMPILE_LOCK:
-                found = _compile(self._modules, self._entrypoint, self._data)
-            self._local.compiled = found
+            with _LIBRARY_LOCK:
+                found = _load(self._binary)
+            self._local.loaded = found
         return found
 
 
-def _compile(
-    modules: Sequence[tuple[str, str]], entrypoint: str, data: str
-) -> tuple[Interpreter, Bundle]:
-    interpreter = Interpreter()
-    interpreter.log_level = LogLevel.NONE
-    file = modules[0][0] if modules else ""
+def _compile(modules: Sequence[tuple[str, str]], entrypoint: str, data: str) -> bytes:
+    """Return the compiled bundle in the engine's binary form.
+
+    WHY the binary form: a bundle used as it was built is verified wrongly (it takes the
+    table index of a number for a variable's), one that was written and read back is not.
+    """
+    interpreter = _new_interpreter()
+    file = ""
     try:
         interpreter.add_data_json(data)
-        for file, source in modules:  # noqa: B007 - the last file is used in the handler
+        for file, source in modules:  # noqa: B007 - the last file is named in the error
             interpreter.add_module(file, source)
         bundle = interpreter.build(None, [entrypoint])
+        if not bundle.ok():
+            raise RegoError("(errormsg 0:the modules do not compile)")
+        with TemporaryDirectory(prefix="meshwarden-rego-") as folder:
+            path = Path(folder, "bundle.rbb")
+            interpreter.save_bundle(str(path), bundle, BundleFormat.Binary)
+            return path.read_bytes()
     except RegoError as exc:
         raise LoadError(_findings(str(exc), dict(modules), file)) from exc
-    if not bundle.ok():
-        problem = Diagnostic(
-            code="rego.compile", message="the modules do not compile", location=Location(file)
-        )
-        raise LoadError([problem])
-    return interpreter, bundle
+    except OSError as exc:
+        message = f"the temporary folder cannot be used: {exc.strerror or exc}"
+        problem = Diagnostic(code="rego.file", message=message, location=Location(file))
+        raise LoadError([problem]) from exc
+
+
+def _load(binary: bytes) -> tuple[Interpreter, Bundle]:
+    interpreter = _new_interpreter()
+    try:
+        with TemporaryDirectory(prefix="meshwarden-rego-") as folder:
+            path = Path(folder, "bundle.rbb")
+            path.write_bytes(binary)
+            return interpreter, interpreter.load_bundle(str(path), BundleFormat.Binary)
+    except (RegoError, OSError) as exc:
+        raise EngineError("the compiled policy cannot be loaded") from exc
+
+
+def _new_interpreter() -> Interpreter:
+    interpreter = Interpreter()
+    interpreter.log_level = LogLevel.NONE
+    return interpreter
 
 
 def _findings(report: str, sources: Mapping[str, str], file: str) -> list[Diagnostic]:
@@ -126,7 +151,7 @@ def _line(source: str, match: re.Match[str]) -> int:
 
 def _first_message(report: str) -> str:
     match = _MESSAGE.search(report)
-    return _lowered(match["text"]) if match else "the engine gave no reason"
+    return _lowered(match["text"]) if match else "the engine gave an answer that cannot be read"
 
 
 def _lowered(text: str) -> str:

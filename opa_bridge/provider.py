@@ -108,7 +108,7 @@ def _check(texts: Sequence[tuple[str, str]], entrypoint: str, place: str) -> lis
     modules = [found for found in scanned if isinstance(found, Module)]
     findings = [found for found in scanned if isinstance(found, Diagnostic)]
     findings += check_modules(modules)
-    if not any(found.code == "rego.parse" for found in findings):
+    if len(modules) == len(texts):
         findings += check_entrypoint(modules, entrypoint, place)
     if any(found.severity is Severity.ERROR for found in findings):
         raise LoadError(findings)
