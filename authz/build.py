@@ -63,6 +63,10 @@ def load_state(
         snapshot=snapshot,
         providers=providers,
         revision=combined_revision(snapshot, revisions),
+        warnings=(
+            *snapshot.warnings,
+            *(found for provider in providers.values() for found in provider.warnings),
+        ),
     )
 
 

@@ -101,7 +101,7 @@ class StateKeeper:
             return
         self._state = state
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
-        for warning in state.snapshot.warnings:
+        for warning in state.warnings:
             _log.warning("policy_warning", finding=str(warning))
         _log.info("reloaded", revision=state.revision, policies=len(state.snapshot.policies))
         self._on_reload(state, ())

@@ -129,7 +129,7 @@ def _note_state(metrics: Metrics, state: ServingState) -> None:
     metrics.reloads.labels("loaded").inc()
     metrics.policies.set(len(state.snapshot.policies))
     metrics.loaded_at.set(time.time())
-    for warning in state.snapshot.warnings:
+    for warning in state.warnings:
         _log.warning("policy_warning", finding=str(warning))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from policies.decision import Provider
+from policies.diagnostic import Diagnostic
 from policies.request import Workload
 from policies.snapshot import Snapshot, WorkloadPolicies
 
@@ -16,11 +17,12 @@ _SELECTIONS_MAX = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingState:
-    """A policy snapshot with its providers. `revision` covers both."""
+    """A policy snapshot with its providers. `revision` and `warnings` cover both."""
 
     snapshot: Snapshot
     providers: Mapping[str, Provider] = field(default_factory=dict)
     revision: str
+    warnings: tuple[Diagnostic, ...] = ()
     _selections: dict[tuple[str, frozenset[tuple[str, str]]], WorkloadPolicies] = field(
         default_factory=dict, repr=False, compare=False
     )
