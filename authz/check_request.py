@@ -7,6 +7,7 @@ Spec: `envoy.service.auth.v3.AttributeContext`. Decoding is by the upb classes o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
@@ -23,22 +24,31 @@ class MalformedRequestError(Exception):
 
 
 def decode_check_request(message: bytes) -> Request:
-    """Return the request of a serialized CheckRequest.
+    """Return the request of a serialized CheckRequest; without HTTP attributes it is a connection.
 
     Raises:
-        MalformedRequestError: not a CheckRequest, or one without HTTP attributes.
+        MalformedRequestError: not a CheckRequest, or one that describes nothing.
     """
     try:
         attributes = CheckRequest.FromString(message).attributes
     except DecodeError as exc:
         raise MalformedRequestError("the message is not a CheckRequest") from exc
-    if not attributes.request.HasField("http"):
-        raise MalformedRequestError("the message has no HTTP attributes")
+    if attributes.request.HasField("http"):
+        return _http_request(attributes)
+    # Envoy's network filter always names both ends; a message that names none asks nothing.
+    if not (attributes.HasField("source") and attributes.HasField("destination")):
+        raise MalformedRequestError(
+            "the message has neither HTTP attributes nor both ends of a connection"
+        )
+    return _connection(attributes)
+
+
+def _http_request(attributes: AttributeContext) -> Request:
     http = attributes.request.http
     headers, is_merged = _headers(http)
-    source_ip, source_port = _address(attributes.source)
-    destination_ip, destination_port = _address(attributes.destination)
-    return Request(
+    return replace(
+        _connection(attributes),
+        is_http=True,
         method=http.method,
         path=http.path,
         host=http.host,
@@ -46,16 +56,28 @@ def decode_check_request(message: bytes) -> Request:
         protocol=http.protocol,
         headers=headers,
         headers_merged=is_merged,
-        source_ip=source_ip,
-        source_port=source_port,
-        destination_ip=destination_ip,
-        destination_port=destination_port,
-        destination_principal=attributes.destination.principal,
         # Envoy lower-cases the name it matches on, but may send the original case.
         sni=attributes.tls_session.sni.lower(),
         stream_id=http.id,
         size=http.size,
         body=http.raw_body or http.body.encode(),
+    )
+
+
+def _connection(attributes: AttributeContext) -> Request:
+    """Return what every CheckRequest tells."""
+    source_ip, source_port = _address(attributes.source)
+    destination_ip, destination_port = _address(attributes.destination)
+    # The network filter writes the requested server name into `destination.service`.
+    sni = attributes.tls_session.sni or attributes.destination.service
+    return Request(
+        is_http=False,
+        source_ip=source_ip,
+        source_port=source_port,
+        destination_ip=destination_ip,
+        destination_port=destination_port,
+        destination_principal=attributes.destination.principal,
+        sni=sni.lower(),
         received_at=_seconds(attributes),
         context_extensions=dict(attributes.context_extensions),
         filter_metadata=_filter_metadata(attributes),

@@ -23,6 +23,9 @@ class Workload:
 class Request:
     """One request as Envoy described it, with who asks once that is known.
 
+    `is_http` is false for a connection (a CheckRequest of Envoy's network
+    filter): it has no method, path, host, headers or token, and policies take
+    their TCP reading.
     Shapes: header names are lower case and map to every value in order.
     `headers_merged` is true when Envoy joined repeated headers with `,` before
     sending them (no `encode_raw_headers`), so one value may hold several.
@@ -30,9 +33,10 @@ class Request:
     texts, empty for a Unix socket. `received_at` is seconds since the epoch.
     """
 
-    method: str
-    path: str
-    host: str
+    method: str = ""
+    path: str = ""
+    host: str = ""
+    is_http: bool = True
     scheme: str = ""
     protocol: str = ""
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
