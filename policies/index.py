@@ -1,0 +1,208 @@
+"""The index of a policy list: a decision looks only at rules that could match.
+
+Theory of operation. At load each rule is filed under its anchors in one dimension,
+the one in which it has the least company; a rule without anchors is looked at for
+every request. A request is looked up in each dimension that is in use; what is
+found are candidates, and each candidate is tried in the authors' order. The same
+rules, filed under all their anchors, tell which came near when none matched.
+
+INVARIANT: a rule that matches a request is among its candidates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from policies.anchors import DIMENSIONS, Anchor, Anchors, Dimension, Kind, lookup_key
+from policies.decision import RuleRef
+from policies.matchers import Alternative, CompiledPolicy, CompiledRule
+from policies.mesh import Mesh
+from policies.request import Request
+
+# BUDGET: rules filed under one anchor for the near miss; the answer never depends on it.
+_NEAR_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """The postings of one dimension: kind and value to the numbers of rules, ascending."""
+
+    dimension: Dimension
+    kinds: tuple[Kind, ...]
+    postings: dict[tuple[Kind, Hashable], tuple[int, ...]]
+
+    def find(self, request: Request, mesh: Mesh) -> Iterable[tuple[int, ...]]:
+        """Yield the postings of every anchor in use that the request has."""
+        for subject in self.dimension.of_request(request, mesh):
+            for kind in self.kinds:
+                found = self.postings.get((kind, lookup_key(kind, subject)))
+                if found is not None:
+                    yield found
+
+
+class PolicyIndex:
+    """A list of policies of one action, in order, ready to be asked. Immutable."""
+
+    __slots__ = ("_always", "_extra", "_lookups", "_mesh", "_near", "_owners", "_rules", "policies")
+
+    def __init__(self, policies: Iterable[CompiledPolicy], mesh: Mesh) -> None:
+        """File every rule."""
+        self.policies = tuple(policies)
+        self._mesh = mesh
+        self._extra: tuple[CompiledPolicy, ...] = ()
+        self._rules = tuple(rule for policy in self.policies for rule in policy.rules)
+        self._owners = tuple(
+            number for number, policy in enumerate(self.policies) for _ in policy.rules
+        )
+        anchors = [_rule_anchors(rule, mesh) for rule in self._rules]
+        chosen = _choose(anchors)
+        self._always = tuple(number for number, choice in enumerate(chosen) if choice is None)
+        self._lookups = _file(
+            (choice, anchors[number][choice] or (), number)
+            for number, choice in enumerate(chosen)
+            if choice is not None
+        )
+        self._near = _file(
+            (place, found, number)
+            for number, row in enumerate(anchors)
+            for place, found in enumerate(row)
+            if found is not None
+        )
+
+    def __bool__(self) -> bool:
+        """Whether there is any policy."""
+        return bool(self.policies or self._extra)
+
+    def with_policy(self, policy: CompiledPolicy) -> PolicyIndex:
+        """Return the list with one more policy at its end; nothing is filed anew."""
+        more = object.__new__(PolicyIndex)
+        for name in self.__slots__:
+            setattr(more, name, getattr(self, name))
+        more._extra = (*self._extra, policy)
+        return more
+
+    def first_match(self, request: Request) -> RuleRef | None:
+        """Return the first rule that matches, in the authors' order."""
+        for number in self._candidates(request):
+            if self._rules[number].matches(request):
+                return self._rules[number].ref
+        for policy in self._extra:
+            found = policy.first_match(request)
+            if found is not None:
+                return found
+        return None
+
+    def all_matches(self, request: Request) -> tuple[RuleRef, ...]:
+        """Return the first matching rule of each policy that has one."""
+        found: dict[int, RuleRef] = {}
+        for number in self._candidates(request):
+            owner = self._owners[number]
+            if owner not in found and self._rules[number].matches(request):
+                found[owner] = self._rules[number].ref
+        extra = (policy.first_match(request) for policy in self._extra)
+        return (*found.values(), *(ref for ref in extra if ref is not None))
+
+    def near_rules(self, request: Request) -> Iterable[CompiledRule]:
+        """Yield the rules that share most with a request, the nearest first; at most a few."""
+        shared: Counter[int] = Counter()
+        for lookup in self._near:
+            for posting in lookup.find(request, self._mesh):
+                shared.update(posting[:_NEAR_MAX])
+        for number in self._always[:_NEAR_MAX]:
+            shared[number] += 0
+        if not shared:
+            shared.update(range(min(len(self._rules), _NEAR_MAX)))
+        nearest = sorted(shared, key=lambda number: (-shared[number], number))[:_NEAR_MAX]
+        yield from (self._rules[number] for number in nearest)
+
+    def _candidates(self, request: Request) -> Sequence[int]:
+        """Return the numbers of the rules that could match, ascending."""
+        postings = [
+            posting for lookup in self._lookups for posting in lookup.find(request, self._mesh)
+        ]
+        if not postings:
+            return self._always
+        if len(postings) == 1 and not self._always:
+            return postings[0]
+        return sorted({*self._always, *(number for posting in postings for number in posting)})
+
+
+def _rule_anchors(rule: CompiledRule, mesh: Mesh) -> tuple[Anchors, ...]:
+    """Return a rule's anchors in each dimension."""
+    return tuple(_anchors_in(dimension, rule, mesh) for dimension in DIMENSIONS)
+
+
+def _anchors_in(dimension: Dimension, rule: CompiledRule, mesh: Mesh) -> Anchors:
+    """Return the fewest anchors of a dimension that one part of the rule makes necessary."""
+    parts = [
+        _any_of(rule.sources, dimension, rule, mesh),
+        _any_of(rule.operations, dimension, rule, mesh),
+        # Each condition must hold, so any one of them will do.
+        *(_any_of(((clause,),), dimension, rule, mesh) for clause in rule.when),
+    ]
+    found = [part for part in parts if part is not None]
+    return min(found, key=len) if found else None
+
+
+def _any_of(
+    alternatives: tuple[Alternative, ...], dimension: Dimension, rule: CompiledRule, mesh: Mesh
+) -> Anchors:
+    """Return the anchors of alternatives: each must have some, or none is necessary."""
+    if not alternatives:
+        return None
+    found: dict[Anchor, None] = {}
+    for alternative in alternatives:
+        anchors = next(
+            (
+                anchors
+                for clause in alternative
+                if clause.positive and clause.source.key in dimension.keys
+                if (anchors := dimension.of_values(
+                    tuple(value.text for value in clause.source.values),
+                    mesh,
+                    rule.ref.namespace,
+                )) is not None
+            ),
+            None,
+        )  # fmt: skip
+        if anchors is None:
+            return None
+        found.update(dict.fromkeys(anchors))
+    return tuple(found)
+
+
+def _choose(anchors: Sequence[tuple[Anchors, ...]]) -> list[int | None]:
+    """Return for each rule the dimension in which it has the least company."""
+    company = [
+        Counter(anchor for row in anchors for anchor in row[place] or ())
+        for place in range(len(DIMENSIONS))
+    ]
+    chosen: list[int | None] = []
+    for row in anchors:
+        costs = [
+            (sum(company[place][anchor] for anchor in found), place)
+            for place, found in enumerate(row)
+            if found is not None
+        ]
+        chosen.append(min(costs)[1] if costs else None)
+    return chosen
+
+
+def _file(entries: Iterable[tuple[int, tuple[Anchor, ...], int]]) -> tuple[_Lookup, ...]:
+    """Return the postings of `(dimension, anchors, rule)` entries, by dimension."""
+    filed: dict[int, dict[tuple[Kind, Hashable], list[int]]] = {}
+    for place, anchors, number in entries:
+        postings = filed.setdefault(place, {})
+        for anchor in anchors:
+            postings.setdefault((anchor.kind, anchor.value), []).append(number)
+    return tuple(
+        _Lookup(
+            dimension=DIMENSIONS[place],
+            kinds=tuple(dict.fromkeys(kind for kind, _ in postings)),
+            postings={key: tuple(numbers) for key, numbers in postings.items()},
+        )
+        for place, postings in sorted(filed.items())
+    )
