@@ -26,7 +26,8 @@ def decode_check_request(message: bytes) -> Request:
     """Return the request of a serialized CheckRequest.
 
     Raises:
-        MalformedRequestError: not a CheckRequest, or one without HTTP attributes.
+        MalformedRequestError: not a CheckRequest, one without HTTP attributes, or one
+            whose metadata holds a number that is not finite.
     """
     try:
         attributes = CheckRequest.FromString(message).attributes
@@ -91,4 +92,7 @@ def _seconds(attributes: AttributeContext) -> float:
 
 def _filter_metadata(attributes: AttributeContext) -> Mapping[str, Any]:
     sections = attributes.metadata_context.filter_metadata
-    return {name: MessageToDict(section) for name, section in sections.items()}
+    try:
+        return {name: MessageToDict(section) for name, section in sections.items()}
+    except ValueError as exc:
+        raise MalformedRequestError("the metadata holds a number that is not finite") from exc

@@ -356,17 +356,51 @@ def test_dry_run_is_told_and_does_nothing() -> None:
     )
 
 
-def test_provider_text_that_is_no_text() -> None:
-    """A provider's metadata that no message can hold becomes a denial, not a broken answer."""
-    verdict = ProviderVerdict(
-        effect=Effect.ALLOW, mutations=Mutations(set_request_headers=(("x", "\ud800"),))
-    )
+def nested(depth: int) -> dict[str, Any]:
+    """Return an object of objects."""
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"a": found}
+    return found
 
-    answer = ask(
-        make_authorizer([CUSTOM], providers={"rego": FixedProvider(verdict)}), make_message()
-    )
+
+@pytest.mark.parametrize(
+    "mutations",
+    [
+        Mutations(set_request_headers=(("x", "\ud800"),)),
+        Mutations(dynamic_metadata=nested(60)),
+        Mutations(dynamic_metadata=nested(5000)),
+        Mutations(dynamic_metadata={"a": 10**400}),
+        Mutations(dynamic_metadata={"a": object()}),
+    ],
+    ids=["surrogate", "deeper than Envoy reads", "very deep", "huge number", "no JSON"],
+)
+def test_provider_values_that_no_message_holds(mutations: Mutations) -> None:
+    """What no message can hold becomes a denial, and the record tells that denial."""
+    recorder = MemoryRecorder()
+    verdict = ProviderVerdict(effect=Effect.ALLOW, mutations=mutations)
+    providers: dict[str, Provider] = {"rego": FixedProvider(verdict)}
+
+    answer = ask(make_authorizer([CUSTOM], recorder, providers), make_message())
 
     assert 13 == answer.status.code
+    assert [("deny", "internal_error")] == [
+        (record.decision.effect, record.decision.reason) for record in recorder.records
+    ]
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_metadata_that_is_no_json(number: float) -> None:
+    """A number in Envoy's metadata that is none is a denial with a record, not a broken call."""
+    recorder = MemoryRecorder()
+    message = make_message()
+    metadata = message.attributes.metadata_context.filter_metadata
+    metadata["envoy.filters.http.lua"].fields["a"].number_value = number
+
+    answer = ask(make_authorizer(recorder=recorder), message)
+
+    assert 400 == answer.denied_response.status.code
+    assert ["request_malformed"] == [record.decision.reason for record in recorder.records]
 
 
 @pytest.mark.parametrize("message", [b"\xff\xff\xff", b"", CheckRequest().SerializeToString()])
