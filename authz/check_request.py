@@ -54,6 +54,8 @@ def decode_check_request(message: bytes) -> Request:
         destination_principal=attributes.destination.principal,
         # Envoy lower-cases the name it matches on, but may send the original case.
         sni=attributes.tls_session.sni.lower(),
+        # A client certificate is a sure sign of TLS, whose session Envoy then kept to itself.
+        sni_unknown=bool(attributes.source.principal) and not attributes.HasField("tls_session"),
         stream_id=http.id,
         size=http.size,
         body=http.raw_body or http.body.encode(),

@@ -201,7 +201,9 @@ def _path(value: str, scope: Scope) -> RequestTest:
 
 def _sni(value: str, scope: Scope) -> RequestTest:
     test = text_matcher(value)
-    return lambda request: bool(request.sni) and test(request.sni)
+    return lambda request: (
+        scope.wide if request.sni_unknown else bool(request.sni) and test(request.sni)
+    )
 
 
 def _request_principal(value: str, scope: Scope) -> RequestTest:
