@@ -27,7 +27,8 @@ def decode_check_request(message: bytes) -> Request:
     """Return the request of a serialized CheckRequest; without HTTP attributes it is a connection.
 
     Raises:
-        MalformedRequestError: not a CheckRequest, or one that describes nothing.
+        MalformedRequestError: not a CheckRequest, one that describes nothing, or one whose
+            metadata holds a number that is not finite.
     """
     try:
         attributes = CheckRequest.FromString(message).attributes
@@ -58,6 +59,8 @@ def _http_request(attributes: AttributeContext) -> Request:
         headers_merged=is_merged,
         # Envoy lower-cases the name it matches on, but may send the original case.
         sni=attributes.tls_session.sni.lower(),
+        # A client certificate is a sure sign of TLS, whose session Envoy then kept to itself.
+        sni_unknown=bool(attributes.source.principal) and not attributes.HasField("tls_session"),
         stream_id=http.id,
         size=http.size,
         body=http.raw_body or http.body.encode(),
@@ -113,4 +116,7 @@ def _seconds(attributes: AttributeContext) -> float:
 
 def _filter_metadata(attributes: AttributeContext) -> Mapping[str, Any]:
     sections = attributes.metadata_context.filter_metadata
-    return {name: MessageToDict(section) for name, section in sections.items()}
+    try:
+        return {name: MessageToDict(section) for name, section in sections.items()}
+    except ValueError as exc:
+        raise MalformedRequestError("the metadata holds a number that is not finite") from exc

@@ -24,14 +24,22 @@ _UNAUTHORIZED = 401
 
 
 def encode_check_response(decision: Decision, metadata: Mapping[str, Any]) -> bytes:
-    """Return the serialized answer; `metadata` becomes the filter's dynamic metadata."""
+    """Return the serialized answer; `metadata` becomes the filter's dynamic metadata.
+
+    Raises:
+        Exception: of many kinds, when no message can hold a provider's values.
+    """
     response = CheckResponse()
     if decision.is_allowed:
         _fill_allowed(response, decision)
     else:
         _fill_denied(response, decision)
     response.dynamic_metadata.update(metadata)
-    return bytes(response.SerializeToString())
+    answer = bytes(response.SerializeToString())
+    if decision.mutations.dynamic_metadata:
+        # WHY read back: what a provider nests too deep is written, but no Envoy can read it.
+        CheckResponse.FromString(answer)
+    return answer
 
 
 def _fill_allowed(response: CheckResponse, decision: Decision) -> None:

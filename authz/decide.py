@@ -6,7 +6,7 @@ Istio AuthorizationPolicy reference that it implements.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from policies.decision import (
@@ -19,15 +19,14 @@ from policies.decision import (
     Reason,
     RuleRef,
 )
-from policies.matchers import CompiledPolicy, CompiledRule
+from policies.index import PolicyIndex
+from policies.matchers import CompiledRule
 from policies.model import Clause
 from policies.request import Request
 from policies.snapshot import WorkloadPolicies
 
 DENIED_BODY = "RBAC: access denied"
 _FORBIDDEN = 403
-# BUDGET: rules looked at for the near miss of a denial; the answer never depends on it.
-_NEAR_MISS_RULES = 256
 _OPERATION_KEYS = frozenset(
     {"operation.hosts", "operation.methods", "operation.paths", "destination.port"}
 )
@@ -70,7 +69,7 @@ def decide_custom(
     # request if the evaluation result is deny."
     answer: Decision | None = None
     for name, named in policies.custom.items():
-        matched = _first_match(named, request)
+        matched = named.first_match(request)
         if matched is None:
             continue
         verdict = _ask(name, providers, request, matched)
@@ -82,11 +81,9 @@ def decide_custom(
 
 def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
     """Return the verdict of the DENY and ALLOW layers."""
-    audited = tuple(
-        ref for policy in policies.audit if (ref := policy.first_match(request)) is not None
-    )
+    audited = policies.audit.all_matches(request)
     # "If there are any DENY policies that match the request, deny the request."
-    matched = _first_match(policies.deny, request)
+    matched = policies.deny.first_match(request)
     if matched is not None:
         return denial(
             Reason.DENY_RULE_MATCHED,
@@ -105,7 +102,7 @@ def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
             audited_by=audited,
         )
     # "If any of the ALLOW policies match the request, allow the request."
-    matched = _first_match(policies.allow, request)
+    matched = policies.allow.first_match(request)
     if matched is not None:
         return Decision(
             effect=Effect.ALLOW,
@@ -148,11 +145,10 @@ def denial(  # noqa: PLR0913 - keyword-only facts of one value
     )
 
 
-def near_miss(allow: Iterable[CompiledPolicy], request: Request) -> str:
+def near_miss(allow: PolicyIndex, request: Request) -> str:
     """Return which ALLOW rule came closest and what kept it from matching."""
     best: tuple[tuple[int, int], CompiledRule, tuple[Clause, ...]] | None = None
-    rules = (rule for policy in allow for rule in policy.rules)
-    for rule, _ in zip(rules, range(_NEAR_MISS_RULES), strict=False):
+    for rule in allow.near_rules(request):
         failing = rule.failing(request)
         # Of equals, the rule that is about this operation tells more than one about another.
         elsewhere = sum(clause.key in _OPERATION_KEYS for clause in failing)
@@ -168,14 +164,6 @@ def near_miss(allow: Iterable[CompiledPolicy], request: Request) -> str:
 def _peerless(request: Request) -> str:
     """Return the clause that says so when nobody is known at the other end."""
     return "" if request.peer is not None else "; the request has no peer (no client certificate)"
-
-
-def _first_match(policies: Iterable[CompiledPolicy], request: Request) -> RuleRef | None:
-    for policy in policies:
-        matched = policy.first_match(request)
-        if matched is not None:
-            return matched
-    return None
 
 
 def _ask(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from authz.settings import IdentityHeaderSettings
 from identity.request_authentication import Authentication
 from policies.decision import Mutations
@@ -23,6 +25,8 @@ def merge_mutations(
     """
     identity = _identity_headers(request, headers)
     protected = {name for name, _ in identity}
+    named = protected.union(name for name, _ in authentication.set_request_headers)
+    named.update(authentication.remove_request_headers)
     wanted = _overlay(authentication.set_request_headers, custom.set_request_headers)
     wanted = tuple((name, value) for name, value in wanted if name not in protected)
     present = tuple((name, value) for name, value in identity if value)
@@ -30,7 +34,12 @@ def merge_mutations(
     set_headers = wanted + present
     names = {name for name, _ in set_headers}
     removed = dict.fromkeys(
-        (*authentication.remove_request_headers, *custom.remove_request_headers, *absent)
+        (
+            *authentication.remove_request_headers,
+            *custom.remove_request_headers,
+            *absent,
+            *_look_alikes(request, named),
+        )
     )
     return Mutations(
         set_request_headers=set_headers,
@@ -44,6 +53,19 @@ def merge_mutations(
         ),
         dynamic_metadata=custom.dynamic_metadata,
     )
+
+
+def _look_alikes(request: Request, names: Iterable[str]) -> Iterator[str]:
+    """Yield the request's headers that are spelled like `names` but for `_` in place of `-`.
+
+    WHY: CGI and WSGI upstreams read `x_a` and `x-a` as one variable (RFC 3875
+    section 4.1.18), and Envoy lets names with `_` pass unless told otherwise.
+    """
+    taken = set(names)
+    folded = {name.replace("_", "-") for name in taken}
+    for name in request.headers:
+        if name not in taken and "_" in name and name.replace("_", "-") in folded:
+            yield name
 
 
 def _overlay(
@@ -70,4 +92,6 @@ def _header_safe(value: str) -> str:
     WHY nothing and not an escape: a changed identity is another identity.
     """
     is_safe = value.isascii() and value.isprintable() and len(value) <= _HEADER_BYTES_MAX
+    # "A field value does not include leading or trailing whitespace": the way cuts it off.
+    is_safe = is_safe and value == value.strip()
     return value if is_safe else ""

@@ -60,36 +60,28 @@ class Authorizer:
         begun = time.perf_counter()
         decision_id = self.new_id()
         state = self.state()
-        outcome = self._decide(message, state)
-        outcome = self._recorded(outcome, decision_id, state.revision, begun)
-        answer = self._answer(outcome, decision_id)
+        # WHY encoded before it is recorded: the record must tell the answer that is sent.
+        outcome, answer = self._encoded(self._decide(message, state), decision_id)
+        recorded = self._recorded(outcome, decision_id, state.revision, begun)
+        if recorded is not outcome:
+            outcome, answer = self._encoded(recorded, decision_id)
         self._count(outcome, time.perf_counter() - begun)
         return answer
 
     def _decide(self, message: bytes, state: ServingState) -> Outcome:
         """Return the outcome; a message or a walk that fails is a denial."""
+        request = _NOTHING
         try:
             request = decode_check_request(message)
+            return walk(request, state, self.around)
         except MalformedRequestError as exc:
             refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail=str(exc))
             refused = replace(refused, http_status=_BAD_REQUEST, body="Bad Request")
-            return Outcome(request=_NOTHING, decision=refused)
-        try:
-            return walk(request, state, self.around)
+            return Outcome(request=request, decision=refused)
         except Exception as exc:
             # WHY so wide: no defect of ours may answer with anything but a denial.
             _log.exception("check_failed")
-            return Outcome(
-                request=request,
-                decision=replace(
-                    denial(
-                        Reason.INTERNAL_ERROR,
-                        Layer.INTERNAL,
-                        detail=f"the decision failed with {type(exc).__name__}",
-                    ),
-                    http_status=_INTERNAL_ERROR,
-                ),
-            )
+            return Outcome(request=request, decision=_failure("the decision", exc))
 
     def _recorded(self, outcome: Outcome, decision_id: str, revision: str, begun: float) -> Outcome:
         """Hand the record over, or turn the outcome into a denial."""
@@ -108,16 +100,16 @@ class Authorizer:
             return replace(outcome, decision=replace(refused, http_status=_UNAVAILABLE))
         return outcome
 
-    def _answer(self, outcome: Outcome, decision_id: str) -> bytes:
+    def _encoded(self, outcome: Outcome, decision_id: str) -> tuple[Outcome, bytes]:
+        """Return the answer, and the outcome it tells: a denial when no message can hold it."""
         decision = _with_id(outcome.decision, self.around.headers.decision_id, decision_id)
         try:
-            return encode_check_response(decision, _metadata(outcome, decision_id))
-        except (TypeError, ValueError, UnicodeError) as exc:
-            # A provider's text that no protobuf string can hold must not become an allow.
+            return outcome, encode_check_response(decision, _metadata(outcome, decision_id))
+        except Exception as exc:
+            # WHY so wide: a provider's texts, numbers and nesting fail in many ways, none an allow.
             _log.error("answer_failed", decision_id=decision_id, error=type(exc).__name__)
-            refused = denial(Reason.INTERNAL_ERROR, Layer.INTERNAL)
-            refused = replace(refused, http_status=_INTERNAL_ERROR)
-            return encode_check_response(refused, {"decision_id": decision_id})
+            refused = replace(outcome, decision=_failure("the answer", exc))
+            return refused, encode_check_response(refused.decision, {"decision_id": decision_id})
 
     def _count(self, outcome: Outcome, seconds: float) -> None:
         decision = outcome.decision
@@ -125,6 +117,14 @@ class Authorizer:
         self.metrics.seconds.observe(seconds)
         for verdict in outcome.shadow:
             self.metrics.shadow.labels(verdict.policy, verdict.outcome).inc()
+
+
+def _failure(what: str, exc: Exception) -> Decision:
+    """Return the denial for a defect of ours, by the name of the error only."""
+    refused = denial(
+        Reason.INTERNAL_ERROR, Layer.INTERNAL, detail=f"{what} failed with {type(exc).__name__}"
+    )
+    return replace(refused, http_status=_INTERNAL_ERROR)
 
 
 def _with_id(decision: Decision, header: str, decision_id: str) -> Decision:

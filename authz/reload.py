@@ -46,7 +46,7 @@ class StateKeeper:
         interval_seconds: float,
         on_reload: Callable[[ServingState | None, Sequence[Diagnostic]], None],
     ) -> None:
-        """Build the first state.
+        """Build the first state. An `on_reload` that raises is called again at the next look.
 
         Raises:
             LoadError: the first state cannot be built; there is no last good one.
@@ -59,6 +59,7 @@ class StateKeeper:
         self._state = build()
         self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
         self._stop = threading.Event()
+        self._untold: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
     def start(self) -> None:
@@ -82,11 +83,20 @@ class StateKeeper:
     def _run(self) -> None:
         seen = self._tried
         while not self._stop.wait(self._interval):
-            now = fingerprint(self._watched)
-            if now == seen and now != self._tried:
-                self._tried = now
-                self._reload()
-            seen = now
+            try:
+                seen = self._look(seen)
+            except Exception:
+                # WHY so wide: whoever ends this thread freezes the policies for good.
+                _log.exception("watch_failed")
+
+    def _look(self, seen: Fingerprint) -> Fingerprint:
+        """Reload what two looks in a row saw alike; return what this look saw."""
+        now = fingerprint(self._watched)
+        if now == seen and now != self._tried:
+            self._tried = now
+            self._reload()
+        self._tell()
+        return now
 
     def _reload(self) -> None:
         try:
@@ -104,7 +114,13 @@ class StateKeeper:
         for warning in state.warnings:
             _log.warning("policy_warning", finding=str(warning))
         _log.info("reloaded", revision=state.revision, policies=len(state.snapshot.policies))
-        self._on_reload(state, ())
+        self._untold.append((state, ()))
+
+    def _tell(self) -> None:
+        """Hand over what was not heard yet; a listener that fails hears it again, in order."""
+        while self._untold:
+            self._on_reload(*self._untold[0])
+            del self._untold[0]
 
     def _keep(self, problems: Sequence[Diagnostic]) -> None:
         """Note why the newer files were refused; nothing else changes."""
@@ -115,7 +131,7 @@ class StateKeeper:
         )
         for problem in problems:
             _log.error("policy_refused", finding=str(problem), serving=self._status.revision)
-        self._on_reload(None, problems)
+        self._untold.append((None, problems))
 
 
 def fingerprint(watched: Iterable[Path]) -> Fingerprint:

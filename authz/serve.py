@@ -139,17 +139,21 @@ def _note_reload(
     state: ServingState | None,
     problems: Sequence[Diagnostic],
 ) -> None:
-    """Count a reload and put it on the record: who decided what is half of the evidence."""
+    """Put a reload on the record and count it: who decided what is half of the evidence.
+
+    Raises:
+        AuditUnavailable: the record takes nothing now; the caller tells it again.
+    """
     if state is None:
-        metrics.reloads.labels("refused").inc()
         details: dict[str, Any] = {"result": "refused", "problems": [str(p) for p in problems]}
     else:
-        metrics.reloads.labels("loaded").inc()
-        metrics.policies.set(len(state.snapshot.policies))
-        metrics.loaded_at.set(time.time())
         details = {"result": "loaded", "revision": state.revision}
     if audit.writer is not None:
         audit.writer.offer(AuditEvent(event=EventName.RELOAD, at=time.time(), details=details))
+    metrics.reloads.labels(details["result"]).inc()
+    if state is not None:
+        metrics.policies.set(len(state.snapshot.policies))
+        metrics.loaded_at.set(time.time())
 
 
 def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:

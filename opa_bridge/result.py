@@ -129,8 +129,9 @@ def _headers(result: Mapping[str, Any], key: str) -> Pairs:
 
 def _header_name(name: str) -> str:
     # WHY no pseudo headers: `:path` would send the request elsewhere than was decided.
-    if not _HEADER_NAME.fullmatch(name):
-        raise ResultError(f"`{name}` is not a header name")
+    # `host` is Envoy's other name of `:authority`.
+    if not _HEADER_NAME.fullmatch(name) or name.lower() == "host":
+        raise ResultError(f"`{name}` is not a header name that may be changed")
     return name.lower()
 
 

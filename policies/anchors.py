@@ -228,5 +228,4 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
         of_request=lambda request, mesh: _address(request.destination_ip),
     ),
     _text_dimension("operation.methods", lambda request: request.method),
-    _text_dimension("connection.sni", lambda request: request.sni),
 )

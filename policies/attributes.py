@@ -182,7 +182,10 @@ def _port(value: str, scope: Scope) -> RequestTest:
 
 def _host(value: str, scope: Scope) -> RequestTest:
     test = host_matcher(value)
-    return lambda request: bool(request.host) and test(request.host)
+    # "`*` = header present": an empty `:authority` is present.
+    return lambda request: (
+        (bool(request.host) or ":authority" in request.headers) and test(request.host)
+    )
 
 
 def _method(value: str, scope: Scope) -> RequestTest:
@@ -198,7 +201,9 @@ def _path(value: str, scope: Scope) -> RequestTest:
 
 def _sni(value: str, scope: Scope) -> RequestTest:
     test = text_matcher(value)
-    return lambda request: bool(request.sni) and test(request.sni)
+    return lambda request: (
+        scope.wide if request.sni_unknown else bool(request.sni) and test(request.sni)
+    )
 
 
 def _request_principal(value: str, scope: Scope) -> RequestTest:
@@ -219,8 +224,9 @@ def _claim(*path: str) -> Callable[[str, Scope], RequestTest]:
 def _header(name: str) -> Attribute:
     def build(value: str, scope: Scope) -> RequestTest:
         test = header_matcher(value)
+        commas = value.count(",")
         return lambda request: any(
-            test(text) for text in header_texts(request, name, wide=scope.wide)
+            test(text) for text in header_texts(request, name, wide=scope.wide, commas=commas)
         )
 
     return Attribute(problem=_any_text, test=build)

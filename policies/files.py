@@ -24,12 +24,13 @@ def find_policy_files(paths: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        for folder, names, files in os.walk(path, followlinks=True):
+        # WHY onerror: a folder that cannot be listed would silently drop its DENY rules.
+        for folder, names, files in os.walk(path, followlinks=True, onerror=_raise):
             names[:] = sorted(name for name in names if not name.startswith("."))
             for name in sorted(files):
                 found = Path(folder, name)
                 is_test = found.stem.endswith(_TEST_SUFFIX)
-                if found.suffix in _SUFFIXES and not name.startswith(".") and not is_test:
+                if found.suffix.lower() in _SUFFIXES and not name.startswith(".") and not is_test:
                     yield found
 
 
@@ -37,11 +38,12 @@ def read_policy_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Return `(file name, text)` of every policy file below `paths`.
 
     Raises:
-        LoadError: a path is missing, unreadable, too large, empty or not UTF-8.
+        LoadError: a path is missing, unreadable, too large, empty or not UTF-8, or a
+            folder holds no policy file.
     """
     texts: list[tuple[str, str]] = []
     problems: list[Diagnostic] = []
-    for path in find_policy_files(paths):
+    for path in _found_files(paths, problems):
         try:
             if path.stat().st_size > _MAX_BYTES:
                 problems.append(_problem(path, f"larger than {_MAX_BYTES} bytes"))
@@ -61,6 +63,25 @@ def read_policy_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
     if problems:
         raise LoadError(problems)
     return texts
+
+
+def _found_files(paths: Iterable[Path], problems: list[Diagnostic]) -> Iterator[Path]:
+    """Yield the files below each path, noting a folder that cannot be listed or holds none."""
+    for path in paths:
+        try:
+            found = list(find_policy_files([path]))
+        except OSError as exc:
+            problems.append(_problem(Path(exc.filename), f"cannot be listed: {exc.strerror}"))
+            continue
+        if not found:
+            # WHY: an unmounted volume looks like this, and no policy at all lets all in.
+            help_ = "to allow everything, say so: an ALLOW policy with `rules: [{}]`"
+            problems.append(_problem(path, "the folder holds no policy file", help_))
+        yield from found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _problem(path: Path, message: str, help_: str = "") -> Diagnostic:

@@ -12,7 +12,7 @@ INVARIANT: a rule that matches a request is among its candidates.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from policies.request import Request
 
 # BUDGET: rules filed under one anchor for the near miss; the answer never depends on it.
 _NEAR_MAX: Final = 64
+_DEFAULT_MESH: Final = Mesh()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class PolicyIndex:
 
     __slots__ = ("_always", "_extra", "_lookups", "_mesh", "_near", "_owners", "_rules", "policies")
 
-    def __init__(self, policies: Iterable[CompiledPolicy], mesh: Mesh) -> None:
+    def __init__(self, policies: Iterable[CompiledPolicy] = (), mesh: Mesh = _DEFAULT_MESH) -> None:
         """File every rule."""
         self.policies = tuple(policies)
         self._mesh = mesh
@@ -75,6 +76,10 @@ class PolicyIndex:
     def __bool__(self) -> bool:
         """Whether there is any policy."""
         return bool(self.policies or self._extra)
+
+    def __iter__(self) -> Iterator[CompiledPolicy]:
+        """Iterate over the policies, in order."""
+        return iter((*self.policies, *self._extra))
 
     def with_policy(self, policy: CompiledPolicy) -> PolicyIndex:
         """Return the list with one more policy at its end; nothing is filed anew."""

@@ -68,7 +68,9 @@ def _items(document: YamlNode, findings: Findings) -> Iterator[YamlMap]:
         return
     kind = document.entries.get("kind")
     if isinstance(kind, YamlScalar) and isinstance(kind.value, str) and kind.value.endswith("List"):
-        fields = Fields(document, "", findings, document.entries)
+        fields = Fields(document, "", findings, (*_TOP_FIELDS, "items"))
+        if "items" not in document.entries:
+            findings.error("no-items", f"a `{kind.value}` without `items`", document.location)
         for item in fields.items("items"):
             yield from _items(item, findings)
         return
@@ -80,7 +82,19 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
     head = Fields(node, "", findings, node.entries)
     kind, api_version = head.text("kind"), head.text("apiVersion")
     group, _, version = api_version.rpartition("/")
+    # Without one of the two nobody knows what the author meant, and it may have been a DENY.
+    missing = [key for key in ("apiVersion", "kind") if not head.has(key)]
+    if missing:
+        findings.error("no-kind", f"the resource has no `{missing[0]}`", node.location)
+        return None
     if group != _GROUP and kind not in _READERS:
+        near_kind = difflib.get_close_matches(kind, _READERS, n=1, cutoff=0.85)
+        if near_kind and not group:
+            findings.error(
+                "unknown-kind", f"unknown kind `{kind}` of `{api_version}`", head.place("kind"),
+                f"did you mean `{near_kind[0]}` of `{_GROUP}/v1`?",
+            )  # fmt: skip
+            return None
         if difflib.get_close_matches(group, [_GROUP], cutoff=0.8):
             findings.error(
                 "unknown-group", f"unknown group `{group}`", head.place("apiVersion"),
@@ -88,7 +102,7 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
             )  # fmt: skip
             return None
         findings.warning(
-            "not-a-policy", f"`{kind or 'a document without kind'}` is left alone: not a policy",
+            "not-a-policy", f"`{kind}` is left alone: not a policy",
             node.location,
         )  # fmt: skip
         return None

@@ -58,7 +58,7 @@ def _read_rule(rule: Fields, metadata: Metadata, findings: Findings) -> JwtRule:
         from_params=rule.texts("fromParams"),
         from_cookies=rule.texts("fromCookies"),
         forward_original_token=rule.boolean("forwardOriginalToken"),
-        output_payload_to_header=rule.text("outputPayloadToHeader"),
+        output_payload_to_header=_read_payload_header(rule, findings),
         output_claim_to_headers=_read_claim_headers(rule, findings),
         space_delimited_claims=rule.texts("spaceDelimitedClaims"),
         timeout_seconds=_read_timeout(rule, findings),
@@ -106,6 +106,15 @@ def _read_headers(rule: Fields, findings: Findings) -> tuple[TokenHeader, ...]:
             findings.error("empty-value", f"`{entry.at('name')}` is empty", entry.node.location)
         found.append(TokenHeader(name, entry.text("prefix")))
     return tuple(found)
+
+
+def _read_payload_header(rule: Fields, findings: Findings) -> str:
+    header = rule.text("outputPayloadToHeader")
+    if header and not _HEADER_NAME.fullmatch(header):
+        findings.error(
+            "bad-header", f"`{header}` is not a header name", rule.place("outputPayloadToHeader")
+        )
+    return header
 
 
 def _read_claim_headers(rule: Fields, findings: Findings) -> tuple[ClaimHeader, ...]:

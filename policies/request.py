@@ -31,6 +31,8 @@ class Request:
     sending them (no `encode_raw_headers`), so one value may hold several.
     `path` is what Envoy forwards: normalized, with its query. Addresses are IP
     texts, empty for a Unix socket. `received_at` is seconds since the epoch.
+    `sni_unknown` is true for a TLS connection that Envoy told nothing about (no
+    `include_tls_session`); an empty `sni` is then no sign that there was none.
     """
 
     method: str = ""
@@ -48,6 +50,7 @@ class Request:
     destination_principal: str = ""
     destination_labels: Mapping[str, str] = field(default_factory=dict)
     sni: str = ""
+    sni_unknown: bool = False
     stream_id: str = ""
     size: int = -1
     body: bytes = b""

@@ -8,18 +8,19 @@ from typing import Any
 
 from identity.claims import VerifiedClaims
 from policies.request import Request
-from policies.string_match import TextTest, text_matcher
+from policies.string_match import TextTest, is_text, text_matcher
 
 PrincipalTest = Callable[[str | None, str | None], bool]
 """A predicate over `iss` and `sub`, each None unless the claim is a string."""
 
 
-def header_texts(request: Request, name: str, *, wide: bool) -> Iterator[str]:
+def header_texts(request: Request, name: str, *, wide: bool, commas: int = 0) -> Iterator[str]:
     """Yield the texts of a header that a condition is tried on.
 
     Envoy 1.38 and later tries each value of a repeated header. When Envoy sent
     them joined, two values cannot be told from one with a comma: the wide
-    reading tries the joined text and each part, the narrow one the joined text.
+    reading tries the joined text and each run of parts with as many `commas` as
+    the policy's value holds, the narrow one the joined text.
     """
     values = request.headers.get(_canonical(name))
     if values is None:
@@ -27,8 +28,9 @@ def header_texts(request: Request, name: str, *, wide: bool) -> Iterator[str]:
     yield from values
     if request.headers_merged and wide:
         for value in values:
-            if "," in value:
-                yield from (part.strip() for part in value.split(","))
+            parts = value.split(",")
+            for start in range(len(parts) - commas):
+                yield ",".join(parts[start : start + commas + 1]).strip()
 
 
 def _canonical(name: str) -> str:
@@ -83,13 +85,13 @@ def request_principal_matcher(value: str) -> PrincipalTest:
     issuer: TextTest
     subject: TextTest
     if value == "*":
-        issuer = subject = bool
+        issuer = subject = is_text
     elif value.startswith("*"):
-        issuer = bool if not slash or left == "*" else _suffix(left[1:])
+        issuer = is_text if not slash or left == "*" else _suffix(left[1:])
         subject = _equals(right) if slash else _suffix(value[1:])
     elif value.endswith("*"):
         issuer = _equals(left) if slash else _prefix(value[:-1])
-        subject = bool if not slash or right == "*" else _prefix(right[:-1])
+        subject = is_text if not slash or right == "*" else _prefix(right[:-1])
     else:
         issuer = _equals(left if slash else value)
         subject = _equals(right if slash else "")

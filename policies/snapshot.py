@@ -13,6 +13,7 @@ from types import MappingProxyType
 from identity.jwt_rule import JwtRule
 from policies.decision import RuleRef
 from policies.diagnostic import Diagnostic
+from policies.index import PolicyIndex
 from policies.load import read_resources
 from policies.matchers import CompiledPolicy, compile_policy
 from policies.mesh import Mesh
@@ -49,10 +50,10 @@ class WorkloadPolicies:
     `custom` maps provider names, in byte order, to the policies that name them.
     """
 
-    custom: Mapping[str, tuple[CompiledPolicy, ...]] = field(default_factory=dict)
-    deny: tuple[CompiledPolicy, ...] = ()
-    allow: tuple[CompiledPolicy, ...] = ()
-    audit: tuple[CompiledPolicy, ...] = ()
+    custom: Mapping[str, PolicyIndex] = field(default_factory=dict)
+    deny: PolicyIndex = field(default_factory=PolicyIndex)
+    allow: PolicyIndex = field(default_factory=PolicyIndex)
+    audit: PolicyIndex = field(default_factory=PolicyIndex)
     dry_run: tuple[CompiledPolicy, ...] = ()
     jwt_rules: tuple[JwtRule, ...] = ()
     peer: PeerRequirement = field(default_factory=PeerRequirement)
@@ -60,8 +61,8 @@ class WorkloadPolicies:
     def with_enforced(self, policy: CompiledPolicy) -> WorkloadPolicies:
         """Return these policies with one dry-run policy enforced as well."""
         if policy.action is Action.DENY:
-            return replace(self, deny=(*self.deny, policy))
-        return replace(self, allow=(*self.allow, policy))
+            return replace(self, deny=self.deny.with_policy(policy))
+        return replace(self, allow=self.allow.with_policy(policy))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +99,15 @@ class Snapshot:
         custom: dict[str, tuple[CompiledPolicy, ...]] = {}
         for policy in sorted(_with_action(enforced, Action.CUSTOM), key=lambda p: p.provider):
             custom[policy.provider] = (*custom.get(policy.provider, ()), policy)
+
+        def indexed(policies: Iterable[CompiledPolicy]) -> PolicyIndex:
+            return PolicyIndex(policies, self.mesh)
+
         return WorkloadPolicies(
-            custom=MappingProxyType(custom),
-            deny=_with_action(enforced, Action.DENY),
-            allow=_with_action(enforced, Action.ALLOW),
-            audit=_with_action(enforced, Action.AUDIT),
+            custom=MappingProxyType({name: indexed(named) for name, named in custom.items()}),
+            deny=indexed(_with_action(enforced, Action.DENY)),
+            allow=indexed(_with_action(enforced, Action.ALLOW)),
+            audit=indexed(_with_action(enforced, Action.AUDIT)),
             dry_run=tuple(policy for policy in found if policy.dry_run),
             jwt_rules=self._jwt_rules(workload),
             peer=self._peer_requirement(workload),

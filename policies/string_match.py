@@ -24,8 +24,13 @@ def text_matcher(value: str) -> TextTest:
     (True, False)
     """
     if value == "*":
-        return bool
+        return is_text
     return _edge_matcher(value)
+
+
+def is_text(text: str) -> bool:
+    """Whether Envoy's regex for presence, `.+`, fits: not empty, and no line end."""
+    return bool(text) and "\n" not in text
 
 
 def header_matcher(value: str) -> TextTest:
@@ -44,7 +49,7 @@ def host_matcher(value: str) -> TextTest:
 def principal_matcher(value: str) -> TextTest:
     """Return the test for a peer's identity, which carries `spiffe://` while policies do not."""
     if value == "*":
-        return bool
+        return is_text
     if value.startswith("*"):
         # Envoy gets the full-match regex `spiffe://.*<rest>`.
         tail = value[1:]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
-import yaml
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from checking import (
+    CUSTOM,
+    WEB,
+    FixedProvider,
+    MemoryRecorder,
+    ask,
+    make_authorizer,
+    make_message,
+)
 from google.protobuf.json_format import MessageToDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from audit.errors import AuditUnavailable
-from audit.record import AuditRecord
-from authz.metrics import Metrics
-from authz.pipeline import Authorizer
-from authz.serving_state import ServingState
-from authz.walk import Surroundings
-from identity.jwks import JwkSet
-from identity.jwt_rule import JwtRule
 from policies.decision import (
     Effect,
     Mutations,
@@ -27,101 +21,6 @@ from policies.decision import (
     ProviderError,
     ProviderVerdict,
 )
-from policies.mesh import Mesh
-from policies.request import Request, Workload
-from policies.snapshot import build_snapshot
-
-WEB = "spiffe://cluster.local/ns/shop/sa/web"
-
-
-class NoKeys:
-    """An issuer whose keys could not be had."""
-
-    def keys_for(self, rule: JwtRule) -> JwkSet | None:
-        """Return nothing."""
-        return None
-
-
-class MemoryRecorder:
-    """Keeps records, or refuses them."""
-
-    def __init__(self) -> None:
-        self.records: list[AuditRecord] = []
-        self.full = False
-
-    def offer(self, record: AuditRecord) -> None:
-        """Accept a record unless full."""
-        if self.full:
-            raise AuditUnavailable("the queue is full")
-        self.records.append(record)
-
-
-class FixedProvider:
-    """A provider that answers, or fails, as it is told."""
-
-    def __init__(self, answer: ProviderVerdict | Exception) -> None:
-        self.answer = answer
-        self.asked = 0
-
-    def evaluate(self, request: Request) -> ProviderVerdict:
-        """Return or raise the answer."""
-        self.asked += 1
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-def make_authorizer(
-    specs: Sequence[dict[str, Any]] = (),
-    recorder: MemoryRecorder | None = None,
-    providers: dict[str, Provider] | None = None,
-    kind: str = "AuthorizationPolicy",
-    **around: Any,
-) -> Authorizer:
-    """Return an authorizer for policies p0, p1, ... in namespace shop."""
-    documents = [
-        {
-            "apiVersion": "security.istio.io/v1",
-            "kind": spec.pop("kind", kind),
-            "metadata": {
-                "name": f"p{index}",
-                "namespace": "shop",
-                "annotations": spec.pop("annotations", {}),
-            },
-            "spec": spec,
-        }
-        for index, spec in enumerate(dict(spec) for spec in specs)
-    ]
-    snapshot = build_snapshot([("p.yaml", yaml.safe_dump_all(documents))], Mesh())
-    state = ServingState(snapshot=snapshot, providers=providers or {}, revision="r1")
-    return Authorizer(
-        state=lambda: state,
-        around=Surroundings(
-            keys=NoKeys(), **{"static_workload": Workload(namespace="shop"), **around}
-        ),
-        recorder=recorder or MemoryRecorder(),
-        metrics=Metrics(),
-        new_id=lambda: "0" * 32,
-    )
-
-
-def make_message(
-    peer: str = WEB, method: str = "GET", path: str = "/", **headers: str
-) -> CheckRequest:
-    """Return a CheckRequest as Envoy sends it."""
-    message = CheckRequest()
-    message.attributes.source.principal = peer
-    http = message.attributes.request.http
-    http.method, http.path, http.host = method, path, "orders.shop"
-    for name, value in headers.items():
-        http.header_map.headers.add(key=name.replace("_", "-"), raw_value=value.encode())
-    return message
-
-
-def ask(authorizer: Authorizer, message: CheckRequest | bytes) -> CheckResponse:
-    """Return the decoded answer."""
-    raw = message if isinstance(message, bytes) else message.SerializeToString()
-    return CheckResponse.FromString(authorizer.check(raw))
 
 
 def test_allow() -> None:
@@ -253,9 +152,6 @@ def test_bad_token_is_401() -> None:
     assert recorder.records[0].decision.place.startswith("p.yaml:")
 
 
-CUSTOM = {"action": "CUSTOM", "provider": {"name": "rego"}, "rules": [{}]}
-
-
 def test_custom_allow_goes_on_to_deny_and_allow() -> None:
     """A provider that allows adds its headers, but cannot speak for identity nor over a DENY."""
     verdict = ProviderVerdict(
@@ -354,39 +250,3 @@ def test_dry_run_is_told_and_does_nothing() -> None:
     assert b'meshwarden_shadow_total{outcome="would_deny",policy="shop/p1"} 1.0' in (
         authorizer.metrics.text()
     )
-
-
-def test_provider_text_that_is_no_text() -> None:
-    """A provider's metadata that no message can hold becomes a denial, not a broken answer."""
-    verdict = ProviderVerdict(
-        effect=Effect.ALLOW, mutations=Mutations(set_request_headers=(("x", "\ud800"),))
-    )
-
-    answer = ask(
-        make_authorizer([CUSTOM], providers={"rego": FixedProvider(verdict)}), make_message()
-    )
-
-    assert 13 == answer.status.code
-
-
-@pytest.mark.parametrize("message", [b"\xff\xff\xff", b"", CheckRequest().SerializeToString()])
-def test_not_a_question(message: bytes) -> None:
-    """Bytes that ask nothing are denied and recorded."""
-    recorder = MemoryRecorder()
-
-    answer = ask(make_authorizer(recorder=recorder), message)
-
-    assert 400 == answer.denied_response.status.code
-    assert ["request_malformed"] == [record.decision.reason for record in recorder.records]
-
-
-@given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
-def test_any_bytes(message: bytes) -> None:
-    """Whatever comes in, a status goes out, and no bytes of chance are let in."""
-    recorder = MemoryRecorder()
-    answer = ask(make_authorizer([{}], recorder), message)
-
-    assert answer.HasField("status")
-    assert answer.status.code != 0
-    assert 1 == len(recorder.records)

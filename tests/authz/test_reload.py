@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from audit.errors import AuditUnavailable
 from authz.build import load_state
 from authz.reload import StateKeeper, fingerprint
 from authz.serving_state import ServingState
@@ -108,6 +109,37 @@ def test_symlink_swap(tmp_path: Path) -> None:
     (tmp_path / "new").rename(link)
 
     assert before != fingerprint([link])
+
+
+def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
+    """A reload that cannot be put on record yet is told later; the watching goes on."""
+    (tmp_path / "p.yaml").write_text(GOOD)
+    told: list[str] = []
+    refusals = iter([AuditUnavailable("the queue is full")] * 3)
+    asked, both = threading.Event(), threading.Event()
+
+    def note(state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+        asked.set()
+        for refusal in refusals:
+            raise refusal
+        told.append("refused" if state is None else "loaded")
+        if len(told) == 2:
+            both.set()
+
+    keeper = StateKeeper(
+        lambda: load_state([tmp_path], Mesh(), ()),
+        [tmp_path],
+        interval_seconds=0.02,
+        on_reload=note,
+    )
+    keeper.start()
+    (tmp_path / "p.yaml").write_text(GOOD.replace("[{}]", "[]"))
+    assert asked.wait(10)
+    (tmp_path / "p.yaml").write_text("- broken")
+
+    assert both.wait(10)
+    assert ["loaded", "refused"] == told
+    keeper.stop()
 
 
 def test_first_load_must_succeed(tmp_path: Path) -> None:

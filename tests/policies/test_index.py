@@ -174,4 +174,4 @@ def test_empty_list_is_no_list() -> None:
 
     assert not PolicyIndex((), MESH)
     assert PolicyIndex(empty_allow, MESH)
-    assert PolicyIndex((), MESH).with_policy(empty_allow[0])
+    assert PolicyIndex().with_policy(empty_allow[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,30 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None, part: str) -> N
 
     with pytest.raises(LoadError, match=part):
         read_policy_files([path])
+
+
+def test_a_folder_without_policies_is_refused(tmp_path: Path) -> None:
+    """An empty folder is an unmounted volume sooner than a wish to let everybody in."""
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(LoadError, match="holds no policy file"):
+        read_policy_files([tmp_path])
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in an unreadable folder is not taken for nothing (root can read any)."""
+    (tmp_path / "p.YAML").write_text(HEAD)
+    (tmp_path / "locked").mkdir()
+    assert 1 == len(read_policy_files([tmp_path]))
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    with pytest.raises(LoadError, match="locked.*cannot be listed"):
+        read_policy_files([tmp_path])

@@ -45,6 +45,7 @@ def make_request(case: dict[str, Any], *, merged: bool = False) -> Request:
         source_ip=case.get("ip", "192.0.2.7"),
         destination_port=case.get("port", 8080),
         sni=case.get("sni", ""),
+        sni_unknown=case.get("sni_unknown", False),
         workload=Workload(namespace="shop"),
         peer=Peer.from_principal(case.get("peer", "")),
         claims=VerifiedClaims(case["claims"]) if "claims" in case else None,
@@ -70,11 +71,14 @@ def test_deny_errs_the_other_way(action: str) -> None:
     header = compile_rule({"when": [{"key": "request.headers[r]", "values": ["bad"]}]}, action)
     remote = compile_rule({"from": [{"source": {"remoteIpBlocks": ["10.0.0.0/8"]}}]}, action)
     not_remote = compile_rule({"from": [{"source": {"notRemoteIpBlocks": ["10.0.0.0/8"]}}]}, action)
+    sni = compile_rule({"when": [{"key": "connection.sni", "values": ["a.test"]}]}, action)
     joined = make_request({"headers": {"r": ["good, bad"]}}, merged=True)
     apart = make_request({"headers": {"r": ["good, bad"]}}, merged=False)
 
     assert header.first_match(joined) is not None
     assert header.first_match(apart) is None
+    assert sni.first_match(make_request({"sni_unknown": True})) is not None
+    assert sni.first_match(make_request({})) is None
     assert remote.first_match(make_request({})) is not None
     assert not_remote.first_match(make_request({})) is not None
 

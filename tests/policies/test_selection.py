@@ -72,7 +72,7 @@ def test_actions_are_sorted() -> None:
     assert ["shop/d"] == [policy.ref.name for policy in found.deny]
     assert ["shop/s"] == [policy.ref.name for policy in found.dry_run]
     assert ["shop/u"] == [policy.ref.name for policy in found.audit]
-    assert () == found.allow
+    assert [] == list(found.allow)
 
 
 MODES: list[tuple[str, list[Any], int, bool]] = [
