@@ -11,9 +11,10 @@ INVARIANT: a rule that matches a request is among its candidates.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from policies.anchors import DIMENSIONS, Anchor, Anchors, Dimension, Kind, lookup_key
@@ -22,8 +23,10 @@ from policies.matchers import Alternative, CompiledPolicy, CompiledRule
 from policies.mesh import Mesh
 from policies.request import Request
 
-# BUDGET: rules filed under one anchor for the near miss; the answer never depends on it.
-_NEAR_MAX: Final = 64
+# BUDGET: rules that are looked at for a near miss, and rules that may share an anchor for it to
+# tell anything ("the method is GET" tells nothing); the answer never depends on either.
+_NEAR_MAX: Final = 8
+_TELLING_MAX: Final = 64
 _DEFAULT_MESH: Final = Mesh()
 
 
@@ -66,11 +69,13 @@ class PolicyIndex:
             for number, choice in enumerate(chosen)
             if choice is not None
         )
-        self._near = _file(
-            (place, found, number)
-            for number, row in enumerate(anchors)
-            for place, found in enumerate(row)
-            if found is not None
+        self._near = _telling(
+            _file(
+                (place, found, number)
+                for number, row in enumerate(anchors)
+                for place, found in enumerate(row)
+                if found is not None
+            )
         )
 
     def __bool__(self) -> bool:
@@ -110,18 +115,16 @@ class PolicyIndex:
         extra = (policy.first_match(request) for policy in self._extra)
         return (*found.values(), *(ref for ref in extra if ref is not None))
 
-    def near_rules(self, request: Request) -> Iterable[CompiledRule]:
-        """Yield the rules that share most with a request, the nearest first; at most a few."""
+    def near_rules(self, request: Request) -> Sequence[CompiledRule]:
+        """Return a few rules that share most with a request, the nearest first."""
         shared: Counter[int] = Counter()
         for lookup in self._near:
             for posting in lookup.find(request, self._mesh):
-                shared.update(posting[:_NEAR_MAX])
-        for number in self._always[:_NEAR_MAX]:
-            shared[number] += 0
+                shared.update(posting)
         if not shared:
-            shared.update(range(min(len(self._rules), _NEAR_MAX)))
-        nearest = sorted(shared, key=lambda number: (-shared[number], number))[:_NEAR_MAX]
-        yield from (self._rules[number] for number in nearest)
+            shared.update(self._always[:_NEAR_MAX] or range(min(len(self._rules), _NEAR_MAX)))
+        nearest = heapq.nsmallest(_NEAR_MAX, shared, key=lambda number: (-shared[number], number))
+        return [self._rules[number] for number in nearest]
 
     def _candidates(self, request: Request) -> Sequence[int]:
         """Return the numbers of the rules that could match, ascending."""
@@ -211,3 +214,16 @@ def _file(entries: Iterable[tuple[int, tuple[Anchor, ...], int]]) -> tuple[_Look
         )
         for place, postings in sorted(filed.items())
     )
+
+
+def _telling(lookups: Iterable[_Lookup]) -> tuple[_Lookup, ...]:
+    """Return the lookups without the postings that too many rules share."""
+    kept = []
+    for lookup in lookups:
+        postings = {
+            key: numbers for key, numbers in lookup.postings.items() if len(numbers) <= _TELLING_MAX
+        }
+        if postings:
+            kinds = tuple(dict.fromkeys(kind for kind, _ in postings))
+            kept.append(replace(lookup, kinds=kinds, postings=postings))
+    return tuple(kept)
