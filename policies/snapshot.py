@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from identity.jwt_rule import JwtRule
+from policies.collection import collection_paused
 from policies.decision import RuleRef
 from policies.diagnostic import Diagnostic
 from policies.index import PolicyIndex
@@ -179,7 +180,11 @@ def build_snapshot(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
     Raises:
         LoadError: anything in any text is an error; nothing is loaded.
     """
-    pairs = list(texts)
+    with collection_paused():
+        return _build(list(texts), mesh)
+
+
+def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
     loaded = read_resources(pairs)
     policies = [found for found in loaded.resources if isinstance(found, AuthorizationPolicy)]
     policies.sort(key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
