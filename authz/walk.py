@@ -16,7 +16,7 @@ from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
 from authz.workload import resolve_workload
 from dryrun.shadow import shadow_verdicts
-from identity.jwt_rule import JwtRule
+from identity.jwt_rule import JwtRule, RuleOrigin
 from identity.request_authentication import (
     Authentication,
     KeyLookup,
@@ -130,15 +130,11 @@ def _refusal(failure: TokenFailure) -> Decision:
     )
 
 
-def _rule_of(origin: str) -> RuleRef | None:
-    """Read back `namespace/name, file:line`, which the loader wrote into the rule."""
-    name, _, place = origin.partition(", ")
-    namespace, _, policy = name.partition("/")
-    file, _, line = place.rpartition(":")
-    if not policy:
+def _rule_of(origin: RuleOrigin | None) -> RuleRef | None:
+    if origin is None:
         return None
     return RuleRef(
-        namespace=namespace, policy=policy, file=file, line=int(line) if line.isdigit() else 0
+        namespace=origin.namespace, policy=origin.name, file=origin.file, line=origin.line
     )
 
 

@@ -26,12 +26,22 @@ class ClaimHeader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuleOrigin:
+    """Where a rule stands: the RequestAuthentication that holds it, file and line."""
+
+    namespace: str
+    name: str
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JwtRule:
     """A `jwtRules` entry of `security.istio.io` RequestAuthentication.
 
     `jwks` is the inline key set's JSON text and wins over `jwks_uri`; with
     neither, the keys come from OpenID discovery at the issuer.
-    `origin` says where the rule stands (`namespace/name, file:line`).
+    `origin` is None for a rule that no file holds.
     """
 
     issuer: str = ""
@@ -46,4 +56,4 @@ class JwtRule:
     output_claim_to_headers: tuple[ClaimHeader, ...] = ()
     space_delimited_claims: tuple[str, ...] = ()
     timeout_seconds: float = 5.0
-    origin: str = ""
+    origin: RuleOrigin | None = None

@@ -19,20 +19,28 @@ class Peer:
     `principal` is the text Envoy reported: the first URI SAN, else the first DNS
     SAN, else the subject. `spiffe_id` is None when that text is no SPIFFE ID;
     such a peer is still a peer, for Istio's `principals: ["*"]` admits it.
+    `names` are all its names, of which policies try each: the principal alone
+    unless Envoy sent the certificate.
     """
 
     principal: str
     spiffe_id: SpiffeId | None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make the principal the first of the names."""
+        if self.principal not in self.names:
+            object.__setattr__(self, "names", (self.principal, *self.names))
 
     @classmethod
-    def from_principal(cls, principal: str) -> Peer | None:
+    def from_principal(cls, principal: str, names: tuple[str, ...] = ()) -> Peer | None:
         """Return the peer Envoy named, or None: an empty text means no client certificate."""
         if not principal:
             return None
         try:
-            return cls(principal, SpiffeId.parse(principal))
+            return cls(principal, SpiffeId.parse(principal), names)
         except SpiffeIdError:
-            return cls(principal, None)
+            return cls(principal, None, names)
 
 
 @dataclass(frozen=True, slots=True)

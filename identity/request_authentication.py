@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from identity.claims import VerifiedClaims
 from identity.jwks import JwkSet
-from identity.jwt_rule import JwtRule
+from identity.jwt_rule import JwtRule, RuleOrigin
 from identity.jwt_verify import TokenRefusal, VerifiedToken, verify_token
 from identity.token_locations import FoundToken, Headers, TokenPlace, find_tokens
 from identity.token_outputs import output_header_names, output_headers, split_claims
@@ -57,7 +57,7 @@ class TokenFailure:
     body: str
     www_authenticate: str
     detail: str
-    origin: str
+    origin: RuleOrigin | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

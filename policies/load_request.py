@@ -6,7 +6,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from identity.jwt_rule import ClaimHeader, JwtRule, TokenHeader
+from identity.jwt_rule import ClaimHeader, JwtRule, RuleOrigin, TokenHeader
 from policies.dry_run_annotation import refuse_dry_run
 from policies.fields import Fields, Findings
 from policies.load_metadata import read_attachment
@@ -62,7 +62,12 @@ def _read_rule(rule: Fields, metadata: Metadata, findings: Findings) -> JwtRule:
         output_claim_to_headers=_read_claim_headers(rule, findings),
         space_delimited_claims=rule.texts("spaceDelimitedClaims"),
         timeout_seconds=_read_timeout(rule, findings),
-        origin=f"{metadata.namespace}/{metadata.name}, {rule.node.location}",
+        origin=RuleOrigin(
+            namespace=metadata.namespace,
+            name=metadata.name,
+            file=rule.node.location.file,
+            line=rule.node.location.line,
+        ),
     )
 
 

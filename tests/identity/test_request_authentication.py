@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from identity.jwks import JwkSet, parse_jwk_set
-from identity.jwt_rule import ClaimHeader, JwtRule, TokenHeader
+from identity.jwt_rule import ClaimHeader, JwtRule, RuleOrigin, TokenHeader
 from identity.request_authentication import Authentication, TokenStatus, authenticate_request
+
+ORIGIN = RuleOrigin(namespace="foo", name="jwt", file="jwt.yaml", line=7)
 
 
 class Keys:
@@ -75,11 +77,11 @@ def test_missing_token_is_no_failure(ring: Any) -> None:
 
 def test_failure_says_why(ring: Any) -> None:
     """A rejection carries Envoy's answer, the reason, and where the deciding rule stands."""
-    rule = JwtRule(issuer=ring.issuer, audiences=("a",), origin="foo/jwt, jwt.yaml:7")
+    rule = JwtRule(issuer=ring.issuer, audiences=("a",), origin=ORIGIN)
     failure = ask(ring, [rule], headers=bearer(ring.mint()), path="/x?q=1").failure
     assert failure is not None
     assert failure.status is TokenStatus.AUDIENCE_NOT_ALLOWED
-    assert (failure.http_status, failure.origin) == (403, "foo/jwt, jwt.yaml:7")
+    assert (failure.http_status, failure.origin) == (403, ORIGIN)
     assert failure.body == "Audiences in Jwt are not allowed"
     expected = 'Bearer realm="https://shop.example/x?q=1", error="invalid_token"'
     assert failure.www_authenticate == expected
