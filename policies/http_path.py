@@ -16,12 +16,11 @@ import re
 from policies.mesh import PathNormalization
 
 _ESCAPED_SLASH = re.compile(r"%(2F|2f|5C|5c)")
-# Bytes that the canonicalizer writes as they are.
-_KEPT = frozenset(b"!$&'()*+,-./:;=@[]_|~^" + bytes(range(48, 58)))
-_LETTERS = frozenset(range(65, 91)) | frozenset(range(97, 123))
-_PLAIN = _KEPT | _LETTERS
-# The bytes whose escape is undone.
-_UNRESERVED = frozenset(b"-._~0123456789") | _LETTERS
+_DOTS_WITH_PARAMETERS = re.compile(r"(?<=/)(\.\.?);[^/]*")
+_LETTERS_AND_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+# The bytes whose escape is undone, and those that need none.
+_UNRESERVED = frozenset(b"-._~" + _LETTERS_AND_DIGITS)
+_PLAIN = _UNRESERVED | frozenset(b"!$&'()*+,/:;=@[]")
 _DOT, _SLASH, _BACKSLASH, _PERCENT = b"./\\%"
 _DOTS = (b".", b"%2e", b"%2E")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -50,6 +49,8 @@ def normalize_path(path: str, level: PathNormalization) -> str | None:
     if level is PathNormalization.DECODE_AND_MERGE_SLASHES:
         path = _unescape_slashes(path)
     if level in _NORMALIZING:
+        # "Strip URL path parameters from dot and dotdot segments" (CVE-2026-73551).
+        path = _DOTS_WITH_PARAMETERS.sub(r"\1", path)
         canonical = _canonicalize(path.encode("utf-8", "surrogateescape"))
         if canonical is None:
             return None
@@ -76,30 +77,43 @@ def _merge_slashes(path: str) -> str:
 def _canonicalize(path: bytes) -> str | None:
     """Return the canonical path, or None for one that holds a NUL."""
     out = bytearray() if path[:1] in (b"/", b"\\") else bytearray(b"/")
-    at, end = 0, len(path)
-    while at < end:
+    at, bare_percent = 0, -3
+    while at < len(path):
+        byte = path[at]
         dot = _dot_length(path, at)
         if dot:
             at = _after_dot(path, at, dot, out)
-            continue
-        byte = path[at]
-        if byte == _BACKSLASH:
-            out.append(_SLASH)
         elif byte == _PERCENT and _is_escape(path, at):
             value = int(path[at + 1 : at + 3], 16)
             if value == 0:
                 return None
             # What needs no escape loses it; any other keeps the case of its digits.
             out += bytes((value,)) if value in _UNRESERVED else path[at : at + 3]
-            at += 2
-        elif byte in _PLAIN or byte == _PERCENT:
-            out.append(byte)
+            at += 3
+            if value in _UNRESERVED:
+                _keep_single_escape(out, bare_percent, path[at : at + 1])
         elif byte == 0:
             return None
         else:
-            out += b"%%%02X" % byte
-        at += 1
+            if byte == _PERCENT:
+                bare_percent = len(out)
+            out += _written(byte)
+            at += 1
     return out.decode("ascii")
+
+
+def _written(byte: int) -> bytes:
+    if byte == _BACKSLASH:
+        return b"/"
+    return bytes((byte,)) if byte in _PLAIN or byte == _PERCENT else b"%%%02X" % byte
+
+
+def _keep_single_escape(out: bytearray, percent: int, following: bytes) -> None:
+    """Escape a bare `%` that would start an escape with the letter just written after it."""
+    if len(out) - 3 > percent or out[percent : percent + 1] != b"%":
+        return
+    if _is_escape(bytes(out[percent:]) + following, 0):
+        out[percent + 1 : percent + 1] = b"25"
 
 
 def _after_dot(path: bytes, at: int, dot: int, out: bytearray) -> int:
