@@ -15,7 +15,9 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
+from identity.errors import CertificateError
 from identity.peer import Peer
+from identity.peer_certificate import certificate_names
 from policies.request import Request
 
 
@@ -28,7 +30,7 @@ def decode_check_request(message: bytes) -> Request:
 
     Raises:
         MalformedRequestError: not a CheckRequest, one that describes nothing, or one whose
-            metadata holds a number that is not finite.
+            metadata or client certificate cannot be read.
     """
     try:
         attributes = CheckRequest.FromString(message).attributes
@@ -85,8 +87,18 @@ def _connection(attributes: AttributeContext) -> Request:
         context_extensions=dict(attributes.context_extensions),
         filter_metadata=_filter_metadata(attributes),
         destination_labels=dict(attributes.destination.labels),
-        peer=Peer.from_principal(attributes.source.principal),
+        peer=_peer(attributes.source),
     )
+
+
+def _peer(source: AttributeContext.Peer) -> Peer | None:
+    """Return who stands at the other end, with all names of the certificate if Envoy sent it."""
+    try:
+        names = certificate_names(source.certificate) if source.certificate else ()
+    except CertificateError as exc:
+        # WHY refused: a name that cannot be read is one that a DENY rule cannot match.
+        raise MalformedRequestError(str(exc)) from exc
+    return Peer.from_principal(source.principal, names)
 
 
 def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, tuple[str, ...]], bool]:

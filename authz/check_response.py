@@ -23,14 +23,20 @@ _APPEND = HeaderValueOption.HeaderAppendAction.APPEND_IF_EXISTS_OR_ADD
 _UNAUTHORIZED = 401
 
 
-def encode_check_response(decision: Decision, metadata: Mapping[str, Any]) -> bytes:
+def encode_check_response(
+    decision: Decision, metadata: Mapping[str, Any], *, is_http: bool = True
+) -> bytes:
     """Return the serialized answer; `metadata` becomes the filter's dynamic metadata.
+
+    The answer about a connection (`is_http` false) is its status alone.
 
     Raises:
         Exception: of many kinds, when no message can hold a provider's values.
     """
     response = CheckResponse()
-    if decision.is_allowed:
+    if not is_http:
+        _fill_connection(response, decision)
+    elif decision.is_allowed:
         _fill_allowed(response, decision)
     else:
         _fill_denied(response, decision)
@@ -40,6 +46,11 @@ def encode_check_response(decision: Decision, metadata: Mapping[str, Any]) -> by
         # WHY read back: what a provider nests too deep is written, but no Envoy can read it.
         CheckResponse.FromString(answer)
     return answer
+
+
+def _fill_connection(response: CheckResponse, decision: Decision) -> None:
+    response.status.code = code_pb2.OK if decision.is_allowed else code_pb2.PERMISSION_DENIED
+    response.status.message = "" if decision.is_allowed else decision.reason
 
 
 def _fill_allowed(response: CheckResponse, decision: Decision) -> None:

@@ -51,13 +51,14 @@ def decide(
 def deny_without_peer(policies: WorkloadPolicies, request: Request) -> Decision | None:
     """Return a denial when mTLS is required and there is no peer."""
     # "STRICT: Connection is an mTLS tunnel (TLS with client cert must be presented)."
-    if request.peer is not None or not policies.peer.is_strict(request.destination_port):
+    if policies.peer.admits(request):
         return None
     return denial(
         Reason.PEER_REQUIRED,
         Layer.PEER_AUTHENTICATION,
-        rule=policies.peer.ref,
-        detail="mTLS is STRICT here and the request came without a client certificate",
+        rule=policies.peer.ref_for(request.destination_port),
+        detail="mTLS is STRICT here and the request came without "
+        + ("a client certificate" if request.peer is None else "a workload's identity"),
     )
 
 

@@ -104,12 +104,18 @@ class Authorizer:
         """Return the answer, and the outcome it tells: a denial when no message can hold it."""
         decision = _with_id(outcome.decision, self.around.headers.decision_id, decision_id)
         try:
-            return outcome, encode_check_response(decision, _metadata(outcome, decision_id))
+            return outcome, encode_check_response(
+                decision, _metadata(outcome, decision_id), is_http=outcome.request.is_http
+            )
         except Exception as exc:
             # WHY so wide: a provider's texts, numbers and nesting fail in many ways, none an allow.
             _log.error("answer_failed", decision_id=decision_id, error=type(exc).__name__)
             refused = replace(outcome, decision=_failure("the answer", exc))
-            return refused, encode_check_response(refused.decision, {"decision_id": decision_id})
+            return refused, encode_check_response(
+                refused.decision,
+                {"decision_id": decision_id},
+                is_http=outcome.request.is_http,
+            )
 
     def _count(self, outcome: Outcome, seconds: float) -> None:
         decision = outcome.decision

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from policies.decision import Provider
 from policies.diagnostic import Diagnostic
-from policies.request import Workload
+from policies.request import Service, Workload
 from policies.snapshot import Snapshot, WorkloadPolicies
 
 # BUDGET: distinct workloads remembered for one snapshot (namespace and labels as Envoy sent them).
 _SELECTIONS_MAX = 4096
+
+_SelectionKey = tuple[str, frozenset[tuple[str, str]], Service | None, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +25,22 @@ class ServingState:
     providers: Mapping[str, Provider] = field(default_factory=dict)
     revision: str
     warnings: tuple[Diagnostic, ...] = ()
-    _selections: dict[tuple[str, frozenset[tuple[str, str]]], WorkloadPolicies] = field(
+    _selections: dict[_SelectionKey, WorkloadPolicies] = field(
         default_factory=dict, repr=False, compare=False
     )
 
-    def policies_for(self, workload: Workload) -> WorkloadPolicies:
+    @property
+    def needs_service(self) -> bool:
+        """Whether a request must say which service it is for."""
+        return self.snapshot.needs_service
+
+    def policies_for(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
         """Return what applies to a workload, remembered while this state serves."""
-        key = (workload.namespace, frozenset(workload.labels.items()))
+        labels = frozenset(workload.labels.items())
+        key = (workload.namespace, labels, workload.service, is_http)
         found = self._selections.get(key)
         if found is None:
-            found = self.snapshot.select(workload)
+            found = self.snapshot.select(workload, is_http=is_http)
             if len(self._selections) < _SELECTIONS_MAX:
                 self._selections[key] = found
         return found

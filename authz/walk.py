@@ -84,8 +84,17 @@ def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome
                 detail="nothing names the namespace of the workload that is asked about",
             ),
         )
+    if workload.service is None and state.needs_service:
+        return Outcome(
+            request=request,
+            decision=denial(
+                Reason.WORKLOAD_UNKNOWN,
+                Layer.REQUEST,
+                detail="policies hang on services, and nothing names the service that is asked for",
+            ),
+        )
     request = replace(request, workload=workload)
-    policies = state.policies_for(workload)
+    policies = state.policies_for(workload, is_http=request.is_http)
     authentication = _authenticate(request, policies.jwt_rules, around)
     carriers = _carriers(policies.jwt_rules)
     if authentication.failure is not None:
@@ -94,7 +103,8 @@ def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome
     request = replace(request, claims=authentication.claims)
     decision = decide(policies, request, state.providers)
     shadow = shadow_verdicts(policies, request, decision, decide_rules)
-    if decision.is_allowed:
+    # A connection has no headers to carry anything upstream.
+    if decision.is_allowed and request.is_http:
         mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
         decision = replace(decision, mutations=mutations)
     return Outcome(request=request, decision=decision, shadow=shadow, token_carriers=carriers)

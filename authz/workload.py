@@ -1,19 +1,33 @@
 """Which workload is asked about: told by Envoy's message, or set by the operator.
 
 Never by anything the client can write: request headers are not looked at.
+
+`context_extensions` of the route may hold, all of them optional:
+
+- `meshwarden.namespace`, `meshwarden.service_account`: those of the workload (of the
+  proxy itself, for a gateway or a waypoint);
+- `meshwarden.service`: for a waypoint, the Kubernetes Service that the route serves, as
+  `<namespace>/<name>`; empty says that the route serves no service but workloads;
+- `meshwarden.service_entry`: the same for an Istio ServiceEntry.
+
+A waypoint whose policies hang on services denies what names neither of the last two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from identity.errors import SpiffeIdError
 from identity.peer import KubernetesIdentity
 from identity.spiffe_id import SpiffeId
-from policies.request import Request, Workload
+from policies.request import Request, Service, Workload
 
 NAMESPACE_EXTENSION = "meshwarden.namespace"
 SERVICE_ACCOUNT_EXTENSION = "meshwarden.service_account"
+SERVICE_EXTENSION = "meshwarden.service"
+SERVICE_ENTRY_EXTENSION = "meshwarden.service_entry"
+_NO_SERVICE = Service(kind="", namespace="", name="")
 
 
 def resolve_workload(request: Request, static: Workload | None) -> Workload | None:
@@ -37,7 +51,25 @@ def resolve_workload(request: Request, static: Workload | None) -> Workload | No
         or (local.service_account if local else "")
     )
     labels = {**request.destination_labels, **(static.labels if static else {})}
-    return Workload(namespace=namespace, service_account=account, labels=labels)
+    return Workload(
+        namespace=namespace,
+        service_account=account,
+        labels=labels,
+        service=_service(extensions),
+    )
+
+
+def _service(extensions: Mapping[str, str]) -> Service | None:
+    """Return the service a waypoint's route serves, or None when nothing can be told."""
+    entry = extensions.get(SERVICE_ENTRY_EXTENSION)
+    text = extensions.get(SERVICE_EXTENSION) if entry is None else entry
+    if text == "":
+        return _NO_SERVICE
+    namespace, _, name = (text or "").partition("/")
+    if not namespace or not name:
+        return None
+    kind: Literal["Service", "ServiceEntry"] = "Service" if entry is None else "ServiceEntry"
+    return Service(kind=kind, namespace=namespace, name=name)
 
 
 def _local_identity(principal: str) -> KubernetesIdentity | None:

@@ -2,6 +2,7 @@
 
 IdentityError
 ├── SpiffeIdError        a text is not a canonical SPIFFE ID
+├── CertificateError     a client certificate cannot be read
 ├── TokenError           a token cannot be believed (the caller's fault)
 └── KeySourceError       keys cannot be had (the operator's or the issuer's fault)
 """
@@ -25,6 +26,12 @@ class SpiffeIdError(IdentityError):
         super().__init__(f"`{text}` is not a SPIFFE ID: {why}")
         self.text = text
         self.why = why
+
+
+class CertificateError(IdentityError):
+    """A client certificate cannot be read."""
+
+    code = "identity.certificate"
 
 
 class TokenError(IdentityError):

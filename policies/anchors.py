@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from policies.mesh import Mesh
+from policies.mesh import Mesh, MeshMode
 from policies.path_template import is_template
 from policies.request import Request
 from policies.request_attributes import remote_ip
@@ -100,7 +100,13 @@ def _hosts(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:
 
 
 def _principals(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:
-    expanded = [each for value in values for each in expand_principal(value, mesh.trust_domains)]
+    # ztunnel takes no aliases.
+    domains = () if mesh.mode is MeshMode.ZTUNNEL else mesh.trust_domains
+    expanded = [
+        each
+        for value in values
+        for each in (expand_principal(value, domains) if domains else (value,))
+    ]
     # A suffix is compared behind `spiffe://`, and what ends the rest ends the whole.
     return _all(_edge(each if each.startswith("*") else _SPIFFE + each) for each in expanded)
 
@@ -146,23 +152,24 @@ def _remote_networks(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anc
 
 
 def _peer(request: Request, mesh: Mesh) -> Iterable[str]:
-    return () if request.peer is None else (request.peer.principal,)
+    return () if request.peer is None else request.peer.names
 
 
 def _peer_namespaces(request: Request, mesh: Mesh) -> Iterable[str]:
     """Return every text between a `/ns/` and the next slash; overlapping ones count."""
     if request.peer is None:
         return ()
-    text = request.peer.principal
-    found = []
+    return [found for name in request.peer.names for found in _namespaces_in(name)]
+
+
+def _namespaces_in(text: str) -> Iterable[str]:
     start = text.find(_NAMESPACE_MARK)
     while start >= 0:
         begin = start + len(_NAMESPACE_MARK)
         end = text.find("/", begin)
         if end >= 0:
-            found.append(text[begin:end])
+            yield text[begin:end]
         start = text.find(_NAMESPACE_MARK, start + 1)
-    return found
 
 
 def _address(text: str | None) -> Iterable[tuple[int, int]]:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policies.mesh import Mesh
+from policies.mesh import Mesh, MeshMode
 from policies.path_template import is_template, template_matcher, template_problem
 from policies.request import Request
 from policies.request_attributes import (
     claim_values,
     filter_metadata_test,
     header_texts,
+    joined_header,
     remote_ip,
     request_principal_matcher,
 )
@@ -33,12 +34,15 @@ from policies.string_match import (
     trust_domain_matcher,
 )
 from policies.trust_domain import expand_principal, expand_trust_domain
+from policies.ztunnel_match import l4_namespace, l4_principal, l4_service_account
 
 RequestTest = Callable[[Request], bool]
 """A predicate over a request."""
 
 _PORT_MAX = 65535
 _ACCOUNT_MAX = 320
+# "Envoy 1.38: a header matcher is tried on each value of a repeated header."
+_EACH_VALUE_SINCE = (1, 38)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +61,18 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute:
-    """One attribute: `problem(value)` is why a value is refused, `test` builds the predicate."""
+    """One attribute: `problem(value)` is why a value is refused, `test` builds the predicate.
+
+    `is_http` says that only HTTP brings it. `is_untranslatable` marks a spelling
+    that admission takes and the control plane cannot translate: it never counts.
+    """
 
     problem: Callable[[str], str]
     test: Callable[[str, Scope], RequestTest]
     is_peer: bool = False
     is_token: bool = False
+    is_http: bool = False
+    is_untranslatable: bool = False
 
 
 def attribute_for(key: str) -> Attribute | None:
@@ -129,7 +139,20 @@ def _on_peer(matcher: Callable[[str, Scope], TextTest]) -> Callable[[str, Scope]
 
     def build(value: str, scope: Scope) -> RequestTest:
         test = matcher(value, scope)
-        return lambda request: request.peer is not None and test(request.peer.principal)
+        return lambda request: request.peer is not None and any(map(test, request.peer.names))
+
+    return build
+
+
+def _on_peer_or(
+    matcher: Callable[[str, Scope], TextTest], in_ztunnel: Callable[[str, Scope], RequestTest]
+) -> Callable[[str, Scope], RequestTest]:
+    """Return the builder for proxies, and in ztunnel's mode the other one."""
+    on_peer = _on_peer(matcher)
+
+    def build(value: str, scope: Scope) -> RequestTest:
+        is_ztunnel = scope.mesh.mode is MeshMode.ZTUNNEL
+        return in_ztunnel(value, scope) if is_ztunnel else on_peer(value, scope)
 
     return build
 
@@ -177,7 +200,10 @@ def _ip(address: Callable[[Request, Scope], str | None]) -> Callable[[str, Scope
 
 def _port(value: str, scope: Scope) -> RequestTest:
     number = int(value)
-    return lambda request: request.destination_port == number
+    # Port 0 is also what a Unix socket has, which has no port.
+    return lambda request: (
+        request.destination_port == number and (number > 0 or bool(request.destination_ip))
+    )
 
 
 def _host(value: str, scope: Scope) -> RequestTest:
@@ -224,12 +250,14 @@ def _claim(*path: str) -> Callable[[str, Scope], RequestTest]:
 def _header(name: str) -> Attribute:
     def build(value: str, scope: Scope) -> RequestTest:
         test = header_matcher(value)
+        if scope.mesh.envoy_version < _EACH_VALUE_SINCE:
+            return lambda request: (text := joined_header(request, name)) is not None and test(text)
         commas = value.count(",")
         return lambda request: any(
             test(text) for text in header_texts(request, name, wide=scope.wide, commas=commas)
         )
 
-    return Attribute(problem=_any_text, test=build)
+    return Attribute(problem=_any_text, test=build, is_http=True)
 
 
 # -- keys with brackets -------------------------------------------------------------------------
@@ -245,7 +273,7 @@ def _claim_attribute(rest: str) -> Attribute | None:
     path = claim_path(rest)
     if path is None:
         return None
-    return Attribute(problem=_any_text, test=_claim(*path), is_token=True)
+    return Attribute(problem=_any_text, test=_claim(*path), is_token=True, is_http=True)
 
 
 def claim_path(brackets: str) -> tuple[str, ...] | None:
@@ -281,15 +309,25 @@ _BRACKETED: tuple[tuple[str, Callable[[str], Attribute | None]], ...] = (
 )
 
 _TABLE: dict[str, Attribute] = {
-    "source.principal": Attribute(problem=_any_text, test=_on_peer(_principal), is_peer=True),
+    "source.principal": Attribute(
+        problem=_any_text,
+        test=_on_peer_or(_principal, lambda value, scope: l4_principal(value)),
+        is_peer=True,
+    ),
     "source.namespace": Attribute(
         problem=_any_text,
-        test=_on_peer(lambda value, scope: namespace_matcher(value)),
+        test=_on_peer_or(
+            lambda value, scope: namespace_matcher(value),
+            lambda value, scope: l4_namespace(value),
+        ),
         is_peer=True,
     ),
     "source.serviceAccount": Attribute(
         problem=_account_problem,
-        test=_on_peer(lambda value, scope: service_account_matcher(value, scope.namespace)),
+        test=_on_peer_or(
+            lambda value, scope: service_account_matcher(value, scope.namespace),
+            lambda value, scope: l4_service_account(value, scope.namespace),
+        ),
         is_peer=True,
     ),
     "source.trustDomain": Attribute(
@@ -307,10 +345,16 @@ _TABLE: dict[str, Attribute] = {
     ),
     "destination.port": Attribute(problem=_port_problem, test=_port),
     "connection.sni": Attribute(problem=_any_text, test=_sni),
-    "request.auth.principal": Attribute(problem=_any_text, test=_request_principal, is_token=True),
-    "request.auth.audiences": Attribute(problem=_any_text, test=_claim("aud"), is_token=True),
-    "request.auth.presenter": Attribute(problem=_any_text, test=_claim("azp"), is_token=True),
-    "operation.hosts": Attribute(problem=_any_text, test=_host),
-    "operation.methods": Attribute(problem=_any_text, test=_method),
-    "operation.paths": Attribute(problem=template_problem, test=_path),
+    "request.auth.principal": Attribute(
+        problem=_any_text, test=_request_principal, is_token=True, is_http=True
+    ),
+    "request.auth.audiences": Attribute(
+        problem=_any_text, test=_claim("aud"), is_token=True, is_http=True
+    ),
+    "request.auth.presenter": Attribute(
+        problem=_any_text, test=_claim("azp"), is_token=True, is_http=True
+    ),
+    "operation.hosts": Attribute(problem=_any_text, test=_host, is_http=True),
+    "operation.methods": Attribute(problem=_any_text, test=_method, is_http=True),
+    "operation.paths": Attribute(problem=template_problem, test=_path, is_http=True),
 }

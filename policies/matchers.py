@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from policies.attributes import RequestTest, Scope, attribute_for
+from policies.columns import Column, column_for, narrow_rule
 from policies.decision import RuleRef
 from policies.mesh import Mesh
 from policies.model import Action, AuthorizationPolicy, Clause, Rule, Value
@@ -81,8 +82,15 @@ class CompiledPolicy:
         return None
 
 
-def compile_policy(policy: AuthorizationPolicy, mesh: Mesh) -> CompiledPolicy:
-    """Return the policy with every condition turned into a predicate."""
+def compile_policy(
+    policy: AuthorizationPolicy, mesh: Mesh, column: Column | None = None
+) -> CompiledPolicy:
+    """Return the policy with every condition turned into a predicate.
+
+    `column` is that of HTTP requests unless one is named; rules that can match
+    nothing in it are left out, the others keep their numbers.
+    """
+    column = column or column_for(mesh, is_http=True)
     # Where Envoy's message leaves a doubt, an ALLOW must not match by guess and
     # every other action must: "ALLOW narrows on error, DENY widens".
     scope = Scope(
@@ -94,8 +102,9 @@ def compile_policy(policy: AuthorizationPolicy, mesh: Mesh) -> CompiledPolicy:
         ref=policy.metadata.ref(),
         action=policy.action,
         rules=tuple(
-            _compile_rule(rule, policy.metadata.ref(index, rule.location.line), scope)
+            _compile_rule(narrowed, policy.metadata.ref(index, rule.location.line), scope)
             for index, rule in enumerate(policy.rules)
+            if (narrowed := narrow_rule(rule, policy.action, column)) is not None
         ),
         provider=policy.provider,
         dry_run=policy.dry_run,

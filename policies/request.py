@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from identity.claims import VerifiedClaims
 from identity.peer import Peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service as policies' targetRefs name it; `kind` empty means the workload itself."""
+
+    kind: Literal["", "Service", "ServiceEntry"]
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The workload that is asked about: the destination of the request."""
+    """The workload that is asked about: the destination of the request.
+
+    `service` is what a request to a waypoint is for; None means nobody said.
+    """
 
     namespace: str
     service_account: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    service: Service | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

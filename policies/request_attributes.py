@@ -14,15 +14,21 @@ PrincipalTest = Callable[[str | None, str | None], bool]
 """A predicate over `iss` and `sub`, each None unless the claim is a string."""
 
 
-def header_texts(request: Request, name: str, *, wide: bool, commas: int = 0) -> Iterator[str]:
-    """Yield the texts of a header that a condition is tried on.
+def joined_header(request: Request, name: str) -> str | None:
+    """Return what Envoy before 1.38 tries: the values of a header joined by `,`."""
+    values = _header_values(request, name)
+    return None if values is None else ",".join(values)
 
-    Envoy 1.38 and later tries each value of a repeated header. When Envoy sent
+
+def header_texts(request: Request, name: str, *, wide: bool, commas: int = 0) -> Iterator[str]:
+    """Yield the texts of a header that a condition is tried on, as Envoy 1.38 and later do.
+
+    They try each value of a repeated header. When Envoy sent
     them joined, two values cannot be told from one with a comma: the wide
     reading tries the joined text and each run of parts with as many `commas` as
     the policy's value holds, the narrow one the joined text.
     """
-    values = request.headers.get(_canonical(name))
+    values = _header_values(request, name)
     if values is None:
         return
     yield from values
@@ -33,9 +39,20 @@ def header_texts(request: Request, name: str, *, wide: bool, commas: int = 0) ->
                 yield ",".join(parts[start : start + commas + 1]).strip()
 
 
-def _canonical(name: str) -> str:
+def _header_values(request: Request, name: str) -> tuple[str, ...] | None:
     # "`host` is an alias of `:authority`" in Envoy's header map.
-    return ":authority" if name == "host" else name
+    name = ":authority" if name == "host" else name
+    values = request.headers.get(name)
+    if values is not None or not name.startswith(":"):
+        return values
+    # A filter on the headers that Envoy sends leaves these to their own fields.
+    pseudo = {
+        ":authority": request.host,
+        ":method": request.method,
+        ":path": request.path,
+        ":scheme": request.scheme,
+    }.get(name, "")
+    return (pseudo,) if pseudo else None
 
 
 def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
@@ -44,6 +61,9 @@ def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
     Spec: Envoy "x-forwarded-for": the (hops + 1)-th entry from the right; too few
     or unreadable entries leave the direct peer.
     """
+    # A connection has no such header: its remote address is that of its peer.
+    if not request.is_http:
+        return request.source_ip
     if trusted_hops is None:
         return None
     joined = request.header("x-forwarded-for") or ""

@@ -11,37 +11,25 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from identity.jwt_rule import JwtRule
+from policies.attachment import is_attached, names_service
 from policies.collection import collection_paused
+from policies.columns import Column, column_for
 from policies.decision import RuleRef
 from policies.diagnostic import Diagnostic
 from policies.index import PolicyIndex
 from policies.load import read_resources
 from policies.matchers import CompiledPolicy, compile_policy
-from policies.mesh import Mesh
+from policies.mesh import Mesh, MeshMode
 from policies.model import (
     Action,
     Attachment,
     AuthorizationPolicy,
     Metadata,
     PeerAuthentication,
-    PeerMode,
     RequestAuthentication,
 )
+from policies.peer_requirement import PeerRequirement, resolve_peer_requirement
 from policies.request import Workload
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerRequirement:
-    """The resolved mTLS mode of a workload; `ref` is the PeerAuthentication that set it."""
-
-    mode: PeerMode = PeerMode.PERMISSIVE
-    port_modes: Mapping[int, PeerMode] = field(default_factory=dict)
-    ref: RuleRef | None = None
-
-    def is_strict(self, port: int) -> bool:
-        """Whether a request to this workload port must come over mTLS."""
-        mode = self.port_modes.get(port, PeerMode.UNSET)
-        return (self.mode if mode is PeerMode.UNSET else mode) is PeerMode.STRICT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,36 +77,53 @@ class Snapshot:
             policy.provider: policy.metadata.ref() for policy, _ in self.policies if policy.provider
         }
 
-    def select(self, workload: Workload) -> WorkloadPolicies:
-        """Return what applies to a workload."""
+    @property
+    def needs_service(self) -> bool:
+        """Whether a request must say which service it is for: to a waypoint, some policies ask."""
+        attachments = [policy.attachment for policy, _ in self.policies]
+        attachments += [found.attachment for found in self.request_authentications]
+        return self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
+
+    def select(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
+        """Return what applies to a workload, in the reading of HTTP requests or of connections."""
+        column = column_for(self.mesh, is_http=is_http)
         found = [
-            compiled
+            compiled if column is not Column.TCP else compile_policy(policy, self.mesh, column)
             for policy, compiled in self.policies
             if self._applies(policy.metadata, policy.attachment, workload)
+            and self._is_enforceable(policy, column)
         ]
         enforced = [policy for policy in found if not policy.dry_run]
-        custom: dict[str, tuple[CompiledPolicy, ...]] = {}
-        for policy in sorted(_with_action(enforced, Action.CUSTOM), key=lambda p: p.provider):
-            custom[policy.provider] = (*custom.get(policy.provider, ()), policy)
 
         def indexed(policies: Iterable[CompiledPolicy]) -> PolicyIndex:
             return PolicyIndex(policies, self.mesh)
 
         return WorkloadPolicies(
-            custom=MappingProxyType({name: indexed(named) for name, named in custom.items()}),
+            custom=MappingProxyType(
+                {name: indexed(named) for name, named in _by_provider(enforced).items()}
+            ),
             deny=indexed(_with_action(enforced, Action.DENY)),
             allow=indexed(_with_action(enforced, Action.ALLOW)),
             audit=indexed(_with_action(enforced, Action.AUDIT)),
             dry_run=tuple(policy for policy in found if policy.dry_run),
-            jwt_rules=self._jwt_rules(workload),
-            peer=self._peer_requirement(workload),
+            # "JWT is for HTTP": a connection has no token, and ztunnel looks at none.
+            jwt_rules=self._jwt_rules(workload) if column is Column.HTTP else (),
+            peer=resolve_peer_requirement(self.peer_authentications, workload, self.mesh),
         )
 
     def _applies(self, metadata: Metadata, attachment: Attachment, workload: Workload) -> bool:
-        # "If the root namespace is set to the config's namespace, the policy applies to all
-        # namespaces in a mesh"; a policy with targetRefs never applies to a sidecar.
-        in_scope = metadata.namespace in (self.mesh.root_namespace, workload.namespace)
-        return in_scope and not attachment.target_refs and attachment.selects(workload.labels)
+        return is_attached(metadata, attachment, workload, self.mesh)
+
+    def _is_enforceable(self, policy: AuthorizationPolicy, column: Column) -> bool:
+        if column is Column.L4:
+            # "ztunnel does not support the AUDIT and CUSTOM actions."
+            return policy.action in (Action.ALLOW, Action.DENY)
+        # "An HTTP provider on a TCP chain: CUSTOM is ignored there."
+        is_for_http_only = policy.action is Action.CUSTOM and any(
+            provider.name == policy.provider and provider.kind == "envoyExtAuthzHttp"
+            for provider in self.mesh.extension_providers
+        )
+        return not (is_for_http_only and column is Column.TCP)
 
     def _jwt_rules(self, workload: Workload) -> tuple[JwtRule, ...]:
         # All attached RequestAuthentications contribute; rules are tried in issuer order.
@@ -129,49 +134,6 @@ class Snapshot:
             for rule in found.jwt_rules
         ]
         return tuple(sorted(rules, key=lambda rule: rule.issuer))
-
-    def _peer_requirement(self, workload: Workload) -> PeerRequirement:
-        """Resolve the mode: workload over namespace over mesh over PERMISSIVE."""
-        levels = [self._oldest(level) for level in self._peer_levels(workload)]
-        chosen = levels[0]
-        for found in levels:
-            if found is not None and found.mode is not PeerMode.UNSET:
-                return PeerRequirement(
-                    mode=found.mode,
-                    port_modes=chosen.port_modes if chosen else {},
-                    ref=found.metadata.ref(),
-                )
-        return PeerRequirement(
-            port_modes=chosen.port_modes if chosen else {},
-            ref=chosen.metadata.ref() if chosen else None,
-        )
-
-    def _peer_levels(self, workload: Workload) -> tuple[list[PeerAuthentication], ...]:
-        """Return the candidates at workload, namespace and mesh level."""
-        own: list[PeerAuthentication] = []
-        namespace: list[PeerAuthentication] = []
-        mesh: list[PeerAuthentication] = []
-        root = self.mesh.root_namespace
-        for found in self.peer_authentications:
-            selector, home = found.attachment.selector, found.metadata.namespace
-            if selector:
-                # "Selector policies in the root namespace are ignored."
-                is_own = home == workload.namespace != root
-                if is_own and found.attachment.selects(workload.labels):
-                    own.append(found)
-            elif home == root:
-                mesh.append(found)
-            elif home == workload.namespace:
-                namespace.append(found)
-        return own, namespace, mesh
-
-    @staticmethod
-    def _oldest(level: list[PeerAuthentication]) -> PeerAuthentication | None:
-        """Return the one that counts: the oldest, then by name."""
-        order = sorted(
-            level, key=lambda p: (p.metadata.created_at, p.metadata.name, p.metadata.namespace)
-        )
-        return order[0] if order else None
 
 
 def build_snapshot(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
@@ -200,6 +162,14 @@ def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
         revision=_digest(pairs, mesh),
         warnings=loaded.warnings,
     )
+
+
+def _by_provider(policies: list[CompiledPolicy]) -> dict[str, tuple[CompiledPolicy, ...]]:
+    """Return the CUSTOM policies under the name of their provider, names in byte order."""
+    custom: dict[str, tuple[CompiledPolicy, ...]] = {}
+    for policy in sorted(_with_action(policies, Action.CUSTOM), key=lambda each: each.provider):
+        custom[policy.provider] = (*custom.get(policy.provider, ()), policy)
+    return custom
 
 
 def _with_action(policies: list[CompiledPolicy], action: Action) -> tuple[CompiledPolicy, ...]:

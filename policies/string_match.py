@@ -25,7 +25,7 @@ def text_matcher(value: str) -> TextTest:
     """
     if value == "*":
         return is_text
-    return _edge_matcher(value)
+    return edge_matcher(value)
 
 
 def is_text(text: str) -> bool:
@@ -37,7 +37,7 @@ def header_matcher(value: str) -> TextTest:
     """Return the test for headers and methods, where `*` means present, even if empty."""
     if value == "*":
         return lambda text: True
-    return _edge_matcher(value)
+    return edge_matcher(value)
 
 
 def host_matcher(value: str) -> TextTest:
@@ -56,7 +56,7 @@ def principal_matcher(value: str) -> TextTest:
         return lambda text: (
             text.startswith(_SPIFFE) and text[len(_SPIFFE) :].endswith(tail) and "\n" not in text
         )
-    return _edge_matcher(_SPIFFE + value)
+    return edge_matcher(_SPIFFE + value)
 
 
 def namespace_matcher(value: str) -> TextTest:
@@ -89,7 +89,8 @@ def trust_domain_matcher(value: str) -> TextTest:
     return _full_match(f"{_SPIFFE}{re2.escape(left)}[^/]*{re2.escape(right)}/.*")
 
 
-def _edge_matcher(value: str) -> TextTest:
+def edge_matcher(value: str) -> TextTest:
+    """Return the test of the exact, prefix and suffix forms; a lone `*` is the empty suffix."""
     if value.startswith("*"):
         tail = value[1:]
         return lambda text: text.endswith(tail)
