@@ -1,0 +1,123 @@
+"""`policy compile`: Istio's policies as the Envoy filters of one workload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from authz.commands.failing import EXIT_UNUSABLE, clear_errors
+from policies.files import read_policy_files
+from policies.load import read_resources
+from policies.mesh import Mesh
+from policies.mesh_config import load_mesh
+from policies.model import AuthorizationPolicy
+from policies.rbac import UnsupportedModeError, compile_filters
+from policies.request import Workload
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes every filter out in full: Envoy and people read no YAML aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def parse_workload(value: str) -> Workload:
+    """Return the workload of `NAMESPACE[/key=value,...]`; a label's key may hold a `/`.
+
+    Raises:
+        click.BadParameter: the text is not of that form.
+    """
+    namespace, _, text = value.partition("/")
+    if not namespace:
+        raise click.BadParameter("the namespace is missing")
+    labels: dict[str, str] = {}
+    for pair in filter(None, text.split(",")):
+        key, equals, label = pair.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"`{pair}` is not of the form `key=value`")
+        labels[key] = label
+    return Workload(namespace=namespace, labels=labels)
+
+
+@click.command("compile")
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH..."
+)
+@click.option(
+    "--to",
+    type=click.Choice(("envoy-rbac",)),
+    default="envoy-rbac",
+    show_default=True,
+    expose_value=False,
+    help="What to compile to.",
+)
+@click.option(
+    "--workload",
+    callback=lambda context, option, value: parse_workload(value),
+    required=True,
+    metavar="NAMESPACE[/k=v,...]",
+    help="The workload whose proxy is meant: its namespace and its labels.",
+)
+@click.option(
+    "--mesh",
+    "mesh_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Mesh settings: our own, or Istio's MeshConfig.",
+)
+@click.option("--tcp", is_flag=True, help="The network filters of a TCP chain, not the HTTP ones.")
+@click.option(
+    "--multiple-providers",
+    is_flag=True,
+    help="Ask every CUSTOM provider, as istiod with PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS; "
+    "without it, policies of more than one provider deny what they match.",
+)
+@click.option(
+    "-o", "--output", type=click.Choice(("yaml", "json")), default="yaml", show_default=True
+)
+def compile_command(
+    paths: tuple[Path, ...],
+    workload: Workload,
+    mesh_file: Path | None,
+    tcp: bool,
+    multiple_providers: bool,
+    output: str,
+) -> None:
+    """Print the filters that Istio's control plane would send to a workload's Envoy.
+
+    PATH are files and folders of policies. The filters come in the order in which
+    Envoy runs them, one YAML document (or one line of JSON) a filter.
+
+    \b
+    Exit codes: 0 done; 2 the policies or the mesh settings do not load.
+    """
+    with clear_errors():
+        resources = read_resources(read_policy_files(paths)).resources
+        policies = [found for found in resources if isinstance(found, AuthorizationPolicy)]
+        mesh = Mesh() if mesh_file is None else _read_mesh(mesh_file)
+        try:
+            filters = compile_filters(
+                policies, workload, mesh, tcp=tcp, many_providers=multiple_providers
+            )
+        except UnsupportedModeError as exc:
+            click.echo(f"error: {exc}", err=True)
+            raise SystemExit(EXIT_UNUSABLE) from exc
+    if not filters:
+        click.echo("no policy is attached: Envoy gets no filter and allows", err=True)
+    click.echo(render(filters, output), nl=False)
+
+
+def render(filters: list[dict[str, Any]], output: str) -> str:
+    """Return filters as text: YAML documents, or JSON with one filter a line."""
+    if output == "json":
+        return "".join(json.dumps(each) + "\n" for each in filters)
+    return yaml.dump_all(filters, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+
+
+def _read_mesh(path: Path) -> Mesh:
+    ((file, text),) = read_policy_files([path])
+    return load_mesh(text, file)
