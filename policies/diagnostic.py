@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+# BUDGET: a text of the author that is quoted in a message; more of it helps nobody.
+_SHOWN_MAX = 100
 
 
 class Severity(StrEnum):
@@ -14,33 +18,48 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Location:
-    """A place in a file; line and column count from 1, 0 means unknown."""
+class Location(NamedTuple):
+    """A place in a file; line and column count from 1, 0 means unknown.
+
+    A tuple, because every value of every policy has one and making them is a
+    good part of the loading time.
+    """
 
     file: str
     line: int = 0
     column: int = 0
 
     def __str__(self) -> str:
-        """Return `file:line` (the column is left out: editors open lines)."""
-        return f"{self.file}:{self.line}" if self.line else self.file
+        """Return `file:line:column`, as far as it is known."""
+        if not self.line:
+            return self.file
+        tail = f":{self.column}" if self.column else ""
+        return f"{self.file}:{self.line}{tail}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnostic:
-    """One finding: what, where, why, and in `help` how to mend it."""
+    """One finding: what, where, why, and in `help` how to mend it.
+
+    `path` is the field (`spec.rules[0].from[1].source.principals[0]`) and
+    `resource` the resource (`AuthorizationPolicy/shop/deny-admin`); each is empty
+    where there is none.
+    """
 
     code: str
     message: str
     location: Location
     help: str = ""
     severity: Severity = Severity.ERROR
+    path: str = ""
+    resource: str = ""
 
     def __str__(self) -> str:
-        """Return the one-line form `file:line: error: message [code] (help)`."""
+        """Return the one line `file:line:column: error: path: message [code] (help)`."""
+        # Many messages begin with the field's name; it is not said twice.
+        field = f"{self.path}: " if self.path and self.path not in self.message else ""
         tail = f" ({self.help})" if self.help else ""
-        return f"{self.location}: {self.severity}: {self.message} [{self.code}]{tail}"
+        return f"{self.location}: {self.severity}: {field}{self.message} [{self.code}]{tail}"
 
 
 class LoadError(Exception):
@@ -50,3 +69,17 @@ class LoadError(Exception):
         """Keep every finding, in reading order."""
         self.diagnostics = tuple(sorted(diagnostics, key=lambda found: found.location))
         super().__init__("\n".join(str(found) for found in self.diagnostics))
+
+
+def shown(text: str) -> str:
+    """Return an author's text as messages quote it: one line, visible, not too long.
+
+    >>> shown("a\\nb"), len(shown("x" * 5000))
+    ('a\\\\nb', 103)
+    """
+    cut = text[:_SHOWN_MAX]
+    if not cut.isprintable():
+        cut = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
+        )
+    return cut + "..." if len(text) > _SHOWN_MAX else cut

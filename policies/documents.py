@@ -1,32 +1,59 @@
 """YAML text to trees that remember where each piece stands.
 
-Multi-document files, duplicate keys refused, aliases expanded under a budget.
-The scalars follow what `kubectl apply` makes of them: plain `yes` and `on` are
-booleans, dates stay text.
+Theory of operation. libyaml's events become nodes as they come, so a text that
+breaks a budget is refused where it does so and not after it was read whole.
+- A key counts once: duplicate keys are refused, and so are merge keys and tags.
+- An alias is the node it names, not a copy; what it adds is counted all the same.
+- Scalars mean what `kubectl apply` makes of them: plain `yes` and `on` are
+  booleans, dates stay text, quoted text is always text.
+- The first fault of a text is the only one told: what follows it is guesswork.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import yaml
 
-from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.diagnostic import Diagnostic, LoadError, Location, shown
 
-# BUDGET: a document deeper or larger than any policy needs is an attack (alias bombs).
+MAX_BYTES = 16 * 1024 * 1024
+"""The largest text: a file of 10,000 policies is half of it."""
+# BUDGET: a policy is 10 levels deep, Kubernetes' own metadata less than 20.
 _MAX_DEPTH = 64
-_MAX_NODES = 2_000_000
+# BUDGET: 10,000 policies of 70 nodes and keys fit; more takes longer than a reload may.
+_MAX_NODES = 1_000_000
+# BUDGET: etcd holds no object above 1.5 MiB, so no resource has more values than this.
+_MAX_RESOURCE_NODES = 200_000
+# BUDGET: nobody writes policies with aliases; alias bombs are made of nothing else.
+_MAX_ALIASED_NODES = 10_000
+# BUDGET: etcd's limit again; the largest honest text is an inline key set of some KiB.
+_MAX_SCALAR = 1024 * 1024
+# BUDGET: int() and float() of a very long text are quadratic.
+_MAX_DIGITS = 64
+_RESOURCE_DEPTH = 2
 
+_BOOLEANS = {
+    spelled: value
+    for word, value in {
+        "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False,
+    }.items()
+    for spelled in (word, word.capitalize(), word.upper())
+}  # fmt: skip
+_WORDS: dict[str, bool | None] = {
+    **_BOOLEANS, **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+}  # fmt: skip
+_NUMBER_START = frozenset("0123456789+-.")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)", re.ASCII)
-_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_TAG = "tag:yaml.org,2002:"
+_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", re.ASCII)
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+_TEXT_TAGS = frozenset({"!", "tag:yaml.org,2002:str"})
+_TREE_TAGS = frozenset({"!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 
 
-@dataclass(frozen=True, slots=True)
-class YamlScalar:
+class YamlScalar(NamedTuple):
     """A leaf: text, number, boolean or null."""
 
     value: str | int | float | bool | None
@@ -37,8 +64,7 @@ class YamlScalar:
         return self.value
 
 
-@dataclass(frozen=True, slots=True)
-class YamlList:
+class YamlList(NamedTuple):
     """A sequence of nodes."""
 
     items: tuple[YamlNode, ...]
@@ -49,8 +75,7 @@ class YamlList:
         return [item.plain() for item in self.items]
 
 
-@dataclass(frozen=True, slots=True)
-class YamlMap:
+class YamlMap(NamedTuple):
     """A mapping with text keys; `key_locations` says where each key stands."""
 
     entries: dict[str, YamlNode]
@@ -70,23 +95,29 @@ def parse_documents(text: str, file: str) -> tuple[YamlNode, ...]:
     """Return the documents of `text`, empty ones left out.
 
     Raises:
-        LoadError: the text is not YAML, or holds a duplicate key, a custom tag,
+        LoadError: the text is not YAML, or holds a duplicate key, a merge key, a tag,
             a key that is not text, or more than the budget allows.
     """
-    builder = _TreeBuilder(file)
+    return tuple(iter_documents(text, file))
+
+
+def iter_documents(text: str, file: str) -> Iterator[YamlNode]:
+    """Yield the documents of `text` as `parse_documents` returns them, one at a time.
+
+    Raises:
+        LoadError: as `parse_documents`, when the fault is reached.
+    """
+    if len(text) > MAX_BYTES:
+        raise _refusal(Location(file), f"larger than {MAX_BYTES} bytes", "split the file")
     try:
-        roots = list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
+        yield from _TreeBuilder(text, file).documents()
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         problem = exc.problem or exc.context or "the text cannot be read"
         raise _refusal(Location(file, line, column), f"not valid YAML: {problem}") from exc
     except (yaml.YAMLError, UnicodeEncodeError) as exc:
-        raise _refusal(Location(file), "not valid YAML: the text has a forbidden byte") from exc
-    trees = [builder.build(root, 0) for root in roots]
-    return tuple(
-        tree for tree in trees if not (isinstance(tree, YamlScalar) and tree.value is None)
-    )
+        raise _forbidden(text, file) from exc
 
 
 def _refusal(location: Location, message: str, help_: str = "") -> LoadError:
@@ -95,88 +126,149 @@ def _refusal(location: Location, message: str, help_: str = "") -> LoadError:
     )
 
 
-class _TreeBuilder:
-    """Turns composed nodes into our trees, counting as it goes."""
+def _forbidden(text: str, file: str) -> LoadError:
+    """Return the refusal of the first character that YAML does not allow."""
+    found = _FORBIDDEN.search(text)
+    if found is None:
+        return _refusal(Location(file), "not valid YAML: the text has a forbidden byte")
+    line = text.count("\n", 0, found.start()) + 1
+    column = found.start() - text.rfind("\n", 0, found.start())
+    name = f"U+{ord(found.group()):04X}"
+    return _refusal(
+        Location(file, line, column), f"not valid YAML: the character {name} is not allowed"
+    )
 
-    def __init__(self, file: str) -> None:
+
+class _TreeBuilder:
+    """Turns events into trees, counting as it goes. One use only."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._next: Callable[[], Any] = yaml.CSafeLoader(text).get_event
         self._file = file
         self._nodes = 0
+        self._resource_start = 0
+        self._aliased = 0
+        # A node of an anchor and its size; None while the node is being read.
+        self._anchors: dict[str, tuple[YamlNode, int] | None] = {}
 
-    def build(self, node: yaml.Node, depth: int) -> YamlNode:
-        location = Location(self._file, node.start_mark.line + 1, node.start_mark.column + 1)
+    def documents(self) -> Iterator[YamlNode]:
+        """Yield the documents that hold anything."""
+        while not isinstance(event := self._next(), yaml.StreamEndEvent):
+            if isinstance(event, yaml.DocumentStartEvent):
+                self._anchors = {}
+                tree = self._node(self._next(), 0)
+                if not (isinstance(tree, YamlScalar) and tree.value is None):
+                    yield tree
+
+    def _node(self, event: Any, depth: int) -> YamlNode:
+        """Return the node that begins with `event`; `depth` is 0 at the root."""
+        mark = event.start_mark
+        location = Location(self._file, mark.line + 1, mark.column + 1)
         self._nodes += 1
+        if self._nodes - self._resource_start > _MAX_RESOURCE_NODES or self._nodes > _MAX_NODES:
+            self._refuse_size(location)
+        if event.__class__ is yaml.ScalarEvent and event.anchor is None:
+            return YamlScalar(_scalar_value(event, location), location)
+        return self._other_node(event, location, depth)
+
+    def _other_node(self, event: Any, location: Location, depth: int) -> YamlNode:
+        """Return a mapping, a list, an alias or a scalar with an anchor."""
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(str(event.anchor), location)
         if depth > _MAX_DEPTH:
             raise _refusal(location, f"nested deeper than {_MAX_DEPTH} levels")
-        if self._nodes > _MAX_NODES:
-            raise _refusal(location, f"more than {_MAX_NODES} nodes once aliases are expanded")
-        if isinstance(node, yaml.MappingNode):
-            return self._map(node, location, depth)
-        if isinstance(node, yaml.SequenceNode):
-            items = tuple(self.build(item, depth + 1) for item in node.value)
-            return YamlList(items, location)
-        assert isinstance(node, yaml.ScalarNode)
-        return YamlScalar(_scalar_value(node, location), location)
+        if depth <= _RESOURCE_DEPTH:
+            self._resource_start = self._nodes
+        start, anchor = self._nodes - 1, event.anchor
+        if anchor is not None:
+            self._anchors[anchor] = None
+        node: YamlNode
+        if isinstance(event, yaml.ScalarEvent):
+            node = YamlScalar(_scalar_value(event, location), location)
+        else:
+            if event.tag is not None and event.tag not in _TREE_TAGS:
+                raise _refusal(location, f"the tag `{shown(event.tag)}` is not supported")
+            is_map = isinstance(event, yaml.MappingStartEvent)
+            node = self._map(location, depth) if is_map else self._list(location, depth)
+        if anchor is not None:
+            self._anchors[anchor] = (node, self._nodes - start)
+        return node
 
-    def _map(self, node: yaml.MappingNode, location: Location, depth: int) -> YamlMap:
+    def _list(self, location: Location, depth: int) -> YamlList:
+        items: list[YamlNode] = []
+        while (event := self._next()).__class__ is not yaml.SequenceEndEvent:
+            items.append(self._node(event, depth + 1))
+        return YamlList(tuple(items), location)
+
+    def _map(self, location: Location, depth: int) -> YamlMap:
         entries: dict[str, YamlNode] = {}
-        key_locations: dict[str, Location] = {}
-        for key_node, value_node in node.value:
-            place = Location(
-                self._file, key_node.start_mark.line + 1, key_node.start_mark.column + 1
-            )
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _refusal(place, "a mapping key must be text")
-            key = str(key_node.value)
-            if key_node.tag == _TAG + "merge":
-                raise _refusal(place, "the merge key `<<` is not supported", "write the keys out")
+        places: dict[str, Location] = {}
+        while (event := self._next()).__class__ is not yaml.MappingEndEvent:
+            mark = event.start_mark
+            place = Location(self._file, mark.line + 1, mark.column + 1)
+            key = self._key(event, place)
             if key in entries:
-                first = key_locations[key].line
+                first = places[key].line
                 raise _refusal(
-                    place, f"duplicate key `{key}`, first written on line {first}", "keep one"
-                )
-            entries[key] = self.build(value_node, depth + 1)
-            key_locations[key] = place
-        return YamlMap(entries, key_locations, location)
+                    place, f"duplicate key `{shown(key)}`, first written on line {first}",
+                    "keep one",
+                )  # fmt: skip
+            self._nodes += 1
+            entries[key] = self._node(self._next(), depth + 1)
+            places[key] = place
+        return YamlMap(entries, places, location)
+
+    @staticmethod
+    def _key(event: Any, place: Location) -> str:
+        if event.__class__ is not yaml.ScalarEvent:
+            raise _refusal(place, "a mapping key must be text")
+        key = str(event.value)
+        if event.tag is not None and event.tag not in _TEXT_TAGS:
+            raise _refusal(place, f"the tag `{shown(event.tag)}` is not supported")
+        if key == "<<" and not event.style:
+            raise _refusal(place, "the merge key `<<` is not supported", "write the keys out")
+        return key
+
+    def _alias(self, anchor: str, location: Location) -> YamlNode:
+        found = self._anchors.get(anchor)
+        if found is None:
+            why = "names a node it stands in" if anchor in self._anchors else "has no anchor"
+            raise _refusal(location, f"the alias `*{shown(anchor)}` {why}")
+        node, size = found
+        self._nodes += size
+        self._aliased += size
+        if self._aliased > _MAX_ALIASED_NODES:
+            why = f"aliases add more than {_MAX_ALIASED_NODES} nodes"
+            raise _refusal(location, why, "write the values out")
+        return node
+
+    def _refuse_size(self, location: Location) -> None:
+        if self._nodes > _MAX_NODES:
+            raise _refusal(location, f"more than {_MAX_NODES} nodes", "split the file")
+        raise _refusal(location, f"more than {_MAX_RESOURCE_NODES} nodes in one resource")
 
 
-def _scalar_value(node: yaml.ScalarNode, location: Location) -> str | int | float | bool | None:
+def _scalar_value(event: Any, location: Location) -> str | int | float | bool | None:
     """Return what a scalar means; quoted text is always text."""
-    text = str(node.value)
-    # A plain scalar has no style; libyaml says so with an empty text.
-    if node.style:
+    text: str = event.value
+    if len(text) > _MAX_SCALAR:
+        raise _refusal(location, f"a text of more than {_MAX_SCALAR} characters")
+    if event.tag is not None:
+        if event.tag not in _TEXT_TAGS:
+            raise _refusal(location, f"the tag `{shown(event.tag)}` is not supported")
         return text
-    match node.tag.removeprefix(_TAG):
-        case "null":
-            return None
-        case "bool":
-            return _BOOLEANS[text.lower()]
-        case "int" | "float":
-            return _number(text)
-        case "str" | "timestamp" | "value":
-            return text
-        case _:
-            raise _refusal(location, f"the tag `{node.tag}` is not supported")
+    # A plain scalar has no style; libyaml says so with an empty text.
+    if event.style:
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    return _number(text) if text[0] in _NUMBER_START else text
 
 
 def _number(text: str) -> str | int | float:
     """Return the number, or the text where only YAML 1.1 sees a number (`1:30`, `0777`)."""
+    if len(text) > _MAX_DIGITS:
+        return text
     if _INTEGER.fullmatch(text):
-        # BUDGET: int() of a very long text is quadratic.
-        return int(text) if len(text) <= 32 else text
-    if ":" in text or "_" in text:
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def walk(node: YamlNode) -> Iterator[YamlNode]:
-    """Yield `node` and all nodes below it, in reading order."""
-    yield node
-    if isinstance(node, YamlMap):
-        for child in node.entries.values():
-            yield from walk(child)
-    elif isinstance(node, YamlList):
-        for child in node.items:
-            yield from walk(child)
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text

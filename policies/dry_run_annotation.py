@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from policies.diagnostic import shown
 from policies.fields import Findings
 from policies.model import Action, Metadata
 
 DRY_RUN_ANNOTATION = "istio.io/dry-run"
+_PATH = f"metadata.annotations.{DRY_RUN_ANNOTATION}"
 # Go's strconv.ParseBool, which Istio reads the annotation with.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -23,13 +25,15 @@ def read_dry_run(metadata: Metadata, action: Action, findings: Findings) -> bool
             f"`{DRY_RUN_ANNOTATION}` is not allowed on a {action} policy",
             metadata.location,
             "only ALLOW and DENY policies can be shadowed",
+            path=_PATH,
         )
     if text not in _TRUE | _FALSE:
         findings.error(
             "dry-run-value",
-            f"`{text}` is not a value of `{DRY_RUN_ANNOTATION}`",
+            f"`{shown(text)}` is not a value of `{DRY_RUN_ANNOTATION}`",
             metadata.location,
             'write "true" or "false"',
+            path=_PATH,
         )
     return text in _TRUE
 
@@ -41,4 +45,5 @@ def refuse_dry_run(metadata: Metadata, kind: str, findings: Findings) -> None:
             "dry-run-kind",
             f"`{DRY_RUN_ANNOTATION}` is not allowed on {kind}",
             metadata.location,
+            path=_PATH,
         )

@@ -7,59 +7,90 @@ text becomes a Diagnostic, and the file that holds it is refused.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from policies.diagnostic import Diagnostic, Location, Severity
+from policies.diagnostic import Diagnostic, LoadError, Location, Severity, shown
 from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar
 from policies.model import Value
 
+# BUDGET: more errors than anybody reads; a text made to hold millions is cut short here.
+_MAX_ERRORS = 1000
+# BUDGET: comparing long names letter by letter is slow, and no field has a long one.
+_MAX_NAME = 64
+
 
 class Findings:
-    """The growing list of what is wrong with a set of files."""
+    """The growing list of what is wrong with a set of files.
+
+    `resource` is set by whoever begins with one: `kind/namespace/name`.
+    """
 
     def __init__(self) -> None:
         """Start with nothing found."""
         self.diagnostics: list[Diagnostic] = []
+        self.resource = ""
+        self._errors = 0
 
-    def error(self, code: str, message: str, location: Location, help_: str = "") -> None:
-        """Add an error: the file is refused."""
-        self.diagnostics.append(
-            Diagnostic(code=code, message=message, location=location, help=help_)
-        )
+    def error(
+        self, code: str, message: str, location: Location, help_: str = "", *, path: str = ""
+    ) -> None:
+        """Add an error: the file is refused.
 
-    def warning(self, code: str, message: str, location: Location, help_: str = "") -> None:
+        Raises:
+            LoadError: there are too many to go on.
+        """
+        self._add(Severity.ERROR, code, message, location, help_, path)
+        self._errors += 1
+        if self._errors >= _MAX_ERRORS:
+            raise LoadError(self.diagnostics)
+
+    def warning(
+        self, code: str, message: str, location: Location, help_: str = "", *, path: str = ""
+    ) -> None:
         """Add a warning: the file is used all the same."""
-        self.diagnostics.append(
-            Diagnostic(
-                code=code,
-                message=message,
-                location=location,
-                help=help_,
-                severity=Severity.WARNING,
-            )
-        )
+        self._add(Severity.WARNING, code, message, location, help_, path)
 
     @property
     def has_errors(self) -> bool:
         """Whether anything found refuses the load."""
         return any(found.severity is Severity.ERROR for found in self.diagnostics)
 
+    def _add(  # noqa: PLR0913 -- the columns of a Diagnostic, private to this class
+        self, severity: Severity, code: str, message: str, location: Location, help_: str, path: str
+    ) -> None:
+        self.diagnostics.append(
+            Diagnostic(
+                code=code,
+                message=message,
+                location=location,
+                help=help_,
+                severity=severity,
+                path=path,
+                resource=self.resource,
+            )
+        )
+
 
 class Fields:
     """The keys of one mapping; `path` is how messages name it (`spec.rules[0].from`)."""
 
+    __slots__ = ("_entries", "findings", "node", "path")
+
     def __init__(
-        self, node: YamlMap, path: str, findings: Findings, known: Collection[str]
+        self, node: YamlMap, path: str, findings: Findings, known: Collection[str] | None = None
     ) -> None:
-        """Check the mapping's keys against `known`; unknown ones are errors."""
+        """Check the mapping's keys against `known` (None: any); unknown ones are errors."""
         self.node = node
         self.path = path
         self.findings = findings
-        for key, location in node.key_locations.items():
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                help_ = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
-                findings.error("unknown-field", f"unknown field `{self.at(key)}`", location, help_)
+        self._entries = node.entries
+        if known is not None:
+            for key in self._entries:
+                if key not in known:
+                    self.error(
+                        "unknown-field", f"unknown field `{shown(self.at(key))}`", key,
+                        suggestion(key, known),
+                    )  # fmt: skip
 
     def at(self, key: str) -> str:
         """Return the dotted name of a key."""
@@ -69,36 +100,53 @@ class Fields:
         """Return where `key` stands, or where the mapping begins when it is absent."""
         return self.node.key_locations.get(key, self.node.location)
 
+    def error(self, code: str, message: str, key: str = "", help_: str = "") -> None:
+        """Add an error about a key, or about the mapping itself."""
+        path = shown(self.at(key)) if key else self.path
+        self.findings.error(code, message, self.place(key), help_, path=path)
+
+    def warning(self, code: str, message: str, key: str = "", help_: str = "") -> None:
+        """Add a warning about a key, or about the mapping itself."""
+        path = shown(self.at(key)) if key else self.path
+        self.findings.warning(code, message, self.place(key), help_, path=path)
+
+    def item_path(self, key: str, value: Value) -> str:
+        """Return the name of an item of the list at `key`: `...principals[1]`."""
+        for index, item in enumerate(self.items(key)):
+            if item.location == value.location:
+                return f"{self.at(key)}[{index}]"
+        return self.at(key)
+
     def has(self, key: str) -> bool:
         """Whether `key` is written with a value other than null."""
-        node = self.node.entries.get(key)
-        return node is not None and not (isinstance(node, YamlScalar) and node.value is None)
+        node = self._entries.get(key)
+        return node is not None and not (node.__class__ is YamlScalar and node.value is None)
 
     def wrong_type(self, key: str, expected: str) -> None:
         """Report that the value of `key` has the wrong type."""
-        node = self.node.entries[key]
+        node = self._entries[key]
         self.findings.error(
             "wrong-type",
-            f"`{self.at(key)}` must be {expected}, not {kind_of(node)}",
+            f"`{shown(self.at(key))}` must be {expected}, not {kind_of(node)}",
             node.location,
             "quote it" if isinstance(node, YamlScalar) and expected == "text" else "",
+            path=shown(self.at(key)),
         )
 
     def text(self, key: str, default: str = "") -> str:
         """Return the text at `key`."""
-        if not self.has(key):
-            return default
-        node = self.node.entries[key]
+        node = self._entries.get(key)
         if isinstance(node, YamlScalar) and isinstance(node.value, str):
             return node.value
-        self.wrong_type(key, "text")
+        if self.has(key):
+            self.wrong_type(key, "text")
         return default
 
     def boolean(self, key: str, *, default: bool = False) -> bool:
         """Return the boolean at `key`."""
         if not self.has(key):
             return default
-        node = self.node.entries[key]
+        node = self._entries[key]
         if isinstance(node, YamlScalar) and isinstance(node.value, bool):
             return node.value
         self.wrong_type(key, "true or false")
@@ -106,27 +154,27 @@ class Fields:
 
     def mapping(self, key: str) -> YamlMap | None:
         """Return the mapping at `key`, or None when absent or of another type."""
-        if not self.has(key):
-            return None
-        node = self.node.entries[key]
+        node = self._entries.get(key)
         if isinstance(node, YamlMap):
             return node
-        self.wrong_type(key, "a mapping")
+        if self.has(key):
+            self.wrong_type(key, "a mapping")
         return None
 
-    def child(self, key: str, known: Collection[str]) -> Fields | None:
+    def child(self, key: str, known: Collection[str] | None = None) -> Fields | None:
         """Return the fields of the mapping at `key`, or None when absent."""
         node = self.mapping(key)
         return None if node is None else Fields(node, self.at(key), self.findings, known)
 
     def items(self, key: str) -> tuple[YamlNode, ...]:
         """Return the items of the list at `key`; absent reads as empty."""
-        if not self.has(key):
+        node = self._entries.get(key)
+        if node is None:
             return ()
-        node = self.node.entries[key]
         if isinstance(node, YamlList):
             return node.items
-        self.wrong_type(key, "a list")
+        if self.has(key):
+            self.wrong_type(key, "a list")
         return ()
 
     def children(self, key: str, known: Collection[str]) -> Iterator[Fields]:
@@ -137,25 +185,28 @@ class Fields:
                 yield Fields(item, path, self.findings, known)
             else:
                 self.findings.error(
-                    "wrong-type", f"`{path}` must be a mapping, not {kind_of(item)}", item.location
-                )
+                    "wrong-type", f"`{path}` must be a mapping, not {kind_of(item)}",
+                    item.location, path=path,
+                )  # fmt: skip
 
     def values(self, key: str) -> tuple[Value, ...]:
         """Return the texts of the list at `key`; an empty text is an error."""
+        if key not in self._entries:
+            return ()
         found: list[Value] = []
         for index, item in enumerate(self.items(key)):
-            name = f"{self.at(key)}[{index}]"
-            if not (isinstance(item, YamlScalar) and isinstance(item.value, str)):
-                self.findings.error(
-                    "wrong-type",
-                    f"`{name}` must be text, not {kind_of(item)}",
-                    item.location,
-                    "quote it",
-                )
-            elif not item.value:
-                self.findings.error("empty-value", f"`{name}` is empty", item.location)
+            text = item.value if item.__class__ is YamlScalar else None
+            if text and isinstance(text, str):
+                found.append(Value(text, item.location))
+                continue
+            path = f"{self.at(key)}[{index}]"
+            if text == "":
+                self.findings.error("empty-value", f"`{path}` is empty", item.location, path=path)
             else:
-                found.append(Value(item.value, item.location))
+                self.findings.error(
+                    "wrong-type", f"`{path}` must be text, not {kind_of(item)}", item.location,
+                    "quote it", path=path,
+                )  # fmt: skip
         return tuple(found)
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -164,11 +215,14 @@ class Fields:
 
     def text_map(self, key: str) -> dict[str, str]:
         """Return the text-to-text mapping at `key`."""
-        node = self.mapping(key)
-        if node is None:
-            return {}
-        fields = Fields(node, self.at(key), self.findings, node.entries)
-        return {name: fields.text(name) for name in node.entries}
+        fields = self.child(key)
+        return {} if fields is None else {name: fields.text(name) for name in fields.node.entries}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the help for a name that is not among `known`: its neighbour, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1) if len(name) <= _MAX_NAME else []
+    return f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
 
 
 def kind_of(node: YamlNode) -> str:
@@ -185,4 +239,4 @@ def kind_of(node: YamlNode) -> str:
         case int() | float():
             return f"the number `{node.value}`"
         case _:
-            return f"the text `{node.value}`"
+            return f"the text `{shown(node.value)}`"

@@ -9,11 +9,11 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from policies.diagnostic import Diagnostic, LoadError
-from policies.documents import YamlMap, YamlNode, YamlScalar, parse_documents
-from policies.fields import Fields, Findings
+from policies.diagnostic import Diagnostic, LoadError, shown
+from policies.documents import YamlMap, YamlNode, YamlScalar, iter_documents
+from policies.fields import Fields, Findings, suggestion
 from policies.load_authorization import read_authorization_policy
-from policies.load_metadata import read_metadata
+from policies.load_metadata import read_metadata, resource_name
 from policies.load_peer import read_peer_authentication
 from policies.load_request import read_request_authentication
 from policies.model import Metadata, Resource
@@ -45,20 +45,24 @@ def read_resources(texts: Iterable[tuple[str, str]]) -> Loaded:
     findings = Findings()
     resources: list[Resource] = []
     for file, text in texts:
-        try:
-            documents = parse_documents(text, file)
-        except LoadError as exc:
-            findings.diagnostics.extend(exc.diagnostics)
-            continue
-        for document in documents:
+        for document in _documents(text, file, findings):
             for item in _items(document, findings):
                 resource = _read_resource(item, findings)
+                findings.resource = ""
                 if resource is not None:
                     resources.append(resource)
     _refuse_twins(resources, findings)
     if findings.has_errors:
         raise LoadError(findings.diagnostics)
     return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
+
+
+def _documents(text: str, file: str, findings: Findings) -> Iterator[YamlNode]:
+    """Yield the documents of a text, up to the first fault in its YAML."""
+    try:
+        yield from iter_documents(text, file)
+    except LoadError as exc:
+        findings.diagnostics.extend(exc.diagnostics)
 
 
 def _items(document: YamlNode, findings: Findings) -> Iterator[YamlMap]:
@@ -79,45 +83,27 @@ def _items(document: YamlNode, findings: Findings) -> Iterator[YamlMap]:
 
 def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
     """Return the resource of a mapping, or None when it is not ours or not readable."""
-    head = Fields(node, "", findings, node.entries)
+    head = Fields(node, "", findings)
     kind, api_version = head.text("kind"), head.text("apiVersion")
-    group, _, version = api_version.rpartition("/")
+    findings.resource = resource_name(kind, head)
     # Without one of the two nobody knows what the author meant, and it may have been a DENY.
     missing = [key for key in ("apiVersion", "kind") if not head.has(key)]
     if missing:
-        findings.error("no-kind", f"the resource has no `{missing[0]}`", node.location)
+        head.error("no-kind", f"the resource has no `{missing[0]}`")
         return None
+    group, _, version = api_version.rpartition("/")
     if group != _GROUP and kind not in _READERS:
-        near_kind = difflib.get_close_matches(kind, _READERS, n=1, cutoff=0.85)
-        if near_kind and not group:
-            findings.error(
-                "unknown-kind", f"unknown kind `{kind}` of `{api_version}`", head.place("kind"),
-                f"did you mean `{near_kind[0]}` of `{_GROUP}/v1`?",
-            )  # fmt: skip
-            return None
-        if difflib.get_close_matches(group, [_GROUP], cutoff=0.8):
-            findings.error(
-                "unknown-group", f"unknown group `{group}`", head.place("apiVersion"),
-                f"did you mean `{_GROUP}`?",
-            )  # fmt: skip
-            return None
-        findings.warning(
-            "not-a-policy", f"`{kind}` is left alone: not a policy",
-            node.location,
-        )  # fmt: skip
+        _judge_stranger(head, kind, api_version)
         return None
     if group != _GROUP or version not in _VERSIONS:
-        findings.error(
-            "unknown-version", f"`{kind}` of `{api_version}` is unknown", head.place("apiVersion"),
-            f"use `{_GROUP}/v1`",
+        head.error(
+            "unknown-version", f"`{shown(kind)}` of `{shown(api_version)}` is unknown",
+            "apiVersion", f"use `{_GROUP}/v1`",
         )  # fmt: skip
         return None
     if kind not in _READERS:
-        near = difflib.get_close_matches(kind, _READERS, n=1)
-        findings.error(
-            "unknown-kind", f"unknown kind `{kind}`", head.place("kind"),
-            f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_READERS)}",
-        )  # fmt: skip
+        head.error("unknown-kind", f"unknown kind `{shown(kind)}`", "kind",
+                   suggestion(kind, _READERS))  # fmt: skip
         return None
     fields = Fields(node, "", findings, _TOP_FIELDS)
     metadata = read_metadata(fields, findings)
@@ -126,16 +112,36 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
     return _READERS[kind](fields, metadata, findings)
 
 
+def _judge_stranger(head: Fields, kind: str, api_version: str) -> None:
+    """Refuse what is nearly a policy; leave alone what is something else."""
+    group = api_version.rpartition("/")[0]
+    near = difflib.get_close_matches(shown(kind), _READERS, n=1, cutoff=0.85)
+    if near and not group:
+        head.error(
+            "unknown-kind", f"unknown kind `{shown(kind)}` of `{shown(api_version)}`", "kind",
+            f"did you mean `{near[0]}` of `{_GROUP}/v1`?",
+        )  # fmt: skip
+    elif difflib.get_close_matches(shown(group), [_GROUP], cutoff=0.8):
+        head.error(
+            "unknown-group", f"unknown group `{shown(group)}`", "apiVersion",
+            f"did you mean `{_GROUP}`?",
+        )  # fmt: skip
+    else:
+        head.warning("not-a-policy", f"`{shown(kind)}` is left alone: not a policy")
+
+
 def _refuse_twins(resources: list[Resource], findings: Findings) -> None:
     """Refuse two resources of one kind, namespace and name: which one counts is a guess."""
     seen: dict[tuple[str, str, str], Resource] = {}
     for resource in resources:
         meta = resource.metadata
-        first = seen.setdefault((type(resource).__name__, meta.namespace, meta.name), resource)
+        kind = type(resource).__name__
+        first = seen.setdefault((kind, meta.namespace, meta.name), resource)
         if first is not resource:
+            findings.resource = f"{kind}/{meta.namespace}/{meta.name}"
             findings.error(
                 "duplicate-resource",
-                f"{type(resource).__name__} `{meta.namespace}/{meta.name}` is defined twice",
+                f"{kind} `{meta.namespace}/{meta.name}` is defined twice",
                 meta.location,
                 f"the first one stands at {first.metadata.location}",
             )

@@ -1,41 +1,97 @@
-"""Reads what all resources share: metadata, selector and targetRefs."""
+"""Reads what all resources share: metadata, selector and targetRefs.
+
+Spec: Kubernetes object names (RFC 1123), Istio WorkloadSelector and PolicyTargetReference.
+"""
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+
+from policies.diagnostic import shown
+from policies.documents import YamlScalar
 from policies.fields import Fields, Findings
 from policies.model import Attachment, Metadata
 
 _DEFAULT_NAMESPACE = "default"
 _LABEL_MAX = 63
+_LABELS_MAX = 4096
+_REFS_MAX = 16
+_REF_LIMITS = {"group": 253, "kind": 63, "name": 253}
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_LABEL = re.compile(_LABEL, re.ASCII)
+_DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII)
+_KIND = re.compile(r"[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
+# Istio's own marks on resources that it makes; its webhook takes them from nobody.
+_INTERNAL = "internal.istio.io/"
+# "Supported targets": the version does not count, and the core group may be written out.
+_TARGETS = {
+    ("", "Service"), ("core", "Service"), ("networking.istio.io", "ServiceEntry"),
+    ("gateway.networking.k8s.io", "Gateway"), ("gateway.networking.k8s.io", "GatewayClass"),
+}  # fmt: skip
 
 
 def read_metadata(fields: Fields, findings: Findings) -> Metadata | None:
     """Return the metadata, or None when there is no usable name."""
-    node = fields.mapping("metadata")
-    if node is None:
-        findings.error("no-name", "the resource has no `metadata`", fields.node.location)
-        return None
     # Kubernetes keeps many keys here (uid, managedFields, ...); only ours are read.
-    meta = Fields(node, "metadata", findings, node.entries)
+    meta = fields.child("metadata")
+    if meta is None:
+        if not fields.has("metadata"):
+            fields.error("no-name", "the resource has no `metadata`")
+        return None
     name = meta.text("name")
     if not name:
-        findings.error("no-name", "the resource has no `metadata.name`", node.location)
+        if not meta.has("name") or name == meta.node.entries["name"].plain():
+            meta.error("no-name", "the resource has no `metadata.name`", "name")
         return None
+    namespace = meta.text("namespace") or _DEFAULT_NAMESPACE
     if not meta.has("namespace"):
-        findings.warning(
+        meta.warning(
             "no-namespace",
-            f"`{name}` names no namespace and is read as in `{_DEFAULT_NAMESPACE}`",
-            node.location,
-            "write `metadata.namespace`",
+            f"`{shown(name)}` names no namespace and is read as in `{_DEFAULT_NAMESPACE}`",
         )
-    created = node.entries.get("creationTimestamp")
+    if len(name) > 253 or not _DNS_NAME.fullmatch(name):
+        meta.error(
+            "bad-name", f"`{shown(name)}` is not a name", "name",
+            "lower-case letters, digits, `-` and `.`, at most 253",
+        )  # fmt: skip
+    if len(namespace) > _LABEL_MAX or not _DNS_LABEL.fullmatch(namespace):
+        meta.error(
+            "bad-name", f"`{shown(namespace)}` is not a namespace", "namespace",
+            f"lower-case letters, digits and `-`, at most {_LABEL_MAX}",
+        )  # fmt: skip
+    annotations = meta.text_map("annotations")
+    for key in annotations:
+        if key.startswith(_INTERNAL):
+            findings.error(
+                "internal-annotation", f"the annotation `{shown(key)}` is Istio's own",
+                meta.place("annotations"), "remove it", path=f"metadata.annotations.{shown(key)}",
+            )  # fmt: skip
     return Metadata(
-        namespace=meta.text("namespace") or _DEFAULT_NAMESPACE,
+        namespace=namespace,
         name=name,
-        annotations=meta.text_map("annotations"),
-        created_at="" if created is None else str(created.plain() or ""),
+        annotations=annotations,
+        created_at=_read_created(meta),
         location=fields.place("kind"),
     )
+
+
+def _read_created(meta: Fields) -> str:
+    """Return the creation time in Kubernetes' one form, so that times compare as texts."""
+    text = meta.text("creationTimestamp")
+    if not text:
+        return ""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError(text)
+        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        meta.error(
+            "bad-timestamp", f"`{shown(text)}` is not an RFC 3339 time", "creationTimestamp",
+            "leave it out, or write it like `2026-01-31T12:00:00Z`",
+        )  # fmt: skip
+        return ""
 
 
 def read_attachment(spec: Fields | None, findings: Findings) -> Attachment:
@@ -44,55 +100,86 @@ def read_attachment(spec: Fields | None, findings: Findings) -> Attachment:
         return Attachment()
     forms = [key for key in ("selector", "targetRef", "targetRefs") if spec.has(key)]
     if len(forms) > 1:
-        findings.error(
-            "two-attachments",
-            f"only one of `{'` and `'.join(forms)}` may be set",
-            spec.place(forms[1]),
-        )
-    return Attachment(selector=_selector(spec, findings), target_refs=_target_refs(spec, findings))
+        spec.error("two-attachments", f"only one of `{'` and `'.join(forms)}` may be set", forms[1])
+    return Attachment(selector=_selector(spec), target_refs=_target_refs(spec))
 
 
-def _selector(spec: Fields, findings: Findings) -> dict[str, str] | None:
+def _selector(spec: Fields) -> dict[str, str] | None:
     selector = spec.child("selector", ("matchLabels",))
     if selector is None:
         return None
     labels = selector.text_map("matchLabels")
     if not labels:
-        findings.warning(
+        selector.warning(
             "empty-selector",
             f"`{selector.path}` has no labels and selects every workload of its scope",
-            selector.node.location,
-            "leave it out to say so",
-        )
+            "", "leave it out to say so; in ambient mode it selects none",
+        )  # fmt: skip
+    if len(labels) > _LABELS_MAX:
+        selector.error("bad-selector", f"more than {_LABELS_MAX} labels", "matchLabels")
+    match_labels = selector.child("matchLabels")
+    assert match_labels is not None or not labels
     for key, value in labels.items():
+        assert match_labels is not None
         if not key or "*" in key + value:
-            findings.error(
-                "bad-selector", f"the label `{key}: {value}` is not allowed",
-                selector.node.location, "labels are compared exactly; `*` is no wildcard here",
+            match_labels.error(
+                "bad-selector", f"the label `{shown(key)}: {shown(value)}` is not allowed", key,
+                "labels are compared exactly; `*` is no wildcard here",
             )  # fmt: skip
         elif len(value) > _LABEL_MAX:
-            findings.error(
-                "bad-selector", f"the value of `{key}` is longer than {_LABEL_MAX} characters",
-                selector.node.location,
-            )  # fmt: skip
+            match_labels.error(
+                "bad-selector", f"the value is longer than {_LABEL_MAX} characters", key
+            )
     return labels
 
 
-def _target_refs(spec: Fields, findings: Findings) -> tuple[dict[str, str], ...]:
+def _target_refs(spec: Fields) -> tuple[dict[str, str], ...]:
     known = ("group", "kind", "name", "namespace")
     single = spec.child("targetRef", known)
     refs = [single] if single else list(spec.children("targetRefs", known))
-    for ref in refs:
-        for key in ("kind", "name"):
-            if not ref.text(key):
-                findings.error("bad-target", f"`{ref.at(key)}` is missing", ref.node.location)
-        if ref.has("namespace"):
-            findings.error(
-                "bad-target", f"`{ref.at('namespace')}` is not allowed", ref.place("namespace")
-            )
-        findings.warning(
-            "target-refs",
-            f"`{ref.path}` applies to gateways and waypoints, never to a sidecar",
-            ref.node.location,
-        )
-    return tuple({key: ref.text(key) for key in known if ref.has(key)} for ref in refs)
+    if len(refs) > _REFS_MAX:
+        spec.error("bad-target", f"more than {_REFS_MAX} targets", "targetRefs")
+    return tuple(_read_target(ref) for ref in refs)
+
+
+def _read_target(ref: Fields) -> dict[str, str]:
+    target = {key: ref.text(key) for key in ("group", "kind", "name", "namespace") if ref.has(key)}
+    group, kind = target.get("group", ""), target.get("kind", "")
+    missing = [key for key in ("kind", "name") if not target.get(key)]
+    for key in missing:
+        ref.error("bad-target", f"`{ref.at(key)}` is missing", key)
+    # "Cross namespace referencing is not supported", not even one's own namespace.
+    if target.get("namespace"):
+        ref.error(
+            "bad-target", f"`{ref.at('namespace')}` is not allowed", "namespace",
+            "a target stands in the policy's own namespace",
+        )  # fmt: skip
+    for key, most in _REF_LIMITS.items():
+        if len(target.get(key, "")) > most:
+            ref.error("bad-target", f"`{ref.at(key)}` is longer than {most} characters", key)
+    if group and not _DNS_NAME.fullmatch(group):
+        ref.error("bad-target", f"`{shown(group)}` is not an API group", "group")
+    elif kind and not _KIND.fullmatch(kind):
+        ref.error("bad-target", f"`{shown(kind)}` is not a kind", "kind")
+    elif not missing and (group, kind) not in _TARGETS:
+        ref.error(
+            "bad-target", f"`{shown(kind)}` of the group `{shown(group)}` is no target", "kind",
+            "known: Service, ServiceEntry of `networking.istio.io`, Gateway and GatewayClass of"
+            " `gateway.networking.k8s.io`",
+        )  # fmt: skip
+    ref.warning(
+        "target-refs", f"`{ref.path}` applies to gateways and waypoints, never to a sidecar"
+    )
+    return target
+
+
+def resource_name(kind: str, document: Fields) -> str:
+    """Return `kind/namespace/name` as far as it can be read, for findings about the resource."""
+    meta = document.node.entries.get("metadata")
+    entries = getattr(meta, "entries", {})
+    parts = []
+    for key, default in (("namespace", _DEFAULT_NAMESPACE), ("name", "")):
+        node = entries.get(key)
+        text = node.value if isinstance(node, YamlScalar) else None
+        parts.append(shown(text) if isinstance(text, str) and text else default)
+    return f"{shown(kind)}/{parts[0]}/{parts[1]}"

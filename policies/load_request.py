@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from identity.jwt_rule import ClaimHeader, JwtRule, RuleOrigin, TokenHeader
+from policies.diagnostic import shown
 from policies.dry_run_annotation import refuse_dry_run
-from policies.fields import Fields, Findings
+from policies.fields import Fields, Findings, suggestion
 from policies.load_metadata import read_attachment
 from policies.model import Metadata, RequestAuthentication
 
 _RULE_FIELDS = (
     "issuer", "audiences", "jwksUri", "jwks_uri", "jwks", "fromHeaders", "fromParams",
     "fromCookies", "outputPayloadToHeader", "outputClaimToHeaders", "forwardOriginalToken",
-    "spaceDelimitedClaims", "timeout",
+    "spaceDelimitedClaims", "timeout", "presence",
 )  # fmt: skip
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?", re.ASCII)
+_SPEC_FIELDS = ("selector", "targetRef", "targetRefs", "jwtRules", "presence")
+# Go's time.ParseDuration, by which Istio reads durations: `1h30m`, `1.5s`, `250ms`.
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1, "us": 1e-3, "\u00b5s": 1e-3, "ns": 1e-6}
+_PART = r"([0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15})(h|ms|m|s|us|\u00b5s|ns)"
+_DURATION = re.compile(f"(?:{_PART})+", re.ASCII)
 _HEADER_NAME = re.compile(r"[-_A-Za-z0-9]+", re.ASCII)
 _DEFAULT_TIMEOUT = 5.0
+# "maxLength", "maxItems" of the CRD.
+_URI_MAX = 2048
+_CLAIMS_MAX = 64
+# RFC 7518 section 6: what of a key must stay with its owner.
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
 def read_request_authentication(
@@ -27,41 +38,61 @@ def read_request_authentication(
 ) -> RequestAuthentication:
     """Return the resource; what is wrong with it is in `findings`."""
     refuse_dry_run(metadata, "RequestAuthentication", findings)
-    spec = fields.child("spec", ("selector", "targetRef", "targetRefs", "jwtRules"))
+    spec = fields.child("spec", _SPEC_FIELDS)
+    if spec is not None:
+        _check_presence(spec)
     rules = spec.children("jwtRules", _RULE_FIELDS) if spec else ()
     return RequestAuthentication(
         metadata=metadata,
         attachment=read_attachment(spec, findings),
-        jwt_rules=tuple(_read_rule(rule, metadata, findings) for rule in rules),
+        jwt_rules=tuple(_read_rule(rule, metadata) for rule in rules),
     )
 
 
-def _read_rule(rule: Fields, metadata: Metadata, findings: Findings) -> JwtRule:
-    jwks_uri = rule.text("jwksUri") or rule.text("jwks_uri")
-    issuer, jwks = rule.text("issuer"), rule.text("jwks")
+def _check_presence(fields: Fields) -> None:
+    if not fields.has("presence"):
+        return
+    presence = fields.text("presence", "OPTIONAL")
+    if presence not in ("OPTIONAL", "REQUIRED"):
+        fields.error(
+            "unknown-presence", f"unknown presence `{shown(presence)}`", "presence",
+            suggestion(presence.upper(), ("OPTIONAL", "REQUIRED")),
+        )  # fmt: skip
+    elif presence == "REQUIRED":
+        fields.warning(
+            "presence-ignored", "`REQUIRED` has no effect: requests without a token pass",
+            "presence", "add a DENY policy with `notRequestPrincipals: ['*']`",
+        )  # fmt: skip
+
+
+def _read_rule(rule: Fields, metadata: Metadata) -> JwtRule:
+    uri_key = "jwks_uri" if rule.has("jwks_uri") and not rule.has("jwksUri") else "jwksUri"
+    issuer, jwks, jwks_uri = rule.text("issuer"), rule.text("jwks"), rule.text(uri_key)
+    _check_presence(rule)
     if not issuer and not jwks_uri:
-        findings.error(
-            "no-issuer", f"`{rule.path}` has neither `issuer` nor `jwksUri`", rule.node.location
-        )
+        rule.error("no-issuer", f"`{rule.path}` has neither `issuer` nor `jwksUri`")
+    elif rule.has("issuer") and not issuer:
+        rule.error(
+            "empty-value", f"`{rule.at('issuer')}` is empty", "issuer",
+            "leave it out to take any issuer",
+        )  # fmt: skip
     if jwks and jwks_uri:
-        findings.error(
-            "two-key-sources", f"`{rule.path}` has both `jwks` and `jwksUri`", rule.place("jwks")
-        )
-    _check_uri(rule, jwks_uri, findings)
-    _check_jwks(rule, jwks, findings)
+        rule.error("two-key-sources", f"`{rule.path}` has both `jwks` and `jwksUri`", "jwks")
+    _check_uri(rule, uri_key, jwks_uri)
+    _check_jwks(rule, jwks)
     return JwtRule(
         issuer=issuer,
         audiences=rule.texts("audiences"),
         jwks_uri=jwks_uri,
         jwks=jwks,
-        from_headers=_read_headers(rule, findings),
+        from_headers=tuple(_read_headers(rule)),
         from_params=rule.texts("fromParams"),
         from_cookies=rule.texts("fromCookies"),
         forward_original_token=rule.boolean("forwardOriginalToken"),
-        output_payload_to_header=_read_payload_header(rule, findings),
-        output_claim_to_headers=_read_claim_headers(rule, findings),
-        space_delimited_claims=rule.texts("spaceDelimitedClaims"),
-        timeout_seconds=_read_timeout(rule, findings),
+        output_payload_to_header=_read_payload_header(rule),
+        output_claim_to_headers=tuple(_read_claim_headers(rule)),
+        space_delimited_claims=_read_split_claims(rule),
+        timeout_seconds=_read_timeout(rule),
         origin=RuleOrigin(
             namespace=metadata.namespace,
             name=metadata.name,
@@ -71,8 +102,11 @@ def _read_rule(rule: Fields, metadata: Metadata, findings: Findings) -> JwtRule:
     )
 
 
-def _check_uri(rule: Fields, uri: str, findings: Findings) -> None:
+def _check_uri(rule: Fields, key: str, uri: str) -> None:
     if not uri:
+        return
+    if len(uri) > _URI_MAX:
+        rule.error("bad-uri", f"the URL is longer than {_URI_MAX} characters", key)
         return
     try:
         parts = urlsplit(uri)
@@ -81,10 +115,10 @@ def _check_uri(rule: Fields, uri: str, findings: Findings) -> None:
     except ValueError:
         usable = False
     if not usable:
-        findings.error("bad-uri", f"`{uri}` is not an http(s) URL", rule.place("jwksUri"))
+        rule.error("bad-uri", f"`{shown(uri)}` is not an http(s) URL", key)
 
 
-def _check_jwks(rule: Fields, jwks: str, findings: Findings) -> None:
+def _check_jwks(rule: Fields, jwks: str) -> None:
     if not jwks:
         return
     try:
@@ -92,60 +126,63 @@ def _check_jwks(rule: Fields, jwks: str, findings: Findings) -> None:
     except (ValueError, AttributeError, RecursionError):
         keys = None
     if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
-        findings.error(
-            "bad-jwks", f"`{rule.at('jwks')}` is not a JWK set", rule.place("jwks"),
-            'a JSON object with a list `keys` (RFC 7517 section 5)',
+        rule.error(
+            "bad-jwks", f"`{rule.at('jwks')}` is not a JWK set", "jwks",
+            "a JSON object with a list `keys` (RFC 7517 section 5)",
         )  # fmt: skip
-    elif any("d" in key or "k" in key for key in keys):
-        findings.warning(
-            "private-jwks", f"`{rule.at('jwks')}` holds private or shared key material",
-            rule.place("jwks"), "publish public keys only",
+    elif any(_PRIVATE_MEMBERS & key.keys() for key in keys):
+        rule.warning(
+            "private-jwks", f"`{rule.at('jwks')}` holds private or shared key material", "jwks",
+            "publish public keys only",
         )  # fmt: skip
 
 
-def _read_headers(rule: Fields, findings: Findings) -> tuple[TokenHeader, ...]:
-    found = []
+def _read_headers(rule: Fields) -> Iterator[TokenHeader]:
     for entry in rule.children("fromHeaders", ("name", "prefix")):
         name = entry.text("name")
         if not name:
-            findings.error("empty-value", f"`{entry.at('name')}` is empty", entry.node.location)
-        found.append(TokenHeader(name, entry.text("prefix")))
-    return tuple(found)
+            entry.error("empty-value", f"`{entry.at('name')}` is empty", "name")
+        yield TokenHeader(name, entry.text("prefix"))
 
 
-def _read_payload_header(rule: Fields, findings: Findings) -> str:
+def _read_payload_header(rule: Fields) -> str:
     header = rule.text("outputPayloadToHeader")
     if header and not _HEADER_NAME.fullmatch(header):
-        findings.error(
-            "bad-header", f"`{header}` is not a header name", rule.place("outputPayloadToHeader")
-        )
+        rule.error("bad-header", f"`{shown(header)}` is not a header name", "outputPayloadToHeader")
     return header
 
 
-def _read_claim_headers(rule: Fields, findings: Findings) -> tuple[ClaimHeader, ...]:
-    found = []
+def _read_claim_headers(rule: Fields) -> Iterator[ClaimHeader]:
     for entry in rule.children("outputClaimToHeaders", ("header", "claim")):
         header, claim = entry.text("header"), entry.text("claim")
         if not claim or not _HEADER_NAME.fullmatch(header):
-            findings.error(
+            entry.error(
                 "bad-claim-header", f"`{entry.path}` needs a `claim` and a valid `header` name",
-                entry.node.location,
+                "header" if claim else "claim", "letters, digits, `-` and `_`",
             )  # fmt: skip
-        found.append(ClaimHeader(header, claim))
-    return tuple(found)
+        yield ClaimHeader(header, claim)
 
 
-def _read_timeout(rule: Fields, findings: Findings) -> float:
-    text = rule.text("timeout")
-    if not text:
+def _read_split_claims(rule: Fields) -> tuple[str, ...]:
+    claims = rule.texts("spaceDelimitedClaims")
+    if len(claims) > _CLAIMS_MAX:
+        rule.error("too-many", f"more than {_CLAIMS_MAX} claims", "spaceDelimitedClaims")
+    return claims
+
+
+def _read_timeout(rule: Fields) -> float:
+    if not rule.has("timeout"):
         return _DEFAULT_TIMEOUT
-    match = _DURATION.fullmatch(text)
-    hours, minutes, seconds, millis = match.groups(default="0") if match else ("0",) * 4
-    total = int(hours) * 3600 + int(minutes) * 60 + float(seconds) + int(millis) / 1000
-    if total < 0.001:
-        findings.error(
-            "bad-duration", f"`{text}` is not a duration of at least 1ms", rule.place("timeout"),
-            "write it like `5s` or `250ms`",
-        )  # fmt: skip
+    text = rule.text("timeout", "-")
+    millis = 0.0
+    if _DURATION.fullmatch(text):
+        millis = sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, text))
+    # "must be a valid duration greater than 1ms" and whole milliseconds.
+    if millis < 1 or abs(millis - round(millis)) > 1e-9 * millis:
+        if text != "-":
+            rule.error(
+                "bad-duration", f"`{shown(text)}` is not a duration of whole milliseconds",
+                "timeout", "write it like `5s` or `250ms`, at least `1ms`",
+            )  # fmt: skip
         return _DEFAULT_TIMEOUT
-    return total
+    return millis / 1000

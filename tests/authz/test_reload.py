@@ -76,7 +76,7 @@ def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
     assert state is None
     assert watch.keeper.current() is before
     assert ["did you mean `rules`?"] == [found.help for found in problems]
-    assert f"{tmp_path / 'p.yaml'}:4" == str(watch.keeper.status().problems[0].location)
+    assert f"{tmp_path / 'p.yaml'}:4:8" == str(watch.keeper.status().problems[0].location)
 
     (tmp_path / "p.yaml").write_text(GOOD + "# mended\n")
     state, problems = watch.next_load()

@@ -39,7 +39,7 @@ def test_case(case: dict[str, Any]) -> None:
 
     errors = [found for found in caught.value.diagnostics if found.severity == "error"]
     for line, part in wanted.items():
-        assert any(f"f.yaml:{line}: " in str(found) and part in str(found) for found in errors), (
+        assert any(f"f.yaml:{line}:" in str(found) and part in str(found) for found in errors), (
             f"line {line}: {part}\n{caught.value}"
         )
     assert set(wanted) == {found.location.line for found in errors}, str(caught.value)
