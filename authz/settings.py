@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field
 
 from audit.settings import AuditSettings
-from policies.mesh import Mesh
+from authz.mesh_settings import MeshSettings
+from authz.section import Section
 
 _ADDRESS = re.compile(r"unix://.+|(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}", re.ASCII)
 
@@ -23,14 +23,6 @@ def _check_address(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_check_address)]
 """`host:port` or `unix:///path`."""
-
-
-class Section(BaseModel):
-    """What every part of the configuration shares: camelCase keys, none unknown, frozen."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
-    )
 
 
 class ListenSettings(Section):
@@ -50,38 +42,6 @@ class ListenSettings(Section):
     drain_seconds: float = Field(
         default=5.0, ge=0, description="How long open checks may finish after SIGTERM."
     )
-
-
-class MeshSettings(Section):
-    """Mesh-wide settings, as in Istio's MeshConfig."""
-
-    trust_domain: str = Field(
-        default="cluster.local", min_length=1, description="The mesh's own trust domain."
-    )
-    trust_domain_aliases: tuple[str, ...] = Field(
-        default=(), description="Other names of the trust domain that policies may use."
-    )
-    root_namespace: str = Field(
-        default="istio-system",
-        min_length=1,
-        description="Namespace whose policies apply to the whole mesh.",
-    )
-    trusted_proxy_hops: int | None = Field(
-        default=None,
-        ge=0,
-        description="Proxies in front whose `x-forwarded-for` entries are believed. Unset: "
-        "`remote.ip` cannot be told; such a condition never lets a request in, and never lets "
-        "one past a DENY.",
-    )
-
-    def to_mesh(self) -> Mesh:
-        """Return the value policies are compiled with."""
-        return Mesh(
-            trust_domain=self.trust_domain,
-            trust_domain_aliases=self.trust_domain_aliases,
-            root_namespace=self.root_namespace,
-            trusted_proxy_hops=self.trusted_proxy_hops,
-        )
 
 
 class PolicySettings(Section):

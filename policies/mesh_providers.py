@@ -162,7 +162,7 @@ def _port(body: Fields, *, is_needed: bool) -> int:
 
 def _status(body: Fields) -> str:
     status = body.text("statusOnError")
-    if status and not (status.isascii() and status.isdigit() and int(status[:4]) in _STATUSES):
+    if status and not is_known_status(status):
         body.error(
             "bad-provider", f"`{shown(status)}` is not an HTTP status that Envoy knows",
             "statusOnError", 'write a number like `"403"`',
@@ -170,20 +170,32 @@ def _status(body: Fields) -> str:
     return status
 
 
+def is_known_status(text: str) -> bool:
+    """Whether a text is the number of a status in Envoy's `type.v3.StatusCode`."""
+    return len(text) == 3 and text.isascii() and text.isdigit() and int(text) in _STATUSES
+
+
 def _timeout(body: Fields) -> float | None:
-    """Return seconds; Istio writes `2s` or `0.002s`, people also `2ms` and `1m30s`."""
     text = body.text("timeout")
-    if not text:
-        return None
-    parts = _DURATION.findall(text)
-    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    if _DURATION.sub("", text) or seconds <= 0:
+    seconds = parse_duration(text) if text else None
+    if text and seconds is None:
         body.error(
             "bad-duration", f"`{shown(text)}` is not a duration above 0", "timeout",
             "write it like `5s` or `250ms`",
         )  # fmt: skip
-        return None
     return seconds
+
+
+def parse_duration(text: str) -> float | None:
+    """Return seconds above 0, or None: Istio writes `2s` or `0.002s`, people also `1m30s`.
+
+    >>> parse_duration("1m30s"), parse_duration("0s")
+    (90.0, None)
+    """
+    if _DURATION.sub("", text):
+        return None
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(text))
+    return seconds if seconds > 0 else None
 
 
 def _request_body(body: Fields, *, is_istio: bool) -> Mapping[str, Any] | None:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from authz.settings import MeshSettings, ProviderSettings, Section
+from authz.mesh_settings import MeshSettings
+from authz.section import Section
+from authz.settings import ProviderSettings
 from policies.decision import Effect, Reason, ShadowOutcome
 
 _DURATION = re.compile(r"(-?)([0-9]+)([smhd])", re.ASCII)
