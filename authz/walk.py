@@ -32,6 +32,7 @@ from policies.decision import (
     RuleRef,
     ShadowVerdict,
 )
+from policies.http_path import normalize_path
 from policies.request import Request, Workload
 
 _DEFAULT_CARRIERS = ("authorization", "access_token")
@@ -74,6 +75,13 @@ class Outcome:
 
 def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
     """Return the outcome for a decoded request."""
+    level = state.snapshot.mesh.path_normalization
+    path = normalize_path(request.path, level)
+    if path is None:
+        # Envoy answers 400 itself; nothing of the path can be told for sure.
+        refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail="the path is not one")
+        return Outcome(request=request, decision=replace(refused, http_status=400))
+    request = _with_path(request, path)
     workload = resolve_workload(request, around.static_workload)
     if workload is None:
         return Outcome(
@@ -108,6 +116,16 @@ def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome
         mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
         decision = replace(decision, mutations=mutations)
     return Outcome(request=request, decision=decision, shadow=shadow, token_carriers=carriers)
+
+
+def _with_path(request: Request, path: str) -> Request:
+    """Return the request with a normalized path, wherever it shows."""
+    if path == request.path:
+        return request
+    headers = dict(request.headers)
+    if ":path" in headers:
+        headers[":path"] = (path,)
+    return replace(request, path=path, headers=headers)
 
 
 def _authenticate(

@@ -265,14 +265,30 @@ def _header(name: str) -> Attribute:
 
 def _header_attribute(rest: str) -> Attribute | None:
     if len(rest) < 3 or not (rest.startswith("[") and rest.endswith("]")):
-        return None
+        return _untranslatable(rest)
     return _header(rest[1:-1].lower())
+
+
+def _untranslatable(rest: str, *, is_token: bool = False) -> Attribute | None:
+    """Return the row of `request.headersX[y]`, which admission takes, or None for the others."""
+    # Admission looks for the prefix and for brackets, translation wants them next to each other.
+    prefix, bracket, name = rest.partition("[")
+    is_admitted = bool(prefix) and bool(bracket) and rest.endswith("]") and len(name) > 1
+    if not is_admitted:
+        return None
+    return Attribute(
+        problem=_any_text,
+        test=lambda value, scope: lambda request: False,
+        is_http=True,
+        is_token=is_token,
+        is_untranslatable=True,
+    )
 
 
 def _claim_attribute(rest: str) -> Attribute | None:
     path = claim_path(rest)
     if path is None:
-        return None
+        return _untranslatable(rest, is_token=True)
     return Attribute(problem=_any_text, test=_claim(*path), is_token=True, is_http=True)
 
 
@@ -292,7 +308,7 @@ def claim_path(brackets: str) -> tuple[str, ...] | None:
 
 def _filter_attribute(rest: str) -> Attribute | None:
     name, bracket, key = rest.removesuffix("]").partition("[")
-    if not (rest.endswith("]") and bracket and name and key):
+    if not (rest.endswith("]") and bracket and key):
         return None
     namespace = "envoy.filters." + name
 
