@@ -94,6 +94,10 @@ def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diag
         return _diagnostic(location, f"unknown setting `{name}`", help_)
     if error["type"] == "missing":
         return _diagnostic(location, f"the setting `{name}` is missing")
+    if error["type"] == "too_short":
+        # pydantic would speak of tuples, which no YAML file has.
+        least = error.get("ctx", {}).get("min_length", 1)
+        return _diagnostic(location, f"`{name}`: must have at least {least} entry")
     reason = error["msg"].removeprefix("Value error, ")
     shown = error["input"] if isinstance(error["input"], (str, int, float, bool)) else ""
     value = f", not `{shown}`" if shown != "" else ""

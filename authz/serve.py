@@ -16,7 +16,7 @@ import structlog
 from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
 from authz.build import build_state
-from authz.grpc_server import GrpcServer
+from authz.grpc_server import GrpcServer, ListenError
 from authz.http_endpoints import HttpEndpoints
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
@@ -37,7 +37,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
     Raises:
         LoadError: policies or Rego cannot be loaded; nothing was started.
         AuditError: the audit folder cannot be used.
-        ListenError, OSError: an address cannot be bound.
+        ListenError: an address cannot be bound.
     """
     stop = stop or threading.Event()
     _stop_on_signals(stop)
@@ -106,7 +106,11 @@ def _run(
     """Listen until `stop`; health turns red before the listener closes."""
     listen = settings.listen
     host, _, port = listen.http.rpartition(":")
-    http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
+    try:
+        http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        raise ListenError(f"`listen.http: {listen.http}` cannot be listened on: {why}") from exc
     try:
         grpc_server = GrpcServer(listen.grpc, listen.threads, authorizer.check)
         try:

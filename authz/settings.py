@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -12,17 +12,34 @@ from audit.settings import AuditSettings
 from authz.mesh_settings import MeshSettings
 from authz.section import Section
 
-_ADDRESS = re.compile(r"unix://.+|(\[[0-9a-fA-F:.]+\]|[^:\s]+):[0-9]{1,5}", re.ASCII)
+_UNIX_ADDRESS = re.compile(r"unix:///.+", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
+_LAST_PORT = 65535
+
+
+def _check_host_and_port(value: str) -> str:
+    match = _HOST_AND_PORT.fullmatch(value)
+    if match is None:
+        raise ValueError("must be `host:port`")
+    # gRPC would take the number modulo 65536, and listen where nobody looks.
+    if int(match[1]) > _LAST_PORT:
+        raise ValueError(f"a port ends at {_LAST_PORT}")
+    return value
 
 
 def _check_address(value: str) -> str:
-    if not _ADDRESS.fullmatch(value):
+    if _UNIX_ADDRESS.fullmatch(value):
+        return value
+    if not _HOST_AND_PORT.fullmatch(value):
         raise ValueError("must be `host:port` or `unix:///path`")
-    return value
+    return _check_host_and_port(value)
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
 """`host:port` or `unix:///path`."""
+
+HostAndPort = Annotated[str, AfterValidator(_check_host_and_port)]
+"""`host:port`, IPv6 in brackets."""
 
 
 class ListenSettings(Section):
@@ -32,7 +49,7 @@ class ListenSettings(Section):
         default="127.0.0.1:9191",
         description="Address of the ext_authz gRPC service: `host:port` or `unix:///path`.",
     )
-    http: Address = Field(
+    http: HostAndPort = Field(
         default="127.0.0.1:9192",
         description="Address of `/healthz`, `/readyz` and `/metrics`: `host:port`.",
     )
@@ -148,13 +165,3 @@ class Settings(Section):
     )
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit record.")
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
-
-
-def settings_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the configuration file."""
-    schema = Settings.model_json_schema(by_alias=True)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "meshwarden.yaml",
-        **{key: value for key, value in schema.items() if key != "title"},
-    }

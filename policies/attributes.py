@@ -22,6 +22,7 @@ from policies.request_attributes import (
     joined_header,
     remote_ip,
     request_principal_matcher,
+    unmapped,
 )
 from policies.string_match import (
     TextTest,
@@ -182,9 +183,7 @@ def _ip_test(value: str, address: Callable[[Request, Scope], str | None]) -> Cal
             found = ipaddress.ip_address(text)
         except ValueError:
             return False
-        # Envoy compares within one family only and shows IPv4-mapped peers as IPv4.
-        mapped = getattr(found, "ipv4_mapped", None)
-        found = mapped or found
+        # Envoy compares within one family only.
         return found.version == network.version and found in network
 
     return test
@@ -350,14 +349,14 @@ _TABLE: dict[str, Attribute] = {
         problem=_trust_domain_problem, test=_on_peer(_trust_domain), is_peer=True
     ),
     "source.ip": Attribute(
-        problem=_cidr_problem, test=_ip(lambda request, scope: request.source_ip)
+        problem=_cidr_problem, test=_ip(lambda request, scope: unmapped(request.source_ip))
     ),
     "remote.ip": Attribute(
         problem=_cidr_problem,
         test=_ip(lambda request, scope: remote_ip(request, scope.mesh.trusted_proxy_hops)),
     ),
     "destination.ip": Attribute(
-        problem=_cidr_problem, test=_ip(lambda request, scope: request.destination_ip)
+        problem=_cidr_problem, test=_ip(lambda request, scope: unmapped(request.destination_ip))
     ),
     "destination.port": Attribute(problem=_port_problem, test=_port),
     "connection.sni": Attribute(problem=_any_text, test=_sni),

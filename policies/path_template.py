@@ -12,6 +12,8 @@ from policies.string_match import TextTest
 _ONE = "{*}"
 _MANY = "{**}"
 _LITERAL = r"A-Za-z0-9\-._~%!$&'()+,;:@="
+# Measured on Envoy 1.40: a `*` in the request's path is an ordinary character.
+_MATCHED = _LITERAL + "*"
 _MAX_OPERATORS = 5
 
 
@@ -61,7 +63,7 @@ def template_matcher(value: str) -> TextTest:
 
 def _piece(segment: str) -> str:
     if segment == _ONE:
-        return f"[{_LITERAL}]+"
+        return f"[{_MATCHED}]+"
     if segment == _MANY:
-        return f"[{_LITERAL}/]*"
+        return f"[{_MATCHED}/]*"
     return str(re2.escape(segment))

@@ -69,12 +69,24 @@ def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
     joined = request.header("x-forwarded-for") or ""
     entries = [entry.strip() for entry in joined.split(",")] if joined else []
     if len(entries) <= trusted_hops:
-        return request.source_ip
+        return unmapped(request.source_ip)
     candidate = entries[-1 - trusted_hops]
     try:
         return str(ipaddress.ip_address(candidate))
     except ValueError:
-        return request.source_ip
+        return unmapped(request.source_ip)
+
+
+def unmapped(address: str) -> str:
+    """Return an IPv4-mapped IPv6 address of a connection as the IPv4 address that Envoy shows.
+
+    Not for `x-forwarded-for`: what is written there, Envoy takes as written.
+    """
+    try:
+        mapped = getattr(ipaddress.ip_address(address), "ipv4_mapped", None)
+    except ValueError:
+        return address
+    return str(mapped) if mapped else address
 
 
 def claim_values(claims: VerifiedClaims | None, path: Sequence[str]) -> Iterator[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -49,6 +52,23 @@ def export_command(
         if output is None:
             run_export(log, sys.stdout, format=format_, now=now, since=since, until=until)
             return
-        with output.open("w", encoding="utf-8", newline="") as out:
+        with _replacing(output) as out:
             count = run_export(log, out, format=format_, now=now, since=since, until=until)
         click.echo(f"{output}: {count} decisions", err=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[TextIO]:
+    """Yield a file that becomes `path` when the block ends well; else an older one stays."""
+    if path.exists() and not path.is_file():
+        # A pipe or a device is written as it stands.
+        with path.open("w", encoding="utf-8", newline="") as out:
+            yield out
+        return
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as out:
+            yield out
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -25,6 +25,11 @@ def clear_errors() -> Iterator[None]:
         for found in exc.diagnostics:
             click.echo(str(found), err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc
-    except (AuditError, CaError, IdentityError, ListenError, OSError) as exc:
+    except OSError as exc:
+        # `[Errno 2]` is for programs.
+        where = f"`{exc.filename}`: " if exc.filename else ""
+        click.echo(f"error: {where}{exc.strerror or exc}", err=True)
+        raise SystemExit(EXIT_UNUSABLE) from exc
+    except (AuditError, CaError, IdentityError, ListenError) as exc:
         click.echo(f"error: {exc}", err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from authz.commands.failing import clear_errors
+from authz.config_docs import FORMATS, json_schema, markdown
 from authz.config_file import load_settings
 from authz.logging_setup import set_up_logging
 from authz.serve import serve
-from authz.settings import Settings, settings_schema
+from authz.settings import Settings
 
 _config_option = click.option(
     "-c",
@@ -61,6 +62,20 @@ def check_command(config: Path) -> None:
 
 
 @config_group.command("schema")
-def schema_command() -> None:
-    """Print the JSON Schema of the configuration file."""
-    click.echo(json.dumps(settings_schema(), indent=2))
+@click.option(
+    "--of",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    default="serve",
+    show_default=True,
+    help="The file: of `meshwarden serve`, of `meshwarden ca serve`, or of `policy test`.",
+)
+def schema_command(kind: str) -> None:
+    """Print the JSON Schema of a configuration or policy test file."""
+    click.echo(json.dumps(json_schema(kind), indent=2))
+
+
+@config_group.command("docs")
+def docs_command() -> None:
+    """Print docs/configuration.md: every setting with type, default and meaning."""
+    click.echo(markdown(), nl=False)

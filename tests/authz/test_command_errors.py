@@ -1,0 +1,59 @@
+"""What a command line says when it cannot do its work."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from authz.cli import main
+
+_POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: x}
+spec: {}
+"""
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
+    """A port in use ends `serve` with the setting, the address and the reason."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/a.yaml").write_text(_POLICY)
+    config = tmp_path / "m.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        config.write_text(f"listen: {{grpc: '127.0.0.1:0', http: '{where}'}}\n")
+
+        result = _run("serve", "-c", str(config))
+
+    assert 2 == result.exit_code
+    assert f"error: `listen.http: {where}` cannot be listened on: Address already" in result.output
+
+
+def test_an_unwritable_output_is_named_without_a_number(tmp_path: Path) -> None:
+    """The path comes first and the reason in words, no errno."""
+    result = _run("audit", "export", str(tmp_path), "-o", str(tmp_path / "none/out"))
+
+    assert 2 == result.exit_code
+    assert str(tmp_path / "none") in result.output
+    assert "Errno" not in result.output
+
+
+def test_a_failed_export_leaves_the_older_one(tmp_path: Path) -> None:
+    """An export that fails neither empties what was there nor leaves a part of its own."""
+    older = tmp_path / "out.csv"
+    older.write_text("older")
+
+    result = _run("audit", "export", str(tmp_path / "none"), "-o", str(older))
+
+    assert 2 == result.exit_code
+    assert "older" == older.read_text()
+    assert [older] == list(tmp_path.iterdir())
