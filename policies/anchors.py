@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from policies.mesh import Mesh, MeshMode
 from policies.path_template import is_template
 from policies.request import Request
-from policies.request_attributes import remote_ip
+from policies.request_attributes import remote_ip, unmapped
 from policies.string_match import ascii_lower
 from policies.trust_domain import expand_principal
 
@@ -173,12 +173,11 @@ def _namespaces_in(text: str) -> Iterable[str]:
 
 
 def _address(text: str | None) -> Iterable[tuple[int, int]]:
-    """Return family and number of an address as conditions see it, nothing for no address."""
+    """Return family and number of an address, nothing for no address."""
     try:
         found = ipaddress.ip_address(text or "")
     except ValueError:
         return ()
-    found = getattr(found, "ipv4_mapped", None) or found
     return ((found.version, int(found)),)
 
 
@@ -222,7 +221,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
     Dimension(
         keys=frozenset({"source.ip"}),
         of_values=_networks,
-        of_request=lambda request, mesh: _address(request.source_ip),
+        of_request=lambda request, mesh: _address(unmapped(request.source_ip)),
     ),
     Dimension(
         keys=frozenset({"remote.ip"}),
@@ -232,7 +231,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
     Dimension(
         keys=frozenset({"destination.ip"}),
         of_values=_networks,
-        of_request=lambda request, mesh: _address(request.destination_ip),
+        of_request=lambda request, mesh: _address(unmapped(request.destination_ip)),
     ),
     _text_dimension("operation.methods", lambda request: request.method),
 )
