@@ -6,6 +6,7 @@ import click
 
 from authz.commands.audit import audit_group
 from authz.commands.ca import ca_group
+from authz.commands.identity import identity_group
 from authz.commands.policy import policy_main
 from authz.commands.serve import config_group, envoy_config_command, serve_command
 
@@ -20,6 +21,7 @@ main.add_command(serve_command)
 main.add_command(envoy_config_command)
 main.add_command(config_group)
 main.add_command(ca_group)
+main.add_command(identity_group)
 main.add_command(audit_group)
 main.add_command(policy_main, name="policy")
 
