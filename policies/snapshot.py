@@ -64,6 +64,15 @@ class Snapshot:
     peer_authentications: tuple[PeerAuthentication, ...] = ()
     revision: str = ""
     warnings: tuple[Diagnostic, ...] = ()
+    needs_service: bool = field(init=False)
+    """Whether a request must say which service it is for: to a waypoint, some policies ask."""
+
+    def __post_init__(self) -> None:
+        """Find out once what each decision asks."""
+        attachments = [policy.attachment for policy, _ in self.policies]
+        attachments += [found.attachment for found in self.request_authentications]
+        asks = self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
+        object.__setattr__(self, "needs_service", asks)
 
     @property
     def jwt_rules(self) -> tuple[JwtRule, ...]:
@@ -76,13 +85,6 @@ class Snapshot:
         return {
             policy.provider: policy.metadata.ref() for policy, _ in self.policies if policy.provider
         }
-
-    @property
-    def needs_service(self) -> bool:
-        """Whether a request must say which service it is for: to a waypoint, some policies ask."""
-        attachments = [policy.attachment for policy, _ in self.policies]
-        attachments += [found.attachment for found in self.request_authentications]
-        return self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
 
     def select(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
         """Return what applies to a workload, in the reading of HTTP requests or of connections."""
