@@ -23,13 +23,22 @@ def build_state(settings: Settings, keys: JwksCache) -> ServingState:
         LoadError: a policy, a Rego module or a key set is wrong; nothing is kept.
     """
     state = load_state(settings.policies.paths, settings.mesh.to_mesh(), settings.providers)
+    prepare_keys(state.snapshot, keys)
+    return state
+
+
+def prepare_keys(snapshot: Snapshot, keys: JwksCache) -> None:
+    """Begin to fetch the keys that a policy set names, and wait a while for them.
+
+    Raises:
+        LoadError: an inline key set is none.
+    """
     try:
-        keys.prepare(state.snapshot.jwt_rules)
+        keys.prepare(snapshot.jwt_rules)
     except KeySourceError as exc:
         raise LoadError(
-            [Diagnostic(code="bad-jwks", message=str(exc), location=_jwks_place(state.snapshot))]
+            [Diagnostic(code="bad-jwks", message=str(exc), location=_jwks_place(snapshot))]
         ) from exc
-    return state
 
 
 def load_state(

@@ -55,7 +55,7 @@ def resolve_workload(request: Request, static: Workload | None) -> Workload | No
         namespace=namespace,
         service_account=account,
         labels=labels,
-        service=_service(extensions),
+        service=_service(extensions) or (static.service if static else None),
     )
 
 

@@ -25,6 +25,9 @@ def clear_errors() -> Iterator[None]:
         for found in exc.diagnostics:
             click.echo(str(found), err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc
+    except BrokenPipeError:
+        # Whoever read our output has enough; click ends quietly.
+        raise
     except OSError as exc:
         # `[Errno 2]` is for programs.
         where = f"`{exc.filename}`: " if exc.filename else ""

@@ -1,4 +1,4 @@
-"""`policy test`, also spelled `meshwarden policy test`."""
+"""`policy`, also spelled `meshwarden policy`: what can be done with policies without a mesh."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from authz.commands.policy_compile import compile_command
+from authz.commands.policy_eval import eval_command
+from authz.commands.policy_validate import validate_command
 from authz.policytest.render import print_result, print_summary
 from authz.policytest.run import (
     SUFFIX,
@@ -27,10 +30,15 @@ EXIT_NOTHING_FOUND = 6
 
 @click.group("policy")
 def policy_main() -> None:
-    """Test policies without a mesh."""
+    """Check, try, test and compile policies without a mesh."""
 
 
-@policy_main.command("test")
+policy_main.add_command(validate_command)
+policy_main.add_command(eval_command)
+policy_main.add_command(compile_command)
+
+
+@policy_main.command("test", short_help="Run policy tests.")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 def test_command(paths: tuple[Path, ...]) -> None:
     """Run the cases of every *.policytest.yaml below PATH (default: here).

@@ -10,10 +10,9 @@ import click
 import yaml
 
 from authz.commands.failing import EXIT_UNUSABLE, clear_errors
+from authz.commands.options import WORKLOAD_FORM, mesh_option, parse_workload, read_mesh
 from policies.files import read_policy_files
 from policies.load import read_resources
-from policies.mesh import Mesh
-from policies.mesh_config import load_mesh
 from policies.model import AuthorizationPolicy
 from policies.rbac import UnsupportedModeError, compile_filters
 from policies.request import Workload
@@ -26,25 +25,7 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def parse_workload(value: str) -> Workload:
-    """Return the workload of `NAMESPACE[/key=value,...]`; a label's key may hold a `/`.
-
-    Raises:
-        click.BadParameter: the text is not of that form.
-    """
-    namespace, _, text = value.partition("/")
-    if not namespace:
-        raise click.BadParameter("the namespace is missing")
-    labels: dict[str, str] = {}
-    for pair in filter(None, text.split(",")):
-        key, equals, label = pair.partition("=")
-        if not (key and equals):
-            raise click.BadParameter(f"`{pair}` is not of the form `key=value`")
-        labels[key] = label
-    return Workload(namespace=namespace, labels=labels)
-
-
-@click.command("compile")
+@click.command("compile", short_help="Print the Envoy filters of a workload.")
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH..."
 )
@@ -60,15 +41,10 @@ def parse_workload(value: str) -> Workload:
     "--workload",
     callback=lambda context, option, value: parse_workload(value),
     required=True,
-    metavar="NAMESPACE[/k=v,...]",
+    metavar=WORKLOAD_FORM,
     help="The workload whose proxy is meant: its namespace and its labels.",
 )
-@click.option(
-    "--mesh",
-    "mesh_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Mesh settings: our own, or Istio's MeshConfig.",
-)
+@mesh_option()
 @click.option("--tcp", is_flag=True, help="The network filters of a TCP chain, not the HTTP ones.")
 @click.option(
     "--multiple-providers",
@@ -93,12 +69,17 @@ def compile_command(
     Envoy runs them, one YAML document (or one line of JSON) a filter.
 
     \b
-    Exit codes: 0 done; 2 the policies or the mesh settings do not load.
+    Examples:
+      policy compile examples/policies --workload shop/app=orders
+      policy compile policies/ --mesh istio-configmap.yaml --workload shop/app=db --tcp -o json
+
+    \b
+    Exit codes: 0 done; 2 the policies, the mesh settings or the command line are wrong.
     """
     with clear_errors():
         resources = read_resources(read_policy_files(paths)).resources
         policies = [found for found in resources if isinstance(found, AuthorizationPolicy)]
-        mesh = Mesh() if mesh_file is None else _read_mesh(mesh_file)
+        mesh = read_mesh(mesh_file)
         try:
             filters = compile_filters(
                 policies, workload, mesh, tcp=tcp, many_providers=multiple_providers
@@ -116,8 +97,3 @@ def render(filters: list[dict[str, Any]], output: str) -> str:
     if output == "json":
         return "".join(json.dumps(each) + "\n" for each in filters)
     return yaml.dump_all(filters, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
-
-
-def _read_mesh(path: Path) -> Mesh:
-    ((file, text),) = read_policy_files([path])
-    return load_mesh(text, file)

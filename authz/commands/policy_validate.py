@@ -1,0 +1,116 @@
+"""`policy validate`: what Istio's admission would say, and where."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from authz.commands.failing import clear_errors
+from authz.commands.options import mesh_option, read_mesh
+from authz.render_findings import finding_row, print_findings, print_tally
+from policies.diagnostic import Diagnostic, LoadError, Location, Severity
+from policies.files import find_policy_files, read_policy_files
+from policies.validate import validate_texts
+
+EXIT_ACCEPTED = 0
+EXIT_REFUSED = 1
+
+_STDIN = Path("-")
+_STDIN_NAME = "<stdin>"
+
+
+@click.command("validate", short_help="Say what admission would, and where.")
+@click.argument(
+    "paths",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, allow_dash=True),
+    metavar="PATH...",
+)
+@mesh_option("Also hold the policies against these mesh settings (ours, or Istio's MeshConfig).")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("pretty", "json")),
+    default="pretty",
+    show_default=True,
+    help="For people, or for programs.",
+)
+def validate_command(paths: tuple[Path, ...], mesh_file: Path | None, format_: str) -> None:
+    """Say what is wrong with policies: what Istio's admission refuses, and what it warns of.
+
+    PATH are files and folders of policies; `-` is standard input. An error refuses the
+    resource (and here the whole load); a warning marks what is accepted and does not do
+    what it seems to. JSON is one list of objects with `file`, `line`, `column`, `path`
+    (the field), `severity`, `code`, `message`, `help` and `resource`
+    (`kind/namespace/name`).
+
+    \b
+    Examples:
+      policy validate examples/policies
+      policy validate policies/ --mesh istio-configmap.yaml --format json
+      kubectl get authorizationpolicies -A -o yaml | policy validate -
+
+    \b
+    Exit codes: 0 no error; 1 an error; 2 the command line or the mesh settings are wrong.
+    """
+    with clear_errors():
+        mesh = None if mesh_file is None else read_mesh(mesh_file)
+    texts, problems = _read(paths)
+    validation = validate_texts(texts, mesh)
+    findings = sorted((*problems, *validation.findings), key=lambda found: found.location)
+    if format_ == "json":
+        click.echo(json.dumps([finding_row(found) for found in findings], indent=2))
+    else:
+        console = Console(soft_wrap=True)
+        lines = {file: text.splitlines() for file, text in texts}
+        print_findings(findings, lines, console)
+        print_tally(findings, len(texts), validation.resources, console)
+    refused = any(found.severity is Severity.ERROR for found in findings)
+    raise SystemExit(EXIT_REFUSED if refused else EXIT_ACCEPTED)
+
+
+def _read(paths: Iterable[Path]) -> tuple[list[tuple[str, str]], list[Diagnostic]]:
+    """Return the texts that can be read, and why the others cannot."""
+    texts: list[tuple[str, str]] = []
+    problems: list[Diagnostic] = []
+    for path in paths:
+        try:
+            texts.extend((_read_stdin(),) if path == _STDIN else read_policy_files([path]))
+        except LoadError as exc:
+            problems.extend(exc.diagnostics)
+            texts.extend(_readable(path))
+    return texts, problems
+
+
+def _readable(path: Path) -> Iterable[tuple[str, str]]:
+    """Yield the files of a folder that can be read, some of which cannot."""
+    try:
+        files = list(find_policy_files([path])) if path.is_dir() else []
+    except OSError:
+        return
+    for file in files:
+        try:
+            yield from read_policy_files([file])
+        except LoadError:
+            continue
+
+
+def _read_stdin() -> tuple[str, str]:
+    raw = sys.stdin.buffer.read()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise LoadError([_stdin_problem(f"not UTF-8 at byte {exc.start}")]) from exc
+    if not text.strip():
+        raise LoadError([_stdin_problem("standard input is empty")])
+    return _STDIN_NAME, text
+
+
+def _stdin_problem(message: str) -> Diagnostic:
+    return Diagnostic(code="unreadable-file", message=message, location=Location(_STDIN_NAME))

@@ -1,0 +1,107 @@
+"""Policies and Rego named on a command line to a serving state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from authz.serving_state import ServingState, combined_revision
+from opa_bridge.entrypoint import choose_entrypoint
+from opa_bridge.provider import RegoProvider, load_provider
+from opa_bridge.rego_files import read_modules
+from policies.diagnostic import Diagnostic, LoadError, Location, Severity
+from policies.files import read_policy_files
+from policies.mesh import Mesh
+from policies.snapshot import Snapshot, build_snapshot
+
+ANY_PROVIDER = ""
+"""The name under which stand the modules that answer for every provider not named itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegoSources:
+    """Rego of the command line: paths by provider name, and what they share.
+
+    An empty `entrypoint` is chosen by what the modules define.
+    """
+
+    paths: Mapping[str, Sequence[Path]]
+    data: Sequence[Path] = ()
+    entrypoint: str = ""
+
+
+def load_evaluation(paths: Sequence[Path], mesh: Mesh, rego: RegoSources) -> ServingState:
+    """Return the state of policy and Rego files, without any key fetched.
+
+    A provider that no Rego answers for is a warning here: what it guards is denied.
+
+    Raises:
+        LoadError: with the findings of all files.
+    """
+    problems: list[Diagnostic] = []
+    loaded: dict[str, RegoProvider] = {}
+    for name, sources in rego.paths.items():
+        try:
+            loaded[name] = _load_provider(name, sources, rego)
+        except LoadError as exc:
+            problems.extend(exc.diagnostics)
+    try:
+        snapshot = build_snapshot(read_policy_files(paths), mesh)
+    except LoadError as exc:
+        raise LoadError([*problems, *exc.diagnostics]) from exc
+    if problems:
+        raise LoadError(problems)
+    providers = {
+        name: found
+        for name in snapshot.providers
+        if (found := loaded.get(name) or loaded.get(ANY_PROVIDER)) is not None
+    }
+    revisions = {name: provider.revision for name, provider in providers.items()}
+    return ServingState(
+        snapshot=snapshot,
+        providers=providers,
+        revision=combined_revision(snapshot, revisions),
+        warnings=(
+            *snapshot.warnings,
+            *(found for provider in loaded.values() for found in provider.warnings),
+            *_unanswered(snapshot, providers),
+        ),
+    )
+
+
+def only_namespace(snapshot: Snapshot) -> str:
+    """Return the one namespace that the policies are for, or empty when there are several.
+
+    The root namespace counts only where there is no other.
+    """
+    metadata = [policy.metadata for policy, _ in snapshot.policies]
+    metadata += [found.metadata for found in snapshot.request_authentications]
+    metadata += [found.metadata for found in snapshot.peer_authentications]
+    names = {each.namespace for each in metadata}
+    if len(names) > 1:
+        names.discard(snapshot.mesh.root_namespace)
+    return names.pop() if len(names) == 1 else ""
+
+
+def _load_provider(name: str, sources: Sequence[Path], rego: RegoSources) -> RegoProvider:
+    entrypoint = rego.entrypoint or choose_entrypoint(read_modules(sources))
+    return load_provider(name or "rego", sources, entrypoint, rego.data)
+
+
+def _unanswered(
+    snapshot: Snapshot, providers: Mapping[str, RegoProvider]
+) -> tuple[Diagnostic, ...]:
+    """Return a warning for each provider that CUSTOM policies name and nothing answers for."""
+    return tuple(
+        Diagnostic(
+            code="unknown-provider",
+            message=f"nothing answers for the provider `{name}`: what its rules match is denied",
+            location=Location(ref.file, ref.line),
+            help=f"give its Rego with `--rego {name}=PATH`",
+            severity=Severity.WARNING,
+            resource=f"AuthorizationPolicy/{ref.namespace}/{ref.policy}",
+        )
+        for name, ref in snapshot.providers.items()
+        if name not in providers
+    )
