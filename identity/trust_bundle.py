@@ -11,38 +11,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from cryptography import x509
 from cryptography.x509.verification import Store
 
+from identity.errors import IdentityError
+from identity.jwks import Jwk
 from identity.spiffe_id import TrustDomain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JwtAuthority:
-    """A key that signs the JWT-SVIDs of a trust domain.
+class BundleError(IdentityError):
+    """A trust bundle cannot be read or had; the message says why."""
 
-    `algorithms` are those that this kind of key can verify; `key` is a public key of
-    `cryptography`.
-    """
-
-    kid: str
-    algorithms: frozenset[str]
-    key: Any
+    code = "identity.trust_bundle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
     """The authorities of one trust domain; without any, everything of it is untrusted.
 
-    `sequence` and `refresh_hint_seconds` are None when the publisher does not say.
+    `x509_authorities` verify X.509-SVIDs and `jwt_authorities` JWT-SVIDs, neither the
+    other. `sequence` and `refresh_hint_seconds` are None when the publisher does not say.
     `notes` tell which entries of the document were left out, and why.
     """
 
     trust_domain: TrustDomain
     x509_authorities: tuple[x509.Certificate, ...] = ()
-    jwt_authorities: tuple[JwtAuthority, ...] = ()
+    jwt_authorities: tuple[Jwk, ...] = ()
     sequence: int | None = None
     refresh_hint_seconds: int | None = None
     notes: tuple[str, ...] = ()
@@ -59,9 +54,13 @@ class TrustBundle:
         """The X.509 authorities as `cryptography`'s verifier takes them, or None without any."""
         return self._store
 
-    def jwt_authority(self, kid: str) -> JwtAuthority | None:
-        """Return the JWT authority of that key id, or None."""
-        return next((each for each in self.jwt_authorities if each.kid == kid), None)
+    def jwt_authorities_for(self, kid: str, alg: str) -> tuple[Jwk, ...]:
+        """Return the JWT authorities of exactly this key id that verify this algorithm."""
+        return tuple(
+            each
+            for each in self.jwt_authorities
+            if each.kid == kid and alg in each.algorithms and each.is_eligible(kid, alg)
+        )
 
 
 @dataclass(frozen=True, slots=True)
