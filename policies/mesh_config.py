@@ -52,8 +52,12 @@ _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(\.[0-9]{1,4})?", re.ASCII)
 _BLOCK_SCALAR = re.compile(r"[|>][-+0-9]*\s*(#.*)?$")
 
 
-def load_mesh(text: str, file: str) -> Mesh:
+def load_mesh(text: str, file: str, *, unusable: list[Diagnostic] | None = None) -> Mesh:
     """Return the mesh settings of a file, ours or Istio's.
+
+    An extension provider that is wrong refuses the file, unless a list is given as
+    `unusable`: then it counts as one that does not exist, as it does for Istio's
+    control plane, and what is wrong with it is added to the list as warnings.
 
     Raises:
         LoadError: not YAML, a wrong type or value, or (in our own file) an unknown key.
@@ -64,7 +68,7 @@ def load_mesh(text: str, file: str) -> Mesh:
     assert isinstance(renamed, YamlMap)
     is_istio = is_wrapped or _looks_like_istio(renamed)
     fields = Fields(renamed if is_istio else root, "", findings, None if is_istio else _OWN_KEYS)
-    mesh = _read_mesh(fields, is_istio=is_istio)
+    mesh = _read_mesh(fields, is_istio=is_istio, unusable=unusable)
     if findings.has_errors:
         raise LoadError(findings.diagnostics)
     return mesh
@@ -164,7 +168,7 @@ def _looks_like_istio(root: YamlMap) -> bool:
     return any(is_foreign_provider(item) for item in items if isinstance(item, YamlMap))
 
 
-def _read_mesh(fields: Fields, *, is_istio: bool) -> Mesh:
+def _read_mesh(fields: Fields, *, is_istio: bool, unusable: list[Diagnostic] | None) -> Mesh:
     default = Mesh()
     return Mesh(
         trust_domain=_name(fields, "trustDomain", default.trust_domain),
@@ -174,7 +178,7 @@ def _read_mesh(fields: Fields, *, is_istio: bool) -> Mesh:
         mode=_choice(fields, "mode", MeshMode, default.mode),
         envoy_version=_envoy_version(fields, default.envoy_version),
         path_normalization=_path_normalization(fields),
-        extension_providers=read_providers(fields, is_istio=is_istio),
+        extension_providers=read_providers(fields, is_istio=is_istio, unusable=unusable),
     )
 
 

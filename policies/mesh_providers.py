@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
-from policies.diagnostic import shown
+from policies.diagnostic import Diagnostic, Severity, shown
 from policies.documents import YamlMap, YamlNode, YamlScalar
-from policies.fields import Fields, kind_of
+from policies.fields import Fields, Findings, kind_of
 from policies.mesh import ExtensionProvider, ProviderKind
 
 HEADER_MAP = "includeAdditionalHeadersInCheck"
@@ -51,25 +52,42 @@ def is_foreign_provider(node: YamlMap) -> bool:
     return not _FOREIGN_KINDS.isdisjoint(node.entries)
 
 
-def read_providers(fields: Fields, *, is_istio: bool) -> tuple[ExtensionProvider, ...]:
+def read_providers(
+    fields: Fields, *, is_istio: bool, unusable: list[Diagnostic] | None = None
+) -> tuple[ExtensionProvider, ...]:
     """Return the external authorizers at `extensionProviders`, in order.
 
     In Istio's file other kinds of providers, and keys of the future, are left alone.
+    Where a list is given as `unusable`, a provider that is wrong is left out, with
+    every namesake, and what is wrong with it is added there as a warning.
     """
     found: list[ExtensionProvider] = []
+    names: set[str] = set()
     for index, node in enumerate(fields.items("extensionProviders")):
         path = f"extensionProviders[{index}]"
-        if not isinstance(node, YamlMap):
-            message = f"`{path}` must be a mapping, not {kind_of(node)}"
-            fields.findings.error("wrong-type", message, node.location, path=path)
-            continue
-        item = Fields(node, path, fields.findings, None if is_istio else ("name", *_KINDS))
-        provider = _of_one_kind(item, is_istio=is_istio)
-        if provider is not None and any(each.name == provider.name for each in found):
-            item.error("bad-provider", f"provider `{shown(provider.name)}` is defined twice")
-        elif provider is not None:
+        findings = fields.findings if unusable is None else Findings()
+        provider = _read_item(node, path, findings, is_istio=is_istio)
+        if provider is not None and provider.name in names:
+            message = f"provider `{shown(provider.name)}` is defined twice"
+            findings.error("bad-provider", message, node.location, path=path)
+            found = [each for each in found if each.name != provider.name]
+        elif provider is not None and (unusable is None or not findings.has_errors):
             found.append(provider)
+        names |= {provider.name} if provider is not None else set()
+        if unusable is not None:
+            unusable += [replace(each, severity=Severity.WARNING) for each in findings.diagnostics]
     return tuple(found)
+
+
+def _read_item(
+    node: YamlNode, path: str, findings: Findings, *, is_istio: bool
+) -> ExtensionProvider | None:
+    if not isinstance(node, YamlMap):
+        message = f"`{path}` must be a mapping, not {kind_of(node)}"
+        findings.error("wrong-type", message, node.location, path=path)
+        return None
+    item = Fields(node, path, findings, None if is_istio else ("name", *_KINDS))
+    return _of_one_kind(item, is_istio=is_istio)
 
 
 def _of_one_kind(item: Fields, *, is_istio: bool) -> ExtensionProvider | None:

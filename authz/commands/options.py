@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from policies.diagnostic import Diagnostic
 from policies.files import read_policy_files
 from policies.mesh import Mesh
 from policies.mesh_config import load_mesh
@@ -32,8 +33,10 @@ def mesh_option(
     )
 
 
-def read_mesh(path: Path | None) -> Mesh:
+def read_mesh(path: Path | None, *, unusable: list[Diagnostic] | None = None) -> Mesh:
     """Return the mesh settings of a file; without one, the defaults.
+
+    `unusable` takes what is wrong with extension providers, which refuses the file otherwise.
 
     Raises:
         LoadError: the file cannot be read, or what it says is wrong.
@@ -41,7 +44,7 @@ def read_mesh(path: Path | None) -> Mesh:
     if path is None:
         return Mesh()
     ((file, text),) = read_policy_files([path])
-    return load_mesh(text, file)
+    return load_mesh(text, file, unusable=unusable)
 
 
 def parse_workload(value: str) -> Workload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ import click
 import yaml
 
 from authz.commands.failing import EXIT_UNUSABLE, clear_errors
-from authz.commands.options import WORKLOAD_FORM, mesh_option, parse_workload, read_mesh
+from authz.commands.options import (
+    SERVICE_FORM,
+    WORKLOAD_FORM,
+    mesh_option,
+    parse_service,
+    parse_workload,
+    read_mesh,
+)
+from policies.diagnostic import Diagnostic
 from policies.files import read_policy_files
 from policies.load import read_resources
 from policies.model import AuthorizationPolicy
 from policies.rbac import UnsupportedModeError, compile_filters
-from policies.request import Workload
+from policies.request import Service, Workload
 
 
 class _PlainDumper(yaml.SafeDumper):
@@ -44,6 +53,12 @@ class _PlainDumper(yaml.SafeDumper):
     metavar=WORKLOAD_FORM,
     help="The workload whose proxy is meant: its namespace and its labels.",
 )
+@click.option(
+    "--service",
+    callback=lambda context, option, value: parse_service(value) if value else None,
+    metavar=SERVICE_FORM,
+    help="The service whose filter chain is meant, of a waypoint (`mode: waypoint` of the mesh).",
+)
 @mesh_option()
 @click.option("--tcp", is_flag=True, help="The network filters of a TCP chain, not the HTTP ones.")
 @click.option(
@@ -55,9 +70,10 @@ class _PlainDumper(yaml.SafeDumper):
 @click.option(
     "-o", "--output", type=click.Choice(("yaml", "json")), default="yaml", show_default=True
 )
-def compile_command(
+def compile_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     paths: tuple[Path, ...],
     workload: Workload,
+    service: Service | None,
     mesh_file: Path | None,
     tcp: bool,
     multiple_providers: bool,
@@ -66,7 +82,8 @@ def compile_command(
     """Print the filters that Istio's control plane would send to a workload's Envoy.
 
     PATH are files and folders of policies. The filters come in the order in which
-    Envoy runs them, one YAML document (or one line of JSON) a filter.
+    Envoy runs them, one YAML document (or one line of JSON) a filter. A CUSTOM policy
+    whose provider is unknown or wrong becomes a denial of what it matches.
 
     \b
     Examples:
@@ -78,11 +95,15 @@ def compile_command(
     """
     with clear_errors():
         resources = read_resources(read_policy_files(paths)).resources
-        policies = [found for found in resources if isinstance(found, AuthorizationPolicy)]
-        mesh = read_mesh(mesh_file)
+        policies = [each for each in resources if isinstance(each, AuthorizationPolicy)]
+        unusable: list[Diagnostic] = []
+        mesh = read_mesh(mesh_file, unusable=unusable)
+        for found in unusable:
+            click.echo(str(found), err=True)
+        target = replace(workload, service=service)
         try:
             filters = compile_filters(
-                policies, workload, mesh, tcp=tcp, many_providers=multiple_providers
+                policies, target, mesh, tcp=tcp, many_providers=multiple_providers
             )
         except UnsupportedModeError as exc:
             click.echo(f"error: {exc}", err=True)

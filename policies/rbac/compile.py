@@ -45,7 +45,7 @@ def compile_filters(
         UnsupportedModeError: the mesh's mode is ztunnel, which takes no Envoy filters.
     """
     if mesh.mode is MeshMode.ZTUNNEL:
-        raise UnsupportedModeError("ztunnel takes no Envoy filters")
+        raise UnsupportedModeError("ztunnel takes no Envoy filters: it reads the policies itself")
     attached = [
         policy
         for policy in policies

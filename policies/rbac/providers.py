@@ -44,8 +44,6 @@ def _problems(provider: ExtensionProvider) -> Iterator[str]:
         yield f"{provider.port} is not a port from 1 to {_PORT_MAX}"
     if provider.status_on_error and _status_name(provider.status_on_error) is None:
         yield f"`{provider.status_on_error}` is not an HTTP status that Envoy knows"
-    if provider.timeout_seconds is not None and provider.timeout_seconds < 0.001:
-        yield "the timeout is shorter than 1 ms"
     if provider.path_prefix and not provider.path_prefix.startswith("/"):
         yield f"the path prefix `{provider.path_prefix}` does not begin with `/`"
     # "A lone `*` is rejected."
