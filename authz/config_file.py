@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from authz.identity_settings import IdentitySettings
 from authz.settings import Settings
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.documents import YamlList, YamlMap, YamlNode, parse_documents
@@ -47,9 +48,21 @@ def load_settings(path: Path) -> Settings:
                 )
                 for provider in settings.providers
             ),
+            "identity": _with_absolute_secrets(base, settings.identity),
             "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
         }
     )
+
+
+def _with_absolute_secrets(base: Path, settings: IdentitySettings) -> IdentitySettings:
+    """Return the settings with the files of client secrets made absolute."""
+    asked = tuple(
+        each
+        if each.client_secret_file is None
+        else each.model_copy(update={"client_secret_file": base / each.client_secret_file})
+        for each in settings.introspection
+    )
+    return settings.model_copy(update={"introspection": asked})
 
 
 def load_model(path: Path, model: type[Model]) -> Model:

@@ -23,6 +23,7 @@ from authz.pipeline import Authorizer
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
 from authz.settings import Settings, WorkloadSettings
+from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
 from identity.jwks_cache import JwksCache
 from policies.diagnostic import Diagnostic
@@ -42,8 +43,9 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
     stop = stop or threading.Event()
     _stop_on_signals(stop)
     with ExitStack() as stack:
-        keys = JwksCache()
-        stack.callback(keys.close)
+        tokens = build_token_parts(settings.identity)
+        keys = tokens.keys
+        stack.callback(tokens.close)
         metrics = Metrics()
         audit = _LateAudit()
         keeper = StateKeeper(
@@ -67,6 +69,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             around=Surroundings(
                 keys=keys,
                 on_unknown_key=keys.hasten,
+                verify_token=tokens.verify,
                 static_workload=static_workload(settings.workload),
                 headers=settings.identity_headers,
             ),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from audit.settings import AuditSettings
+from authz.identity_settings import IdentitySettings
 from authz.mesh_settings import MeshSettings
 from authz.section import Section
 
@@ -159,6 +160,9 @@ class Settings(Section):
     )
     providers: tuple[ProviderSettings, ...] = Field(
         default=(), description="Extension providers of CUSTOM policies."
+    )
+    identity: IdentitySettings = Field(
+        default_factory=IdentitySettings, description="Who is asking."
     )
     identity_headers: IdentityHeaderSettings = Field(
         default_factory=IdentityHeaderSettings, description="Headers that carry identity."

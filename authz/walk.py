@@ -17,6 +17,7 @@ from authz.settings import IdentityHeaderSettings
 from authz.workload import resolve_workload
 from dryrun.shadow import shadow_verdicts
 from identity.jwt_rule import JwtRule, RuleOrigin
+from identity.jwt_verify import Verify, verify_token
 from identity.request_authentication import (
     Authentication,
     KeyLookup,
@@ -39,8 +40,9 @@ from policies.request import Request, Workload
 _DEFAULT_CARRIERS = ("authorization", "access_token")
 
 
-def _ignore(rule: JwtRule) -> None:
+def _ignore(rule: JwtRule) -> bool:
     """Take no notice of a token signed with an unknown key."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +51,16 @@ class Surroundings:
 
     `now` is the clock tokens are judged by, `wall_clock` the one records are
     dated with; both return epoch seconds and differ in tests only.
-    `on_unknown_key` hears of a token whose key the issuer's set did not hold.
-    `bundles` returns the trust bundles that hold now; ask it once in a walk.
+    `on_unknown_key` hears of a token whose key the issuer's set did not hold;
+    `verify_token` judges a token, and may remember its verdicts. `bundles` returns
+    the trust bundles that hold now; ask it once in a walk.
     """
 
     keys: KeyLookup
     now: Callable[[], float] = time.time
     wall_clock: Callable[[], float] = time.time
-    on_unknown_key: Callable[[JwtRule], None] = _ignore
+    on_unknown_key: Callable[[JwtRule], bool] = _ignore
+    verify_token: Verify = verify_token
     static_workload: Workload | None = None
     headers: IdentityHeaderSettings = IdentityHeaderSettings()
     bundles: Callable[[], BundleSet] = BundleSet
@@ -144,6 +148,7 @@ def _authenticate(
         keys=around.keys,
         now=around.now(),
         on_unknown_key=around.on_unknown_key,
+        verify=around.verify_token,
     )
 
 

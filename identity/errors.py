@@ -3,8 +3,11 @@
 IdentityError
 ├── SpiffeIdError        a text is not a canonical SPIFFE ID
 ├── CertificateError     a client certificate cannot be read
+├── XfccError            an X-Forwarded-Client-Cert header departs from its grammar
+├── MappingError         a mapping of identities could name two workloads alike
 ├── TokenError           a token cannot be believed (the caller's fault)
 └── KeySourceError       keys cannot be had (the operator's or the issuer's fault)
+    └── KeySourceUnreachableError   there was no answer at all
 """
 
 from __future__ import annotations
@@ -34,6 +37,18 @@ class CertificateError(IdentityError):
     code = "identity.certificate"
 
 
+class XfccError(IdentityError):
+    """An X-Forwarded-Client-Cert header departs from its grammar; never quotes the header."""
+
+    code = "identity.xfcc"
+
+
+class MappingError(IdentityError):
+    """A mapping of identities is wrong, or could give two workloads one name."""
+
+    code = "identity.mapping"
+
+
 class TokenError(IdentityError):
     """A token cannot be believed; `why` never holds token text."""
 
@@ -44,3 +59,9 @@ class KeySourceError(IdentityError):
     """The verification keys of an issuer cannot be had."""
 
     code = "identity.key_source"
+
+
+class KeySourceUnreachableError(KeySourceError):
+    """There was no answer at all: nothing listens, or nothing came within the time."""
+
+    code = "identity.key_source_unreachable"

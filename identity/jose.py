@@ -29,6 +29,9 @@ MAX_JSON_DEPTH: Final = 100
 _MAX_EXACT_INTEGER: Final = 2**53
 _UINT64_END: Final = float(2**64)
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+# RFC 4648 §3.5: the last letter's unused bits are zero. Other letters would decode to the
+# same bytes, and one signature would have several spellings.
+_LAST_LETTERS: Final = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _PARTS: Final = 3
 
@@ -49,12 +52,24 @@ class TokenFormatError(TokenError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredClaims:
+    """The claims that say whether a token is for us and now (RFC 7519 §4.1).
+
+    `not_before` and `expires_at` are whole seconds since the epoch, 0 when absent;
+    `issuer` is empty when absent.
+    """
+
+    issuer: str
+    audiences: tuple[str, ...]
+    not_before: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnverifiedToken:
     """A well-formed token before anything in it is believed.
 
-    Shapes: `payload_text` is the base64url text as it came; `not_before` and
-    `expires_at` are whole seconds since the epoch, 0 when absent; `kid` is empty
-    when absent.
+    Shapes: `payload_text` is the base64url text as it came; `kid` is empty when absent.
     """
 
     alg: str
@@ -63,10 +78,7 @@ class UnverifiedToken:
     payload_text: str
     signing_input: bytes
     signature: bytes
-    issuer: str
-    audiences: tuple[str, ...]
-    not_before: int
-    expires_at: int
+    claims: RegisteredClaims
 
 
 def parse_token(text: str) -> UnverifiedToken:
@@ -84,20 +96,47 @@ def parse_token(text: str) -> UnverifiedToken:
     header_text, payload_text, signature_text = parts
     alg, kid = _read_header(_decode_json(header_text, "header"))
     payload = _decode_json(payload_text, "payload")
-    for name in ("iss", "sub", "jti"):
-        _check_string(payload, name)
-    _read_time(payload, "iat")
     return UnverifiedToken(
         alg=alg,
         kid=kid,
         payload=payload,
         payload_text=payload_text,
         signing_input=f"{header_text}.{payload_text}".encode("ascii"),
+        claims=read_registered_claims(payload),
         signature=_decode_base64url(signature_text, "signature"),
+    )
+
+
+def has_jws_shape(text: str) -> bool:
+    """Return whether a text is meant for a JWS: the first of its three parts is a JSON object."""
+    parts = text.split(".", _PARTS)
+    if len(text) > MAX_TOKEN_CHARS or len(parts) != _PARTS:
+        return False
+    try:
+        _decode_json(parts[0], "header")
+    except TokenFormatError:
+        return False
+    return True
+
+
+def read_registered_claims(payload: Mapping[str, Any]) -> RegisteredClaims:
+    """Return the registered claims of a payload.
+
+    Raises:
+        TokenFormatError: one of them, or `sub`, `jti` or `iat`, has a wrong type.
+    """
+    # WHY this order: it is Envoy's, so that of two faults the same one is told.
+    _check_string(payload, "iss")
+    _check_string(payload, "sub")
+    _read_time(payload, "iat")
+    not_before = _read_time(payload, "nbf")
+    expires_at = _read_time(payload, "exp")
+    _check_string(payload, "jti")
+    return RegisteredClaims(
         issuer=payload.get("iss", ""),
         audiences=_read_audiences(payload),
-        not_before=_read_time(payload, "nbf"),
-        expires_at=_read_time(payload, "exp"),
+        not_before=not_before,
+        expires_at=expires_at,
     )
 
 
@@ -122,8 +161,10 @@ def _read_header(header: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _decode_base64url(text: str, part: str) -> bytes:
-    """Return the bytes of an unpadded base64url text (RFC 7515 §2)."""
-    if _BASE64URL.fullmatch(text) is None:
+    """Return the bytes of an unpadded, canonical base64url text (RFC 7515 §2)."""
+    last_letters = _LAST_LETTERS.get(len(text) % 4)
+    is_canonical = last_letters is None or text[-1] in last_letters
+    if not is_canonical or _BASE64URL.fullmatch(text) is None:
         raise TokenFormatError(f"Jwt {part} is an invalid Base64url encoded")
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

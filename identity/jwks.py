@@ -6,7 +6,10 @@ Key material never appears in a note or an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,10 +57,15 @@ class Jwk:
 
 @dataclass(frozen=True, slots=True)
 class JwkSet:
-    """The usable keys of a set, in its order, and a note for each key left out."""
+    """The usable keys of a set, in its order, and a note for each key left out.
+
+    `revision` is a digest of the usable keys: two sets of one revision verify the
+    same tokens. It is empty for a set that no document was read for.
+    """
 
     keys: tuple[Jwk, ...]
     notes: tuple[str, ...] = ()
+    revision: str = ""
 
     def eligible(self, kid: str, alg: str) -> tuple[Jwk, ...]:
         """Return the keys that a token with this header may name."""
@@ -86,12 +94,28 @@ def parse_jwk_set(raw: bytes | str, *, is_inline: bool) -> JwkSet:
         raise KeySourceError(f"the key set holds more than {MAX_KEYS} keys")
     keys: list[Jwk] = []
     notes: list[str] = []
+    used: list[object] = []
     for place, entry in enumerate(entries):
         try:
             keys.append(_read_key(entry, is_inline=is_inline))
+            used.append(entry)
         except KeySourceError as exc:
             notes.append(f"key {place} is left out: {exc}")
-    return JwkSet(tuple(keys), tuple(notes))
+    notes.extend(_shared_kids(keys))
+    return JwkSet(tuple(keys), tuple(notes), _digest(used))
+
+
+def _shared_kids(keys: Iterable[Jwk]) -> Iterator[str]:
+    """Yield a note for each `kid` of several keys; all of them are tried."""
+    # RFC 7517 §4.5: "different keys within the JWK Set SHOULD use distinct kid values".
+    for kid, count in Counter(key.kid for key in keys if key.kid).items():
+        if count > 1:
+            yield f"{count} keys share the `kid` `{kid[:80]}`; each of them is tried"
+
+
+def _digest(entries: Sequence[object]) -> str:
+    """Return the SHA-256 of key entries, in their order."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _read_key(entry: object, *, is_inline: bool) -> Jwk:
@@ -104,6 +128,7 @@ def _read_key(entry: object, *, is_inline: bool) -> Jwk:
     # RFC 7517 §4.2: `use` says what the key is for; an encryption key signs nothing.
     if entry.get("use", "sig") != "sig":
         raise KeySourceError("its `use` is not `sig`")
+    _check_operations(entry)
     algorithms = _algorithms_of(entry)
     if alg and alg not in algorithms:
         raise KeySourceError("its `alg` does not fit its `kty` and `crv`")
@@ -111,6 +136,17 @@ def _read_key(entry: object, *, is_inline: bool) -> Jwk:
         _refuse_published_secrets(entry)
     public = {name: value for name, value in entry.items() if name not in _PRIVATE}
     return Jwk(kid=kid, alg=alg, algorithms=algorithms, key=_load_key(public, algorithms))
+
+
+def _check_operations(entry: Mapping[str, Any]) -> None:
+    """Refuse a key that is there for something else than verifying."""
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list):
+        raise KeySourceError("its `key_ops` is not a list")
+    # RFC 7517 §4.3: `key_ops` names the operations the key is intended for. A private key
+    # of an inline set may say `sign`: its public half verifies.
+    if not {"verify", "sign"} & {each for each in operations if isinstance(each, str)}:
+        raise KeySourceError("its `key_ops` do not hold `verify`")
 
 
 def _algorithms_of(entry: Mapping[str, Any]) -> frozenset[str]:

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.exceptions import PyJWTError
 
-from identity.jose import ALGORITHMS, TokenFormatError, UnverifiedToken, parse_token
+from identity.jose import (
+    ALGORITHMS,
+    RegisteredClaims,
+    TokenFormatError,
+    UnverifiedToken,
+    parse_token,
+)
 from identity.jwks import Jwk, JwkSet
 from identity.jwt_rule import JwtRule
 from identity.token_status import TokenStatus
@@ -30,10 +36,15 @@ _VERIFIERS: Final[Mapping[str, Algorithm]] = {
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """A token whose issuer, times, audience and signature held. Only `verify_token` makes one."""
+    """A token whose issuer, times and audience held, and that somebody we trust stands behind.
+
+    Made by `verify_token` for a signature that held, and by `identity.introspection`
+    for an answer of the issuer itself; nowhere else.
+    """
 
     payload: Mapping[str, Any]
     payload_text: str
+    claims: RegisteredClaims
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +59,22 @@ class TokenRefusal:
     detail: str
 
 
+Verdict = VerifiedToken | TokenRefusal
+"""What one rule makes of one token."""
+
+
+class Verify(Protocol):
+    """Judges one token under one rule; `verify_token` does, and what remembers its verdicts."""
+
+    def __call__(
+        self, text: str, rule: JwtRule, keys: Callable[[], JwkSet | None], now: float
+    ) -> Verdict:
+        """Return the token with its proof, or why it is refused."""
+
+
 def verify_token(
     text: str, rule: JwtRule, keys: Callable[[], JwkSet | None], now: float
-) -> VerifiedToken | TokenRefusal:
+) -> Verdict:
     """Return the token with its proof, or why it is refused.
 
     `keys` is asked only for a token that passed every cheaper check; None means
@@ -60,36 +84,52 @@ def verify_token(
         token = parse_token(text)
     except TokenFormatError as exc:
         return TokenRefusal(TokenStatus.BAD_FORMAT, exc.public_text, exc.public_text)
-    for status, holds, detail in _CLAIM_CHECKS:
-        if not holds(token, rule, int(now)):
-            return TokenRefusal(status, status.public_text, detail)
+    refusal = check_claims(token.claims, rule, now)
+    if refusal is not None:
+        return refusal
     status, detail = _check_signature(token, keys())
     if status is not TokenStatus.OK:
         return TokenRefusal(status, status.public_text, detail)
-    return VerifiedToken(token.payload, token.payload_text)
+    return VerifiedToken(token.payload, token.payload_text, token.claims)
 
 
-def _has_known_issuer(token: UnverifiedToken, rule: JwtRule, _now: int) -> bool:
+def check_claims(claims: RegisteredClaims, rule: JwtRule, now: float) -> TokenRefusal | None:
+    """Return why issuer, times or audience speak against a token; None when none of them does."""
+    for status, holds, detail in _CLAIM_CHECKS:
+        if not holds(claims, rule, int(now)):
+            return TokenRefusal(status, status.public_text, detail)
+    return None
+
+
+def is_in_time(claims: RegisteredClaims, now: float) -> bool:
+    """Return whether a token may be used now, give or take the clock skew."""
+    at = int(now)
+    return at + CLOCK_SKEW_SECONDS >= claims.not_before and (
+        claims.expires_at == 0 or at <= claims.expires_at + CLOCK_SKEW_SECONDS
+    )
+
+
+def _has_known_issuer(claims: RegisteredClaims, rule: JwtRule, _now: int) -> bool:
     """Return whether the rule names this issuer, or any."""
-    return not rule.issuer or token.issuer == rule.issuer
+    return not rule.issuer or claims.issuer == rule.issuer
 
 
-def _has_begun(token: UnverifiedToken, _rule: JwtRule, now: int) -> bool:
+def _has_begun(claims: RegisteredClaims, _rule: JwtRule, now: int) -> bool:
     """Return whether `nbf` has come (RFC 7519 §4.1.5)."""
-    return now + CLOCK_SKEW_SECONDS >= token.not_before
+    return now + CLOCK_SKEW_SECONDS >= claims.not_before
 
 
-def _has_not_expired(token: UnverifiedToken, _rule: JwtRule, now: int) -> bool:
+def _has_not_expired(claims: RegisteredClaims, _rule: JwtRule, now: int) -> bool:
     """Return whether `exp` has not passed; without it a token never expires, as in Envoy."""
-    return token.expires_at == 0 or now <= token.expires_at + CLOCK_SKEW_SECONDS
+    return claims.expires_at == 0 or now <= claims.expires_at + CLOCK_SKEW_SECONDS
 
 
-def _has_allowed_audience(token: UnverifiedToken, rule: JwtRule, _now: int) -> bool:
+def _has_allowed_audience(claims: RegisteredClaims, rule: JwtRule, _now: int) -> bool:
     """Return whether the token is meant for one of the rule's audiences, if it names any."""
     if not rule.audiences:
         return True
     allowed = {_bare_audience(audience) for audience in rule.audiences}
-    return not allowed.isdisjoint(map(_bare_audience, token.audiences))
+    return not allowed.isdisjoint(map(_bare_audience, claims.audiences))
 
 
 def _bare_audience(audience: str) -> str:

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from identity.claims import VerifiedClaims
 from identity.jwks import JwkSet
 from identity.jwt_rule import JwtRule, RuleOrigin
-from identity.jwt_verify import TokenRefusal, VerifiedToken, verify_token
+from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, Verify, verify_token
 from identity.token_locations import FoundToken, Headers, TokenPlace, find_tokens
 from identity.token_outputs import output_header_names, output_headers, split_claims
 from identity.token_status import TokenStatus
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _MAX_REALM_PATH: Final = 256
+# A rotated key shows as an unknown `kid`, or where there is no `kid` as a bad signature.
+_PERHAPS_ROTATED: Final = (TokenStatus.KEY_MISMATCH, TokenStatus.BAD_SIGNATURE)
 _UNSPECIFIC: Final = (TokenStatus.MISSING, TokenStatus.UNKNOWN_ISSUER)
 
 
@@ -84,7 +86,7 @@ class _RuleOutcome:
 
     rule: JwtRule
     tokens: tuple[FoundToken, ...]
-    verdict: VerifiedToken | TokenRefusal | None
+    verdict: Verdict | None
 
     @property
     def status(self) -> TokenStatus:
@@ -94,8 +96,9 @@ class _RuleOutcome:
         return TokenStatus.OK if isinstance(self.verdict, VerifiedToken) else self.verdict.status
 
 
-def _ignore(_rule: JwtRule) -> None:
+def _ignore(_rule: JwtRule) -> bool:
     """Take no notice of an unknown key."""
+    return False
 
 
 def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named by the caller
@@ -108,13 +111,15 @@ def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named 
     headers: Headers,
     keys: KeyLookup,
     now: float,
-    on_unknown_key: Callable[[JwtRule], None] = _ignore,
+    on_unknown_key: Callable[[JwtRule], bool] = _ignore,
+    verify: Verify = verify_token,
 ) -> Authentication:
     """Return what the tokens prove, or why the request is rejected.
 
     `path` includes the query; `now` is seconds since the epoch.
-    `on_unknown_key` hears of a token signed with a key that the issuer's set does
-    not hold, so that a key rotation can be followed up.
+    `on_unknown_key` hears of a token that no key of the issuer's set verifies, and
+    returns whether other keys have come meanwhile: then the token is judged once more.
+    `verify` judges one token; by default nothing is remembered between calls.
     """
     if not rules:
         return Authentication()
@@ -127,9 +132,9 @@ def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named 
         return places.without_identity()
     outcomes: list[_RuleOutcome] = []
     for rule, tokens in zip(ordered, found, strict=True):
-        outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now))
-        if outcome.status is TokenStatus.KEY_MISMATCH:
-            on_unknown_key(rule)
+        outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))
+        if outcome.status in _PERHAPS_ROTATED and on_unknown_key(rule):
+            outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))
         # "the first OK lets the request continue; later rules are not tried" (reference 7.4).
         if isinstance(outcome.verdict, VerifiedToken):
             return places.with_identity(outcome, outcome.verdict)
@@ -150,12 +155,12 @@ def _is_preflight(method: str, headers: Headers) -> bool:
 
 
 def _verify_all(
-    rule: JwtRule, tokens: Sequence[FoundToken], keys: KeyLookup, now: float
-) -> VerifiedToken | TokenRefusal | None:
+    rule: JwtRule, tokens: Sequence[FoundToken], keys: KeyLookup, now: float, verify: Verify
+) -> Verdict | None:
     """Return the verdict of one rule: the last token first, and all must hold (reference 7.2)."""
-    verdict: VerifiedToken | TokenRefusal | None = None
+    verdict: Verdict | None = None
     for token in reversed(tokens):
-        verdict = verify_token(token.text, rule, lambda: keys.keys_for(rule), now)
+        verdict = verify(token.text, rule, lambda: keys.keys_for(rule), now)
         if isinstance(verdict, TokenRefusal):
             return verdict
     return verdict

@@ -19,6 +19,8 @@ _DEFAULT_HEADER: Final = TokenHeader("Authorization", "Bearer ")
 _DEFAULT_PARAM: Final = "access_token"
 _TOKEN_CHAR: Final = re.compile(r"[A-Za-z0-9_.-]", re.ASCII)
 _NO_TOKEN_CHAR: Final = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
+_B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
+_JWT_DOTS: Final = 2
 _QUOTED: Final = 2
 
 Headers = Mapping[str, tuple[str, ...]]
@@ -89,6 +91,11 @@ def _after_prefix(value: str, prefix: str) -> str | None:
     at = value.find(prefix)
     if at < 0:
         return None
+    rest = value[at + len(prefix) :].strip(" ")
+    # RFC 6750 §2.1: an opaque token may hold `~`, `+`, `/` and `=`, which end Envoy's run. No
+    # text with one of them is a JWT, so that taking it whole admits nothing Envoy refuses.
+    if rest.count(".") != _JWT_DOTS and _B64TOKEN.fullmatch(rest) is not None:
+        return rest
     first = _TOKEN_CHAR.search(value, at + len(prefix))
     if first is None:
         return value

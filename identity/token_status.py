@@ -19,6 +19,8 @@ class TokenStatus(StrEnum):
     NO_KEYS = "no_keys"
     KEY_MISMATCH = "key_mismatch"
     BAD_SIGNATURE = "bad_signature"
+    INACTIVE = "inactive"
+    INTROSPECTION_FAILED = "introspection_failed"
 
     @property
     def http_status(self) -> int:
@@ -45,4 +47,7 @@ _PUBLIC_TEXT: Final = {
     TokenStatus.NO_KEYS: "Jwt verification fails",
     TokenStatus.KEY_MISMATCH: "Jwks doesn't have key to match kid or alg from Jwt",
     TokenStatus.BAD_SIGNATURE: "Jwt verification fails",
+    # Envoy's jwt_authn knows no opaque tokens, so these two texts are ours.
+    TokenStatus.INACTIVE: "Token is not active",
+    TokenStatus.INTROSPECTION_FAILED: "Token introspection fails",
 }

@@ -106,6 +106,8 @@ def write_configs(state: State, *, grpc_port: int, http_port: int) -> None:
         {
             "listen": {"grpc": f"{LOOPBACK}:{grpc_port}", "http": f"{LOOPBACK}:{http_port}"},
             "mesh": {"trustDomain": TRUST_DOMAIN},
+            # The demo's issuer stands on loopback, which keys are not fetched from otherwise.
+            "identity": {"jwks": {"allowLoopback": True}},
             "policies": {"paths": ["policies"]},
             "providers": [{"name": PROVIDER, "rego": rego}],
             "audit": {"folder": "audit"},

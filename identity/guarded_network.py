@@ -1,0 +1,129 @@
+"""Connections that end by a deadline and lead only to allowed addresses.
+
+Theory of operation. A name is resolved once, every address it has is judged, and
+the connection goes to an address that was judged: a name that answers differently
+the second time (DNS rebinding) is never asked a second time. Every redirect is a
+new connection through here. TLS still verifies the certificate for the name.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import httpcore
+
+from identity.address_guard import AddressRules, is_odd_ipv4
+from identity.errors import KeySourceError
+
+Resolve = Callable[[str, int], Iterable[str]]
+"""From host name and port to IP texts; raises OSError."""
+
+
+def resolve_host(host: str, port: int) -> list[str]:
+    """Return the addresses of a host as the system resolver gives them."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Deadline:
+    """The time that is left for an exchange; a server that drips bytes does not extend it."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the time now."""
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds left, or raise httpcore's timeout when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the time for the exchange is over")
+        return left
+
+
+class GuardedBackend(httpcore.NetworkBackend):
+    """Connects only to addresses that an issuer may stand at."""
+
+    def __init__(self, deadline: Deadline, resolve: Resolve, addresses: AddressRules) -> None:
+        """Keep the time limit, the resolver and the rules."""
+        self._deadline = deadline
+        self._resolve = resolve
+        self._addresses = addresses
+        self._sockets = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        """Return a connection to the first address of the host that takes one."""
+        addresses = self._checked_addresses(host, port)
+        failure: httpcore.ConnectError | None = None
+        for address in addresses:
+            try:
+                stream = self._sockets.connect_tcp(
+                    address, port, self._deadline.left(), local_address, socket_options
+                )
+            except httpcore.ConnectError as exc:
+                failure = exc
+            else:
+                return _TimedStream(stream, self._deadline)
+        raise failure or httpcore.ConnectError("no address took the connection")
+
+    def _checked_addresses(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, resolved once, all of them allowed."""
+        if is_odd_ipv4(host):
+            raise KeySourceError(f"`{host}` is a number that is no plain IPv4 address")
+        addresses = list(self._resolve(host, port))
+        if not addresses:
+            raise KeySourceError(f"`{host}` has no address")
+        # WHY one refused address refuses the host: a name that leads to both an issuer and
+        # a metadata service is an attack, or will be taken for one tomorrow.
+        for address in addresses:
+            why = self._addresses.why_refused(address)
+            if why:
+                raise KeySourceError(
+                    f"`{host}` stands at `{address}`, which is not fetched from: {why}"
+                )
+        return addresses
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection on which every operation ends by one deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
+        """Wrap a connected stream."""
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what arrives before the deadline."""
+        return self._stream.read(max_bytes, self._deadline.left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send before the deadline."""
+        self._stream.write(buffer, self._deadline.left())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        """Return the connection under TLS, the certificate verified for the host's name."""
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
+        return _TimedStream(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the wrapped stream knows."""
+        return self._stream.get_extra_info(info)
