@@ -36,6 +36,16 @@ _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:)(\d\d)(\.\d{1,18})?([Zz]|[-+]\d\d:\d\d)", re.ASCII
 )
 _LEAP_SECOND = "60"
+_BASE64 = re.compile(r"[-_+/A-Za-z0-9]*={0,2}", re.ASCII)
+_METADATA = (
+    "metadataContext",
+    "metadata_context",
+    "routeMetadataContext",
+    "route_metadata_context",
+)
+_TYPED_METADATA = frozenset({"typedFilterMetadata", "typed_filter_metadata"})
+_IN_MESSAGE = re.compile(r" at \"?CheckRequest[^ ]*$")
+_IN_FIELD = re.compile(r"Failed to parse (\w{1,64}) field: ")
 
 Answer = dict[str, Any]
 """One line of output, in the order of its keys."""
@@ -80,7 +90,7 @@ class Evaluator:
             MalformedLineError: the line is not the protobuf JSON of a CheckRequest.
         """
         document = _parse(line)
-        at = _read_time(document.pop("at")) if "at" in document else None
+        at = _read_time(document.pop("at", None))
         message = _to_message(document)
         attributes = message.attributes
         # A principal of this side names the namespace, as it does for the server.
@@ -185,8 +195,10 @@ def _no_constant(name: str) -> Any:
     raise MalformedLineError(f"not JSON: `{name}` is no number")
 
 
-def _read_time(value: Any) -> float:
-    """Return the epoch seconds of an RFC 3339 time."""
+def _read_time(value: Any) -> float | None:
+    """Return the epoch seconds of an RFC 3339 time; None means that none is written."""
+    if value is None:
+        return None
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise MalformedLineError("`at` is not an RFC 3339 time such as `2026-01-15T10:00:00Z`")
@@ -201,8 +213,9 @@ def _read_time(value: Any) -> float:
 
 
 def _to_message(document: dict[str, Any]) -> CheckRequest:
+    _check_bytes(document)
     try:
-        return ParseDict(document, CheckRequest())
+        return ParseDict(_without_typed_metadata(document), CheckRequest())
     except RecursionError as exc:
         raise MalformedLineError("nested too deep") from exc
     except Exception as exc:
@@ -211,10 +224,45 @@ def _to_message(document: dict[str, Any]) -> CheckRequest:
         raise MalformedLineError(f"not a CheckRequest: {_why(exc)}") from exc
 
 
+def _check_bytes(document: dict[str, Any]) -> None:
+    """Refuse bytes that are not base64, of which protobuf's reader would make other bytes."""
+    http = _at(_at(_at(document, "attributes"), "request"), "http")
+    header_map = _at(http, "headerMap") or _at(http, "header_map")
+    headers = _at(header_map, "headers")
+    for owner in (http, *(headers if isinstance(headers, list) else ())):
+        for key in ("rawBody", "raw_body", "rawValue", "raw_value"):
+            value = _at(owner, key)
+            if isinstance(value, str) and not _BASE64.fullmatch(value):
+                raise MalformedLineError(f"not a CheckRequest: `{key}` is not base64")
+
+
+def _without_typed_metadata(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document without the messages of other extensions.
+
+    The server never opens them, and their types need not be known here.
+    """
+    attributes = _at(document, "attributes")
+    for outer in _METADATA:
+        context = _at(attributes, outer)
+        if not isinstance(context, dict):
+            continue
+        kept = {key: value for key, value in context.items() if key not in _TYPED_METADATA}
+        attributes = {**attributes, outer: kept}
+    return document if attributes is None else {**document, "attributes": attributes}
+
+
+def _at(node: Any, key: str) -> Any:
+    return node.get(key) if isinstance(node, dict) else None
+
+
 def _why(exc: Exception) -> str:
-    """Return what protobuf says, on one line and not too long."""
-    said = " ".join(str(exc).split()).removesuffix(".")
-    return shown(said) if said else type(exc).__name__
+    """Return what protobuf says, with the path of the field in front of it."""
+    said = _IN_MESSAGE.sub("", " ".join(str(exc).split()).rstrip(".")) or type(exc).__name__
+    path: list[str] = []
+    while match := _IN_FIELD.match(said):
+        path.append(match[1])
+        said = said[match.end() :]
+    return f"`{'.'.join(path)}`: {shown(said)}" if path else shown(said)
 
 
 def _answer(record: AuditRecord) -> Answer:

@@ -8,6 +8,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from authz.commands.failing import clear_errors
+from authz.commands.options import mesh_option, read_mesh
 from authz.commands.policy_compile import compile_command
 from authz.commands.policy_eval import eval_command
 from authz.commands.policy_validate import validate_command
@@ -20,6 +22,7 @@ from authz.policytest.run import (
     run_test_file,
 )
 from policies.diagnostic import LoadError
+from policies.mesh import Mesh
 
 EXIT_PASSED = 0
 EXIT_FAILED = 1
@@ -40,24 +43,32 @@ policy_main.add_command(compile_command)
 
 @policy_main.command("test", short_help="Run policy tests.")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
-def test_command(paths: tuple[Path, ...]) -> None:
+@mesh_option("Mesh settings in the place of those in the test files: ours, or MeshConfig.")
+def test_command(paths: tuple[Path, ...], mesh_file: Path | None) -> None:
     """Run the cases of every *.policytest.yaml below PATH (default: here).
 
     \b
-    Exit codes: 0 all passed; 1 a case failed; 2 a test file is wrong;
+    Examples:
+      policy test examples/
+      policy test examples/ --mesh istio-configmap.yaml
+
+    \b
+    Exit codes: 0 all passed; 1 a case failed; 2 a test file or the mesh file is wrong;
     3 the policies under test do not load; 6 no test was found.
     """
+    with clear_errors():
+        mesh = None if mesh_file is None else read_mesh(mesh_file)
     console = Console(soft_wrap=True)
-    raise SystemExit(_run(paths or (Path(),), console))
+    raise SystemExit(_run(paths or (Path(),), mesh, console))
 
 
-def _run(paths: tuple[Path, ...], console: Console) -> int:
+def _run(paths: tuple[Path, ...], mesh: Mesh | None, console: Console) -> int:
     results: list[CaseResult] = []
     try:
         files = find_test_files(paths)
         for file in files:
             console.print(Text(str(file), style="bold"), highlight=False)
-            for result in run_test_file(file):
+            for result in run_test_file(file, mesh):
                 print_result(result, console)
                 results.append(result)
     except BrokenPoliciesError as exc:

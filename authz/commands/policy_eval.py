@@ -33,6 +33,8 @@ from authz.evaluate_state import ANY_PROVIDER, RegoSources, load_evaluation, onl
 from authz.logging_setup import set_up_logging
 from authz.serving_state import ServingState
 from authz.settings import LogSettings
+from identity.address_guard import AddressRules
+from identity.document_fetch import DocumentFetcher
 from identity.jwks_cache import JwksCache
 from policies.diagnostic import shown
 from policies.request import Service, Workload
@@ -119,7 +121,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     2 the policies, the Rego, the mesh settings or the command line are wrong.
     """
     set_up_logging(LogSettings(level="error"))
-    with clear_errors(), closing(JwksCache()) as keys:
+    with clear_errors(), closing(_key_cache()) as keys:
         sources = RegoSources(paths=_by_provider(rego), data=rego_data, entrypoint=rego_entrypoint)
         state = load_evaluation(policies, read_mesh(mesh_file), sources)
         prepare_keys(state.snapshot, keys)
@@ -143,8 +145,9 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
 def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
     """Print the answer to each line as soon as it is there; return how many were malformed."""
     malformed = 0
+    name = getattr(requests, "name", "<stdin>")
     for number, line in read_lines(requests):
-        place = f"{requests.name}:{number}"
+        place = f"{name}:{number}"
         try:
             if line is None:
                 raise MalformedLineError(f"the line is longer than {MAX_LINE} bytes")
@@ -155,6 +158,16 @@ def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
             answer = malformed_answer(str(exc), place)
         click.echo(json.dumps(answer))
     return malformed
+
+
+def _key_cache() -> JwksCache:
+    """Return a cache that fetches from loopback too.
+
+    WHY: the guard keeps policies from leading a server to its neighbours; here
+    whoever wrote the command stands at that machine.
+    """
+    fetcher = DocumentFetcher(addresses=AddressRules(allow_loopback=True))
+    return JwksCache(fetch=fetcher.fetch)
 
 
 def _by_provider(given: Iterable[str]) -> dict[str, list[Path]]:

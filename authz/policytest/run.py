@@ -20,6 +20,7 @@ from authz.walk import Outcome, Surroundings, walk
 from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.documents import YamlList, YamlMap, parse_documents
+from policies.mesh import Mesh
 
 SUFFIX = ".policytest.yaml"
 
@@ -68,8 +69,8 @@ def find_test_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def run_test_file(path: Path) -> Iterator[CaseResult]:
-    """Yield the result of each case.
+def run_test_file(path: Path, mesh: Mesh | None = None) -> Iterator[CaseResult]:
+    """Yield the result of each case; a `mesh` stands in the place of the file's own settings.
 
     Raises:
         LoadError: the test file itself is wrong.
@@ -77,7 +78,7 @@ def run_test_file(path: Path) -> Iterator[CaseResult]:
     """
     suite = load_model(path, PolicyTestFile)
     places = _case_places(path)
-    state = _load_state(path, suite)
+    state = _load_state(path, suite, mesh or suite.mesh.to_mesh())
     issuer = TestIssuer()
     now = suite.clock.timestamp()
     around = Surroundings(keys=issuer, now=lambda: now)
@@ -93,7 +94,7 @@ def run_test_file(path: Path) -> Iterator[CaseResult]:
         )
 
 
-def _load_state(path: Path, suite: PolicyTestFile) -> ServingState:
+def _load_state(path: Path, suite: PolicyTestFile, mesh: Mesh) -> ServingState:
     base = path.resolve().parent
     providers = tuple(
         provider.model_copy(
@@ -110,7 +111,7 @@ def _load_state(path: Path, suite: PolicyTestFile) -> ServingState:
     )
     istio = [_shown(base / each) for each in suite.policies.istio]
     try:
-        return load_state(istio, suite.mesh.to_mesh(), providers)
+        return load_state(istio, mesh, providers)
     except LoadError as exc:
         raise BrokenPoliciesError(exc) from exc
 
