@@ -20,7 +20,7 @@ from policies.rbac.filters import (
     rbac_rules,
 )
 from policies.rbac.providers import POLICY_PREFIX, find_provider, provider_filter
-from policies.rbac.rules import MATCH_NEVER, Reading, translate_rule
+from policies.rbac.rules import Reading, match_never, translate_rule
 from policies.rbac.text import Json
 from policies.request import Workload
 
@@ -112,7 +112,7 @@ def _rules(
         scope = Scope(mesh=mesh, namespace=policy.metadata.namespace)
         reading = Reading(scope=scope, action=action, tcp=tcp)
         if not policy.rules:
-            translated[_rule_id(policy, 0) + suffix] = MATCH_NEVER
+            translated[_rule_id(policy, 0) + suffix] = match_never()
         for index, rule in enumerate(policy.rules):
             found = translate_rule(rule, reading)
             if found is not None:

@@ -38,12 +38,6 @@ _ORDER = (
 # each time. What is beyond this only repeats, and is left out.
 _EXPANDED_MAX = 1000
 
-MATCH_NEVER: Json = {
-    "permissions": [{"notRule": {"any": True}}],
-    "principals": [{"notId": {"any": True}}],
-}
-"""The policy of an AuthorizationPolicy without rules."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -52,6 +46,14 @@ class Reading:
     scope: Scope
     action: Action
     tcp: bool
+
+
+def match_never() -> Json:
+    """Return the policy of an AuthorizationPolicy without rules."""
+    return {
+        "permissions": [{"notRule": {"any": True}}],
+        "principals": [{"notId": {"any": True}}],
+    }
 
 
 def translate_rule(rule: Rule, reading: Reading) -> Json | None:

@@ -7,6 +7,16 @@ from typing import Any
 
 import pytest
 import yaml
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2 as _http_ext_authz
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as _http_rbac
+from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as _network_ext_authz
+from envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as hcm,
+)
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as _network_rbac
+from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2 as _uri_template
+from google.protobuf.json_format import MessageToDict, ParseDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rbac_cases import cases, compiled, mesh_of, note_of, spelled_out, translated
@@ -18,6 +28,8 @@ from policies.rbac import UnsupportedModeError, compile_filters
 from policies.rbac.attributes import translation_for
 from policies.request import Workload
 
+# Importing them is what makes their messages known to the reader of `typedConfig`.
+MESSAGES = (_http_ext_authz, _http_rbac, _network_ext_authz, _network_rbac, _uri_template)
 ANY = [{"any": True}]
 FILES = ("matchers.yaml", "rules.yaml", "filters.yaml")
 
@@ -96,6 +108,16 @@ def test_unusable_providers_are_told(case: dict[str, Any]) -> None:
     _, told = mesh_of(case)
     assert bool(told) is case.get("unusable", False)
     assert all(each.severity is Severity.WARNING and each.location.line for each in told)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_filters_are_canonical(file: str) -> None:
+    """Every filter reads as Envoy's message, and is written as protobuf itself would write it."""
+    for case in cases(file):
+        for found in compiled(case):
+            message = Filter() if ".network." in found["name"] else hcm.HttpFilter()
+            ParseDict(found, message)
+            assert MessageToDict(message) == found, case["note"]
 
 
 @pytest.mark.parametrize("output", ["yaml", "json"])
