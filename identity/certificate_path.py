@@ -71,6 +71,8 @@ _REASONS: Final = (
     ("2.5.29.19", SvidFault.SIGNING_CERTIFICATE),
     ("basicConstraints", SvidFault.SIGNING_CERTIFICATE),
     ("path length", SvidFault.SIGNING_CERTIFICATE),
+    ("EKU", SvidFault.SIGNING_CERTIFICATE),
+    ("too weak", SvidFault.ALGORITHM),
 )
 
 
