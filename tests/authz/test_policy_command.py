@@ -1,0 +1,73 @@
+"""What the `policy` commands have in common: help, options of many values, the mesh file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commanding import resources, run_policy
+
+from authz.commands.options import parse_service, spread
+from policies.request import Service
+
+COMMANDS = ("compile", "eval", "test", "validate")
+TEST_FILE = """\
+apiVersion: policy.test/v1
+kind: PolicyTest
+metadata: {name: suite}
+policies: {istio: [p.yaml]}
+mesh: {trustDomain: one}
+workloads: {web: {namespace: shop}}
+identities: {peer: {spiffe: "spiffe://one/ns/shop/sa/web"}}
+cases:
+- {name: a peer of our own domain, from: peer, to: web, expect: {decision: allow}}
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples_and_exit_codes(command: str) -> None:
+    """`--help` of every command has lines to copy and says what its exit codes mean."""
+    said = run_policy(command, "--help").output
+
+    assert f"policy {command} " in said.partition("Examples:")[2]
+    assert "Exit codes: 0" in said
+
+
+def test_the_mesh_file_takes_the_place_of_the_tests_own(tmp_path: Path) -> None:
+    """`policy test --mesh` runs the same cases in another mesh."""
+    principal = {"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}]}
+    (tmp_path / "p.yaml").write_text(resources([{"name": "a", "spec": {"rules": [principal]}}]))
+    (tmp_path / "a.policytest.yaml").write_text(TEST_FILE)
+    (tmp_path / "mesh.yaml").write_text("trustDomain: two\n")
+    (tmp_path / "bad.yaml").write_text("mode: side-car\n")
+
+    own = run_policy("test", tmp_path)
+    other = run_policy("test", tmp_path, "--mesh", tmp_path / "mesh.yaml")
+    bad = run_policy("test", tmp_path, "--mesh", tmp_path / "bad.yaml")
+
+    assert [0, 1, 2] == [own.exit_code, other.exit_code, bad.exit_code]
+    assert "did you mean `sidecar`?" in bad.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "spelled"),
+    [
+        ("--a 1 2 --b 3 4", "--a 1 --a 2 --b 3 4"),
+        ("--a=1 2", "--a=1 --a 2"),
+        ("--a - 2", "--a - --a 2"),
+        ("--b --a 1", "--b --a 1"),
+        ("1 2 --a", "1 2 --a"),
+        ("", ""),
+    ],
+)
+def test_spread(given: str, spelled: str) -> None:
+    """Only further values of a repeatable option get its name; everything else stays."""
+    assert spelled.split() == list(spread(given.split(), {"--a"}))
+
+
+def test_a_service_with_its_kind() -> None:
+    """`ServiceEntry/` before the name tells it from a Service."""
+    assert parse_service("shop/orders") == parse_service("Service/shop/orders")
+    assert parse_service("ServiceEntry/shop/ext") == Service(
+        kind="ServiceEntry", namespace="shop", name="ext"
+    )
