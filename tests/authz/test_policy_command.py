@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from authz.commands.options import parse_service, spread
 from policies.request import Service
 
 COMMANDS = ("compile", "eval", "test", "validate")
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "policy-commands.md"
+EXAMPLES = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text("utf-8"), flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("policy ")
+]
 TEST_FILE = """\
 apiVersion: policy.test/v1
 kind: PolicyTest
@@ -31,6 +40,24 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
 
     assert f"policy {command} " in said.partition("Examples:")[2]
     assert "Exit codes: 0" in said
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_documented_lines_work(
+    line: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What docs/policy-commands.md shows runs in this repository."""
+    monkeypatch.chdir(repository)
+
+    result = run_policy(*shlex.split(line)[1:])
+
+    assert 0 == result.exit_code, result.output
+    assert result.stdout
+
+
+def test_every_command_is_documented() -> None:
+    """No command is left out of docs/policy-commands.md."""
+    assert set(COMMANDS) == {line.split()[1] for line in EXAMPLES}
 
 
 def test_the_mesh_file_takes_the_place_of_the_tests_own(tmp_path: Path) -> None:
