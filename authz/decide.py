@@ -33,16 +33,23 @@ _OPERATION_KEYS = frozenset(
 
 
 def decide(
-    policies: WorkloadPolicies, request: Request, providers: Mapping[str, Provider]
+    policies: WorkloadPolicies,
+    request: Request,
+    providers: Mapping[str, Provider],
+    verified: Request | None = None,
 ) -> Decision:
-    """Return the verdict on a request whose peer and claims are already in it."""
+    """Return the verdict on a request whose peer and claims are already in it.
+
+    `verified` is the request as the DENY and ALLOW layers see it: the verification
+    of tokens takes headers away and writes some. None: it did neither.
+    """
     denied = deny_without_peer(policies, request)
     if denied is not None:
         return denied
     custom = decide_custom(policies, request, providers)
     if custom is not None and not custom.is_allowed:
         return custom
-    verdict = decide_rules(policies, request)
+    verdict = decide_rules(policies, verified or request)
     if custom is None or not verdict.is_allowed:
         return verdict
     return replace(verdict, mutations=custom.mutations)

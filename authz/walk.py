@@ -14,6 +14,7 @@ from authz.decide import decide, decide_rules, denial
 from authz.mutations import merge_mutations
 from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
+from authz.verified_request import as_verified
 from authz.workload import resolve_workload
 from dryrun.shadow import shadow_verdicts
 from identity.jwt_rule import JwtRule, RuleOrigin
@@ -116,8 +117,9 @@ def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome
         refused = _refusal(authentication.failure)
         return Outcome(request=request, decision=refused, token_carriers=carriers)
     request = replace(request, claims=authentication.claims)
-    decision = decide(policies, request, state.providers)
-    shadow = shadow_verdicts(policies, request, decision, decide_rules)
+    verified = as_verified(request, authentication)
+    decision = decide(policies, request, state.providers, verified)
+    shadow = shadow_verdicts(policies, verified, decision, decide_rules)
     # A connection has no headers to carry anything upstream.
     if decision.is_allowed and request.is_http:
         mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
