@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import IO, Any
@@ -185,8 +186,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object; a key that stands twice leaves open which one counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twin = next(key for key in keys if keys.count(key) > 1)
+        twin = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise MalformedLineError(f"the key `{shown(twin)}` stands twice in one object")
     return found
 
