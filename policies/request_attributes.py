@@ -63,7 +63,7 @@ def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
     """
     # A connection has no such header: its remote address is that of its peer.
     if not request.is_http:
-        return request.source_ip
+        return unmapped(request.source_ip)
     if trusted_hops is None:
         return None
     joined = request.header("x-forwarded-for") or ""
