@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -30,11 +30,23 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @with_config(_STRICT)
+class MappedPart(TypedDict):
+    """The words of policies for a workload that is not of Kubernetes."""
+
+    mapping: str
+    namespace: str
+    service_account: str
+    labels: dict[str, str]
+
+
+@with_config(_STRICT)
 class PeerPart(TypedDict):
-    """The mTLS peer."""
+    """The peer, and what proves it; `mapped` is what a mapping made of a name not of Kubernetes."""
 
     principal: str
     spiffe_id: str | None
+    proof: NotRequired[str]
+    mapped: NotRequired[MappedPart]
 
 
 @with_config(_STRICT)
@@ -118,6 +130,9 @@ class DecisionDocument(TypedDict):
     subject: SubjectPart | None
     destination: DestinationPart | None
     source: SourcePart
+    xfcc: NotRequired[
+        Annotated[str, Field(description="what became of X-Forwarded-Client-Cert, and why")]
+    ]
     request: RequestPart
     decision: DecisionPart
     audited_by: list[str]
@@ -207,7 +222,7 @@ def document_from_event(event: AuditEvent, *, node: str, redactor: Redactor) -> 
 def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) -> DecisionDocument:
     """Return the written form of a decision: selected, masked, and saying what was masked."""
     masked: list[str] = []
-    return {
+    document: DecisionDocument = {
         "kind": Kind.DECISION.value,
         "schema": SCHEMA_VERSION,
         "decision_id": record.decision_id,
@@ -229,6 +244,9 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
         "duration_microseconds": max(0, record.duration_microseconds),
         "masked": masked,
     }
+    if record.xfcc:
+        document["xfcc"] = _masked_text(record.xfcc, redactor, masked, "xfcc")
+    return document
 
 
 def _note(masked: list[str], changed: bool, *steps: object) -> None:
@@ -242,7 +260,19 @@ def _peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> Pe
     if record.peer is None:
         return None
     principal = _masked_text(record.peer.principal, redactor, masked, "peer", "principal")
-    return {"principal": principal, "spiffe_id": record.peer.spiffe_id}
+    part: PeerPart = {
+        "principal": principal,
+        "spiffe_id": record.peer.spiffe_id,
+        "proof": record.peer.proof,
+    }
+    if record.peer.mapping:
+        part["mapped"] = {
+            "mapping": record.peer.mapping,
+            "namespace": record.peer.namespace,
+            "service_account": record.peer.service_account,
+            "labels": dict(record.peer.labels),
+        }
+    return part
 
 
 def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> SubjectPart | None:

@@ -34,10 +34,19 @@ class EventName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerFacts:
-    """The peer: the text Envoy reported, and its SPIFFE ID when it is one."""
+    """The peer: its name, its SPIFFE ID when the name is one, and what proves it.
+
+    `proof` is `tls`, `certificate`, `xfcc` or `filter_state`. `mapping` names the
+    mapping that gave it namespace and service account; without one all are empty.
+    """
 
     principal: str
     spiffe_id: str | None = None
+    proof: str = "tls"
+    mapping: str = ""
+    namespace: str = ""
+    service_account: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +115,10 @@ class ShadowFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
-    """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4)."""
+    """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4).
+
+    `xfcc` is what became of the header of that name, empty where there is nothing to say.
+    """
 
     decision_id: str
     received_at: float
@@ -118,6 +130,7 @@ class AuditRecord:
     subject: SubjectFacts | None = None
     destination: DestinationFacts | None = None
     source_address: str = ""
+    xfcc: str = ""
     audited_by: tuple[str, ...] = ()
     shadow: tuple[ShadowFacts, ...] = ()
     duration_microseconds: int = 0

@@ -15,9 +15,8 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from identity.errors import CertificateError
-from identity.peer import Peer
-from identity.peer_certificate import certificate_names
+from identity.peer_finding import PeerEvidence
+from identity.xfcc import HEADER as XFCC
 from policies.request import Request
 
 
@@ -25,32 +24,39 @@ class MalformedRequestError(Exception):
     """The message cannot be read as a question; the caller denies."""
 
 
-def decode_check_request(message: bytes) -> Request:
+def decode_check_request(message: bytes, forwarded: tuple[str, ...] = ()) -> Request:
     """Return the request of a serialized CheckRequest; without HTTP attributes it is a connection.
+
+    `forwarded` is what the call's metadata holds of the peer; who the peer is stays open.
 
     Raises:
         MalformedRequestError: not a CheckRequest, one that describes nothing, or one whose
-            metadata or client certificate cannot be read.
+            metadata cannot be read.
     """
     try:
         attributes = CheckRequest.FromString(message).attributes
     except DecodeError as exc:
         raise MalformedRequestError("the message is not a CheckRequest") from exc
     if attributes.request.HasField("http"):
-        return _http_request(attributes)
+        return _http_request(attributes, forwarded)
     # Envoy's network filter always names both ends; a message that names none asks nothing.
     if not (attributes.HasField("source") and attributes.HasField("destination")):
         raise MalformedRequestError(
             "the message has neither HTTP attributes nor both ends of a connection"
         )
-    return _connection(attributes)
+    return _connection(attributes, forwarded)
 
 
-def _http_request(attributes: AttributeContext) -> Request:
+def _http_request(attributes: AttributeContext, forwarded: tuple[str, ...]) -> Request:
     http = attributes.request.http
     headers, is_merged = _headers(http)
+    connection = _connection(attributes, forwarded)
+    evidence = connection.peer_evidence
+    if evidence is not None and XFCC in headers:
+        evidence = replace(evidence, xfcc=",".join(headers[XFCC]))
     return replace(
-        _connection(attributes),
+        connection,
+        peer_evidence=evidence,
         is_http=True,
         method=http.method,
         path=http.path,
@@ -69,7 +75,7 @@ def _http_request(attributes: AttributeContext) -> Request:
     )
 
 
-def _connection(attributes: AttributeContext) -> Request:
+def _connection(attributes: AttributeContext, forwarded: tuple[str, ...]) -> Request:
     """Return what every CheckRequest tells."""
     source_ip, source_port = _address(attributes.source)
     destination_ip, destination_port = _address(attributes.destination)
@@ -87,18 +93,13 @@ def _connection(attributes: AttributeContext) -> Request:
         context_extensions=dict(attributes.context_extensions),
         filter_metadata=_filter_metadata(attributes),
         destination_labels=dict(attributes.destination.labels),
-        peer=_peer(attributes.source),
+        peer_evidence=PeerEvidence(
+            principal=attributes.source.principal,
+            certificate=attributes.source.certificate,
+            source_ip=source_ip,
+            forwarded=forwarded,
+        ),
     )
-
-
-def _peer(source: AttributeContext.Peer) -> Peer | None:
-    """Return who stands at the other end, with all names of the certificate if Envoy sent it."""
-    try:
-        names = certificate_names(source.certificate) if source.certificate else ()
-    except CertificateError as exc:
-        # WHY refused: a name that cannot be read is one that a DENY rule cannot match.
-        raise MalformedRequestError(str(exc)) from exc
-    return Peer.from_principal(source.principal, names)
 
 
 def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, tuple[str, ...]], bool]:

@@ -5,6 +5,8 @@ What a record may hold is chosen and masked in `audit`; here everything is hande
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from audit.record import (
     AuditRecord,
     DecisionFacts,
@@ -35,6 +37,7 @@ def record_decision(
         subject=_subject_facts(request),
         destination=_destination_facts(request),
         source_address=request.source_ip,
+        xfcc=outcome.xfcc,
         audited_by=tuple(ref.name for ref in outcome.decision.audited_by),
         shadow=tuple(_shadow_facts(verdict) for verdict in outcome.shadow),
         duration_microseconds=max(0, int(duration * 1e6)),
@@ -72,9 +75,21 @@ def _decision_facts(decision: Decision) -> DecisionFacts:
 def _peer_facts(request: Request) -> PeerFacts | None:
     if request.peer is None:
         return None
-    spiffe_id = request.peer.spiffe_id
-    return PeerFacts(
-        principal=request.peer.principal, spiffe_id=str(spiffe_id) if spiffe_id else None
+    peer = request.peer
+    mapped = peer.reading.workload if peer.reading else None
+    facts = PeerFacts(
+        principal=peer.principal,
+        spiffe_id=str(peer.spiffe_id) if peer.spiffe_id else None,
+        proof=peer.proof.value,
+    )
+    if mapped is None:
+        return facts
+    return replace(
+        facts,
+        mapping=mapped.mapping,
+        namespace=mapped.namespace,
+        service_account=mapped.service_account,
+        labels=mapped.labels,
     )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from authz.decide import decide, decide_rules, denial
 from authz.mutations import merge_mutations
@@ -19,12 +20,14 @@ from authz.workload import resolve_workload
 from dryrun.shadow import shadow_verdicts
 from identity.jwt_rule import JwtRule, RuleOrigin
 from identity.jwt_verify import Verify, verify_token
+from identity.peer_finding import PeerRules, find_peer
 from identity.request_authentication import (
     Authentication,
     KeyLookup,
     TokenFailure,
     authenticate_request,
 )
+from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
 from policies.decision import (
     Decision,
@@ -54,7 +57,8 @@ class Surroundings:
     dated with; both return epoch seconds and differ in tests only.
     `on_unknown_key` hears of a token whose key the issuer's set did not hold;
     `verify_token` judges a token, and may remember its verdicts. `bundles` returns
-    the trust bundles that hold now; ask it once in a walk.
+    the trust bundles that hold now; ask it once in a walk. `peer_rules` say what
+    counts as a proof of who asks; `svids` remembers verified certificates.
     """
 
     keys: KeyLookup
@@ -65,6 +69,8 @@ class Surroundings:
     static_workload: Workload | None = None
     headers: IdentityHeaderSettings = IdentityHeaderSettings()
     bundles: Callable[[], BundleSet] = BundleSet
+    peer_rules: PeerRules = PeerRules()
+    svids: SvidMemory = field(default_factory=SvidMemory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +85,25 @@ class Outcome:
     decision: Decision
     shadow: tuple[ShadowVerdict, ...] = ()
     token_carriers: frozenset[str] = frozenset(_DEFAULT_CARRIERS)
+    xfcc: str = ""
 
 
 def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
-    """Return the outcome for a decoded request."""
+    """Return the outcome for a decoded request; one without evidence keeps the peer it has."""
+    if request.peer_evidence is None:
+        return _walk(request, state, around)
+    at = datetime.fromtimestamp(around.now(), UTC)
+    found = find_peer(request.peer_evidence, around.peer_rules, around.bundles(), at, around.svids)
+    if found.fault is not None:
+        reason = Reason(found.fault.value)
+        refused = denial(reason, Layer.PEER_AUTHENTICATION, detail=found.detail)
+        return Outcome(request=request, decision=refused, xfcc=found.xfcc)
+    outcome = _walk(replace(request, peer=found.peer), state, around)
+    return replace(outcome, xfcc=found.xfcc) if found.xfcc else outcome
+
+
+def _walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
+    """Return the outcome for a request whose peer is known."""
     level = state.snapshot.mesh.path_normalization
     path = normalize_path(request.path, level)
     if path is None:

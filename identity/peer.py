@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from identity.errors import SpiffeIdError
@@ -12,20 +14,61 @@ _NS: Final = "ns"
 _SA: Final = "sa"
 
 
+class PeerProof(StrEnum):
+    """What the belief in a peer rests on."""
+
+    TLS = "tls"
+    """Envoy named it, from the certificate of the connection."""
+    CERTIFICATE = "certificate"
+    """Envoy sent the certificate as well, and it was verified again here."""
+    XFCC = "xfcc"
+    """A proxy that the configuration trusts forwarded what it knew of its client."""
+    FILTER_STATE = "filter_state"
+    """Envoy named it, from the filter state of a waypoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedWorkload:
+    """The Kubernetes words for a workload that is none: what a mapping made of a name."""
+
+    mapping: str
+    namespace: str
+    service_account: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadReading:
+    """A peer's names as conditions on namespaces and service accounts see them.
+
+    `sure` are those by which a rule may let the peer in, `possible` those by which a
+    rule may keep it out: of a trust domain that has mappings, a name that none of
+    them fits is possible and not sure. `workload` is what was made of the first
+    name that a mapping fits, None when none does.
+    """
+
+    sure: tuple[str, ...]
+    possible: tuple[str, ...]
+    workload: MappedWorkload | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer whose certificate Envoy has verified.
+    """A peer that somebody proved: Envoy, mostly.
 
     `principal` is the text Envoy reported: the first URI SAN, else the first DNS
     SAN, else the subject. `spiffe_id` is None when that text is no SPIFFE ID;
     such a peer is still a peer, for Istio's `principals: ["*"]` admits it.
     `names` are all its names, of which policies try each: the principal alone
-    unless Envoy sent the certificate.
+    unless Envoy sent the certificate. `reading` is None where no mapping is
+    configured for any of the names: they then are read as Istio reads them.
     """
 
     principal: str
     spiffe_id: SpiffeId | None
     names: tuple[str, ...] = ()
+    proof: PeerProof = PeerProof.TLS
+    reading: WorkloadReading | None = None
 
     def __post_init__(self) -> None:
         """Make the principal the first of the names."""
@@ -33,14 +76,34 @@ class Peer:
             object.__setattr__(self, "names", (self.principal, *self.names))
 
     @classmethod
-    def from_principal(cls, principal: str, names: tuple[str, ...] = ()) -> Peer | None:
-        """Return the peer Envoy named, or None: an empty text means no client certificate."""
+    def from_principal(
+        cls, principal: str, names: tuple[str, ...] = (), proof: PeerProof = PeerProof.TLS
+    ) -> Peer | None:
+        """Return the peer of that name, or None: an empty text means no client certificate."""
         if not principal:
             return None
         try:
-            return cls(principal, SpiffeId.parse(principal), names)
+            return cls(principal, SpiffeId.parse(principal), names, proof)
         except SpiffeIdError:
-            return cls(principal, None, names)
+            return cls(principal, None, names, proof)
+
+    def workload_names(self, *, wide: bool) -> tuple[str, ...]:
+        """Return the names that conditions on namespaces and service accounts are tried on.
+
+        `wide` is for conditions that keep requests out: in doubt those match.
+        """
+        if self.reading is None:
+            return self.names
+        return self.reading.possible if wide else self.reading.sure
+
+    @property
+    def workload(self) -> tuple[str, str] | None:
+        """Namespace and service account, by a mapping or in Kubernetes' own form, or None."""
+        if self.reading is None:
+            found = KubernetesIdentity.of(self.spiffe_id)
+            return None if found is None else (found.namespace, found.service_account)
+        mapped = self.reading.workload
+        return None if mapped is None else (mapped.namespace, mapped.service_account)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from identity.peer import KubernetesIdentity, Peer
+from identity.peer import Peer
 from opa_bridge.parsed_body import parse_body
 from opa_bridge.parsed_path import parse_path, parse_query
 from policies.request import Request
@@ -113,12 +113,13 @@ def _meshwarden(request: Request) -> dict[str, Any]:
 
 
 def _peer(peer: Peer) -> dict[str, Any]:
-    found = {"principal": peer.principal}
+    found: dict[str, Any] = {"principal": peer.principal, "proof": peer.proof.value}
     if peer.spiffe_id is not None:
         found["spiffe_id"] = str(peer.spiffe_id)
         found["trust_domain"] = peer.spiffe_id.trust_domain.name
-    identity = KubernetesIdentity.of(peer.spiffe_id)
-    if identity is not None:
-        found["namespace"] = identity.namespace
-        found["service_account"] = identity.service_account
+    if peer.workload is not None:
+        found["namespace"], found["service_account"] = peer.workload
+    if peer.reading is not None and peer.reading.workload is not None:
+        found["labels"] = dict(peer.reading.workload.labels)
+        found["mapping"] = peer.reading.workload.mapping
     return found

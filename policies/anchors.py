@@ -156,10 +156,14 @@ def _peer(request: Request, mesh: Mesh) -> Iterable[str]:
 
 
 def _peer_namespaces(request: Request, mesh: Mesh) -> Iterable[str]:
-    """Return every text between a `/ns/` and the next slash; overlapping ones count."""
+    """Return every text between a `/ns/` and the next slash; overlapping ones count.
+
+    WHY wide: of the two readings of a peer's names it holds the other.
+    """
     if request.peer is None:
         return ()
-    return [found for name in request.peer.names for found in _namespaces_in(name)]
+    names = request.peer.workload_names(wide=True)
+    return [found for name in names for found in _namespaces_in(name)]
 
 
 def _namespaces_in(text: str) -> Iterable[str]:

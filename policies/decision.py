@@ -46,6 +46,11 @@ class Reason(StrEnum):
     PROVIDER_ERROR = "provider_error"
     TOKEN_INVALID = "token_invalid"  # noqa: S105 - a reason code, no secret
     PEER_REQUIRED = "peer_required"
+    PEER_CERTIFICATE_UNREADABLE = "peer_certificate_unreadable"
+    PEER_CERTIFICATE_MISMATCH = "peer_certificate_mismatch"
+    PEER_CERTIFICATE_UNTRUSTED = "peer_certificate_untrusted"
+    PEER_FORWARDED_INVALID = "peer_forwarded_invalid"
+    XFCC_INVALID = "xfcc_invalid"
     WORKLOAD_UNKNOWN = "workload_unknown"
     REQUEST_MALFORMED = "request_malformed"
     AUDIT_UNAVAILABLE = "audit_unavailable"

@@ -13,7 +13,7 @@ from policies.decision import RuleRef
 from policies.mesh import Mesh, MeshMode
 from policies.model import PeerAuthentication, PeerMode
 from policies.request import Request, Workload
-from policies.ztunnel_match import l4_identity
+from policies.ztunnel_match import l4_workloads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class PeerRequirement:
         if not self.is_strict(request.destination_port):
             return True
         if self.needs_identity:
-            return l4_identity(request) is not None
+            return bool(l4_workloads(request, wide=False))
         return request.peer is not None
 
 

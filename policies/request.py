@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from identity.claims import VerifiedClaims
 from identity.peer import Peer
+from identity.peer_finding import PeerEvidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class Request:
     texts, empty for a Unix socket. `received_at` is seconds since the epoch.
     `sni_unknown` is true for a TLS connection that Envoy told nothing about (no
     `include_tls_session`); an empty `sni` is then no sign that there was none.
+    `peer_evidence` is what Envoy told of the caller; no policy sees it, and `peer`
+    is what was made of it.
     """
 
     method: str = ""
@@ -72,6 +75,7 @@ class Request:
     filter_metadata: Mapping[str, Any] = field(default_factory=dict)
     workload: Workload | None = None
     peer: Peer | None = None
+    peer_evidence: PeerEvidence | None = None
     claims: VerifiedClaims | None = None
 
     def header(self, name: str) -> str | None:

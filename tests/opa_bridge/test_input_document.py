@@ -161,7 +161,7 @@ def test_attributes_name_what_is_set() -> None:
         "parsed_body": None,
         "truncated_body": False,
         "source_principal": "CN=x",
-        "meshwarden": {"peer": {"principal": "CN=x"}},
+        "meshwarden": {"peer": {"principal": "CN=x", "proof": "tls"}},
     }
 
 
