@@ -145,15 +145,26 @@ def _on_peer(matcher: Callable[[str, Scope], TextTest]) -> Callable[[str, Scope]
     return build
 
 
-def _on_peer_or(
-    matcher: Callable[[str, Scope], TextTest], in_ztunnel: Callable[[str, Scope], RequestTest]
+def _on_workload(matcher: Callable[[str, Scope], TextTest]) -> Callable[[str, Scope], RequestTest]:
+    """Lift a text test to the names that tell the peer's workload, which mappings may make."""
+
+    def build(value: str, scope: Scope) -> RequestTest:
+        test, wide = matcher(value, scope), scope.wide
+        return lambda request: (
+            request.peer is not None and any(map(test, request.peer.workload_names(wide=wide)))
+        )
+
+    return build
+
+
+def _or_in_ztunnel(
+    in_proxies: Callable[[str, Scope], RequestTest], in_ztunnel: Callable[[str, Scope], RequestTest]
 ) -> Callable[[str, Scope], RequestTest]:
     """Return the builder for proxies, and in ztunnel's mode the other one."""
-    on_peer = _on_peer(matcher)
 
     def build(value: str, scope: Scope) -> RequestTest:
         is_ztunnel = scope.mesh.mode is MeshMode.ZTUNNEL
-        return in_ztunnel(value, scope) if is_ztunnel else on_peer(value, scope)
+        return in_ztunnel(value, scope) if is_ztunnel else in_proxies(value, scope)
 
     return build
 
@@ -326,22 +337,22 @@ _BRACKETED: tuple[tuple[str, Callable[[str], Attribute | None]], ...] = (
 _TABLE: dict[str, Attribute] = {
     "source.principal": Attribute(
         problem=_any_text,
-        test=_on_peer_or(_principal, lambda value, scope: l4_principal(value)),
+        test=_or_in_ztunnel(_on_peer(_principal), lambda value, scope: l4_principal(value)),
         is_peer=True,
     ),
     "source.namespace": Attribute(
         problem=_any_text,
-        test=_on_peer_or(
-            lambda value, scope: namespace_matcher(value),
-            lambda value, scope: l4_namespace(value),
+        test=_or_in_ztunnel(
+            _on_workload(lambda value, scope: namespace_matcher(value)),
+            lambda value, scope: l4_namespace(value, wide=scope.wide),
         ),
         is_peer=True,
     ),
     "source.serviceAccount": Attribute(
         problem=_account_problem,
-        test=_on_peer_or(
-            lambda value, scope: service_account_matcher(value, scope.namespace),
-            lambda value, scope: l4_service_account(value, scope.namespace),
+        test=_or_in_ztunnel(
+            _on_workload(lambda value, scope: service_account_matcher(value, scope.namespace)),
+            lambda value, scope: l4_service_account(value, scope.namespace, wide=scope.wide),
         ),
         is_peer=True,
     ),
