@@ -68,7 +68,8 @@ def validate_command(paths: tuple[Path, ...], mesh_file: Path | None, format_: s
         click.echo(json.dumps([finding_row(found) for found in findings], indent=2))
     else:
         console = Console(soft_wrap=True)
-        lines = {file: text.splitlines() for file, text in texts}
+        quoted = {found.location.file for found in findings if found.location.line}
+        lines = {file: text.splitlines() for file, text in texts if file in quoted}
         print_findings(findings, lines, console)
         print_tally(findings, len(texts), validation.resources, console)
     refused = any(found.severity is Severity.ERROR for found in findings)
