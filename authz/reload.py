@@ -8,7 +8,6 @@ reference is swapped. A build that fails swaps nothing.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ import structlog
 
 from authz.serving_state import ServingState
 from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.files import walk_once
 
 _log = structlog.get_logger(__name__)
 
@@ -140,11 +140,7 @@ def fingerprint(watched: Iterable[Path]) -> Fingerprint:
     for path in watched:
         names = [path]
         if path.is_dir():
-            names = [
-                Path(folder, name)
-                for folder, _, files in os.walk(path, followlinks=True)
-                for name in files
-            ]
+            names = [Path(folder, name) for folder, _, files in walk_once(path) for name in files]
         for name in names:
             try:
                 info = name.stat()

@@ -29,10 +29,13 @@ from policies.string_match import (
     header_matcher,
     host_matcher,
     namespace_matcher,
+    namespace_pattern,
+    pattern_problem,
     principal_matcher,
     service_account_matcher,
     text_matcher,
     trust_domain_matcher,
+    trust_domain_pattern,
 )
 from policies.trust_domain import expand_principal, expand_trust_domain
 from policies.ztunnel_match import l4_namespace, l4_principal, l4_service_account
@@ -129,7 +132,16 @@ def _trust_domain_problem(value: str) -> str:
         return "at most one `*` is allowed"
     if "*" in value and not (value.startswith("*") or value.endswith("*")):
         return "`*` may only stand at the start or the end"
-    return ""
+    return pattern_problem(trust_domain_pattern(value)) if len(value) > 1 and "*" in value else ""
+
+
+def _principal_problem(value: str) -> str:
+    # Only a suffix becomes a regex, `spiffe://.*<rest>`.
+    return pattern_problem(value) if value.startswith("*") else ""
+
+
+def _namespace_problem(value: str) -> str:
+    return pattern_problem(namespace_pattern(value))
 
 
 # -- tests --------------------------------------------------------------------------------------
@@ -336,12 +348,12 @@ _BRACKETED: tuple[tuple[str, Callable[[str], Attribute | None]], ...] = (
 
 _TABLE: dict[str, Attribute] = {
     "source.principal": Attribute(
-        problem=_any_text,
+        problem=_principal_problem,
         test=_or_in_ztunnel(_on_peer(_principal), lambda value, scope: l4_principal(value)),
         is_peer=True,
     ),
     "source.namespace": Attribute(
-        problem=_any_text,
+        problem=_namespace_problem,
         test=_or_in_ztunnel(
             _on_workload(lambda value, scope: namespace_matcher(value)),
             lambda value, scope: l4_namespace(value, wide=scope.wide),

@@ -5,12 +5,13 @@ breaks a budget is refused where it does so and not after it was read whole.
 - A key counts once: duplicate keys are refused, and so are merge keys and tags.
 - An alias is the node it names, not a copy; what it adds is counted all the same.
 - Scalars mean what `kubectl apply` makes of them: plain `yes` and `on` are
-  booleans, dates stay text, quoted text is always text.
+  booleans, `0777` and `0x1f` are numbers, dates stay text, quoted text is always text.
 - The first fault of a text is the only one told: what follows it is guesswork.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from policies.diagnostic import Diagnostic, LoadError, Location, shown
 
 MAX_BYTES = 16 * 1024 * 1024
 """The largest text: a file of 10,000 policies is half of it."""
+TOO_LARGE = f"larger than {MAX_BYTES // 1024 // 1024} MiB"
+"""What is said of a larger one."""
 # BUDGET: a policy is 10 levels deep, Kubernetes' own metadata less than 20.
 _MAX_DEPTH = 64
 # BUDGET: 10,000 policies of 70 nodes and keys fit; more takes longer than a reload may.
@@ -45,12 +48,27 @@ _BOOLEANS = {
 _WORDS: dict[str, bool | None] = {
     **_BOOLEANS, **dict.fromkeys(("", "~", "null", "Null", "NULL")),
 }  # fmt: skip
+_ODD_KEYS = frozenset({*_WORDS, "<<"})
 _NUMBER_START = frozenset("0123456789+-.")
+_BASES = {"hex": 16, "two": 2, "eight": 8}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)", re.ASCII)
+_OTHER_BASE = re.compile(
+    r"(?P<sign>[-+]?)0(?:[xX](?P<hex>[0-9a-fA-F]+)|[bB](?P<two>[01]+)|(?P<eight>[0-7]+))",
+    re.ASCII,
+)
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", re.ASCII)
+_NOT_A_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 _TEXT_TAGS = frozenset({"!", "tag:yaml.org,2002:str"})
 _TREE_TAGS = frozenset({"!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+_TAG_PREFIX = "tag:yaml.org,2002:"
+# What the author may do about the faults that libyaml meets most.
+_YAML_HELP = (
+    ("mapping values are not allowed", "quote a text that holds `: `, or indent it further"),
+    ("could not find expected ':'", "a key needs `: ` after it, and a quote its end"),
+    ("unexpected end of stream", "a quote or a bracket is never closed"),
+    ("did not find expected", "look for a bracket, a comma or an indent that is off above it"),
+)
 
 
 class YamlScalar(NamedTuple):
@@ -108,14 +126,15 @@ def iter_documents(text: str, file: str) -> Iterator[YamlNode]:
         LoadError: as `parse_documents`, when the fault is reached.
     """
     if len(text) > MAX_BYTES:
-        raise _refusal(Location(file), f"larger than {MAX_BYTES} bytes", "split the file")
+        raise _refusal(Location(file), TOO_LARGE, "split the file")
     try:
         yield from _TreeBuilder(text, file).documents()
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         problem = exc.problem or exc.context or "the text cannot be read"
-        raise _refusal(Location(file, line, column), f"not valid YAML: {problem}") from exc
+        help_ = _yaml_help(problem, text, exc.problem_mark)
+        raise _refusal(Location(file, line, column), f"not valid YAML: {problem}", help_) from exc
     except (yaml.YAMLError, UnicodeEncodeError) as exc:
         raise _forbidden(text, file) from exc
 
@@ -124,6 +143,13 @@ def _refusal(location: Location, message: str, help_: str = "") -> LoadError:
     return LoadError(
         [Diagnostic(code="yaml-invalid", message=message, location=location, help=help_)]
     )
+
+
+def _yaml_help(problem: str, text: str, mark: Any) -> str:
+    lines = text.split("\n")
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return "indent with spaces, not with tabs"
+    return next((help_ for part, help_ in _YAML_HELP if part in problem), "")
 
 
 def _forbidden(text: str, file: str) -> LoadError:
@@ -187,7 +213,7 @@ class _TreeBuilder:
             node = YamlScalar(_scalar_value(event, location), location)
         else:
             if event.tag is not None and event.tag not in _TREE_TAGS:
-                raise _refusal(location, f"the tag `{shown(event.tag)}` is not supported")
+                raise _unknown_tag(event.tag, location)
             is_map = isinstance(event, yaml.MappingStartEvent)
             node = self._map(location, depth) if is_map else self._list(location, depth)
         if anchor is not None:
@@ -223,10 +249,11 @@ class _TreeBuilder:
         if event.__class__ is not yaml.ScalarEvent:
             raise _refusal(place, "a mapping key must be text")
         key = str(event.value)
-        if event.tag is not None and event.tag not in _TEXT_TAGS:
-            raise _refusal(place, f"the tag `{shown(event.tag)}` is not supported")
-        if key == "<<" and not event.style:
-            raise _refusal(place, "the merge key `<<` is not supported", "write the keys out")
+        if event.tag is not None:
+            if event.tag not in _TEXT_TAGS:
+                raise _unknown_tag(event.tag, place)
+        elif not event.style and (key in _ODD_KEYS or key[0] in _NUMBER_START):
+            _check_plain_key(key, place)
         return key
 
     def _alias(self, anchor: str, location: Location) -> YamlNode:
@@ -255,20 +282,49 @@ def _scalar_value(event: Any, location: Location) -> str | int | float | bool | 
         raise _refusal(location, f"a text of more than {_MAX_SCALAR} characters")
     if event.tag is not None:
         if event.tag not in _TEXT_TAGS:
-            raise _refusal(location, f"the tag `{shown(event.tag)}` is not supported")
+            raise _unknown_tag(event.tag, location)
         return text
     # A plain scalar has no style; libyaml says so with an empty text.
     if event.style:
         return text
     if text in _WORDS:
         return _WORDS[text]
-    return _number(text) if text[0] in _NUMBER_START else text
+    if text[0] not in _NUMBER_START:
+        return text
+    if _NOT_A_NUMBER.fullmatch(text):
+        raise _refusal(location, f"`{text}` is a number that JSON has not", "quote it")
+    return _number(text)
 
 
 def _number(text: str) -> str | int | float:
-    """Return the number, or the text where only YAML 1.1 sees a number (`1:30`, `0777`)."""
+    """Return the number, or the text: dates, `080` and `1:30` are texts."""
     if len(text) > _MAX_DIGITS:
         return text
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    return float(text) if _FLOAT.fullmatch(text) else text
+    plain = text.replace("_", "")
+    if _INTEGER.fullmatch(plain):
+        return int(plain)
+    if found := _OTHER_BASE.fullmatch(plain):
+        digits, base = next(
+            (found[name], base) for name, base in _BASES.items() if found[name] is not None
+        )
+        return int(found["sign"] + digits, base)
+    number = float(plain) if _FLOAT.fullmatch(plain) else math.inf
+    # What is too large for a float is no number to `kubectl` either.
+    return text if math.isinf(number) else number
+
+
+def _check_plain_key(key: str, place: Location) -> None:
+    """Refuse a key that is another one to `kubectl`: `on` becomes `true`, `010` becomes `8`."""
+    if key == "<<":
+        raise _refusal(place, "the merge key `<<` is not supported", "write the keys out")
+    is_word = key in _WORDS
+    if is_word or (key[0] in _NUMBER_START and str(_number(key)) != key):
+        word = "null" if _WORDS.get(key) is None else "a boolean"
+        what = word if is_word else "a number"
+        raise _refusal(place, f"a mapping key must be text, and `{shown(key)}` is {what}",
+                       "quote it")  # fmt: skip
+
+
+def _unknown_tag(tag: str, location: Location) -> LoadError:
+    written = "!!" + tag.removeprefix(_TAG_PREFIX) if tag.startswith(_TAG_PREFIX) else tag
+    return _refusal(location, f"the tag `{shown(written)}` is not supported", "remove it")

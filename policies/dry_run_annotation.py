@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from policies.diagnostic import shown
-from policies.fields import Findings
+from policies.fields import Fields
 from policies.model import Action, Metadata
 
 DRY_RUN_ANNOTATION = "istio.io/dry-run"
@@ -13,37 +13,36 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
-def read_dry_run(metadata: Metadata, action: Action, findings: Findings) -> bool:
+def read_dry_run(fields: Fields, metadata: Metadata, action: Action) -> bool:
     """Return whether the policy is only shadowed."""
     text = metadata.annotations.get(DRY_RUN_ANNOTATION)
     if text is None:
         return False
     # "Dry-run ... is only supported for ALLOW and DENY": Istio refuses it elsewhere, even false.
     if action not in (Action.ALLOW, Action.DENY):
-        findings.error(
-            "dry-run-action",
-            f"`{DRY_RUN_ANNOTATION}` is not allowed on a {action} policy",
-            metadata.location,
+        _refuse(
+            fields, "dry-run-action", f"`{_PATH}` is not allowed with action {action}",
             "only ALLOW and DENY policies can be shadowed",
-            path=_PATH,
-        )
-    if text not in _TRUE | _FALSE:
-        findings.error(
-            "dry-run-value",
-            f"`{shown(text)}` is not a value of `{DRY_RUN_ANNOTATION}`",
-            metadata.location,
+        )  # fmt: skip
+    elif text not in _TRUE | _FALSE:
+        _refuse(
+            fields, "dry-run-value", f"`{_PATH}` cannot be `{shown(text)}`",
             'write "true" or "false"',
-            path=_PATH,
-        )
+        )  # fmt: skip
     return text in _TRUE
 
 
-def refuse_dry_run(metadata: Metadata, kind: str, findings: Findings) -> None:
+def refuse_dry_run(fields: Fields, metadata: Metadata, kind: str) -> None:
     """Refuse the annotation on kinds that have no shadow form."""
     if DRY_RUN_ANNOTATION in metadata.annotations:
-        findings.error(
-            "dry-run-kind",
-            f"`{DRY_RUN_ANNOTATION}` is not allowed on {kind}",
-            metadata.location,
-            path=_PATH,
-        )
+        _refuse(
+            fields, "dry-run-kind", f"`{_PATH}` is not allowed on {kind}",
+            "remove it; only an AuthorizationPolicy can be shadowed",
+        )  # fmt: skip
+
+
+def _refuse(fields: Fields, code: str, message: str, help_: str) -> None:
+    meta = fields.child("metadata")
+    annotations = meta.child("annotations") if meta else None
+    place = (annotations or fields).place(DRY_RUN_ANNOTATION)
+    fields.findings.error(code, message, place, help_, path=_PATH)

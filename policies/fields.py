@@ -58,6 +58,9 @@ class Findings:
     def _add(  # noqa: PLR0913 -- the columns of a Diagnostic, private to this class
         self, severity: Severity, code: str, message: str, location: Location, help_: str, path: str
     ) -> None:
+        # A message that is read alone says which field it is about.
+        if path and path not in message:
+            message = f"`{path}`: {message}"
         self.diagnostics.append(
             Diagnostic(
                 code=code,
@@ -121,6 +124,21 @@ class Fields:
         """Whether `key` is written with a value other than null."""
         node = self._entries.get(key)
         return node is not None and not (node.__class__ is YamlScalar and node.value is None)
+
+    def lacks(self, key: str) -> bool:
+        """Whether `key` is absent, null, or an empty text, list or mapping."""
+        match self._entries.get(key):
+            case YamlScalar(value=None | ""):
+                return True
+            case YamlScalar():
+                return False
+            case YamlList(items=inner) | YamlMap(entries=inner):
+                return not inner
+        return True
+
+    def is_hollow(self) -> bool:
+        """Whether nothing that is written here holds anything."""
+        return all(map(self.lacks, self._entries))
 
     def wrong_type(self, key: str, expected: str) -> None:
         """Report that the value of `key` has the wrong type."""
@@ -186,7 +204,7 @@ class Fields:
             else:
                 self.findings.error(
                     "wrong-type", f"`{path}` must be a mapping, not {kind_of(item)}",
-                    item.location, path=path,
+                    item.location, "remove it, or write its fields", path=path,
                 )  # fmt: skip
 
     def values(self, key: str) -> tuple[Value, ...]:
@@ -201,7 +219,10 @@ class Fields:
                 continue
             path = f"{self.at(key)}[{index}]"
             if text == "":
-                self.findings.error("empty-value", f"`{path}` is empty", item.location, path=path)
+                self.findings.error(
+                    "empty-value", f"`{path}` is empty", item.location, "remove it, or write it",
+                    path=path,
+                )  # fmt: skip
             else:
                 self.findings.error(
                     "wrong-type", f"`{path}` must be text, not {kind_of(item)}", item.location,
@@ -216,7 +237,10 @@ class Fields:
     def text_map(self, key: str) -> dict[str, str]:
         """Return the text-to-text mapping at `key`."""
         fields = self.child(key)
-        return {} if fields is None else {name: fields.text(name) for name in fields.node.entries}
+        if fields is None:
+            return {}
+        texts = {name: fields.text(name) for name in fields.node.entries}
+        return {name: text for name, text in texts.items() if text or fields.lacks(name)}
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.documents import MAX_BYTES, TOO_LARGE
 
 _SUFFIXES = frozenset({".yaml", ".yml"})
-# BUDGET: a policy file larger than this is a mistake, and would hold up the reload.
-_MAX_BYTES = 64 * 1024 * 1024
 _TEST_SUFFIX = ".policytest"
 
 
@@ -19,13 +20,16 @@ def find_policy_files(paths: Iterable[Path]) -> Iterator[Path]:
 
     Hidden entries are left out (Kubernetes mounts keep their old copies in such
     folders), and so are tests, `*.policytest.yaml`.
+
+    Raises:
+        OSError: a folder cannot be listed, or is reached twice.
     """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        # WHY onerror: a folder that cannot be listed would silently drop its DENY rules.
-        for folder, names, files in os.walk(path, followlinks=True, onerror=_raise):
+        # WHY on_error: a folder that cannot be listed would silently drop its DENY rules.
+        for folder, names, files in walk_once(path, _raise):
             names[:] = sorted(name for name in names if not name.startswith("."))
             for name in sorted(files):
                 found = Path(folder, name)
@@ -34,35 +38,77 @@ def find_policy_files(paths: Iterable[Path]) -> Iterator[Path]:
                     yield found
 
 
+def walk_once(
+    top: Path, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what `os.walk` yields, links followed, but each folder once.
+
+    WHY once: two links to a folder above them would be walked for ever. A folder that
+    is reached again, or cannot be listed, is an OSError to `on_error`, or left out.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    for folder, names, files in os.walk(top, followlinks=True, onerror=on_error):
+        try:
+            info = Path(folder).stat()
+            first = seen.setdefault((info.st_dev, info.st_ino), folder)
+            if first is not folder:
+                raise OSError(errno.ELOOP, f"it is `{first}` again", folder)
+        except OSError as exc:
+            names.clear()
+            if on_error is not None:
+                on_error(exc)
+            continue
+        yield folder, names, files
+
+
 def read_policy_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
     """Return `(file name, text)` of every policy file below `paths`.
 
     Raises:
-        LoadError: a path is missing, unreadable, too large, empty or not UTF-8, or a
-            folder holds no policy file.
+        LoadError: a path is missing, unreadable, no file, too large, empty or not UTF-8,
+            or a folder holds no policy file.
     """
     texts: list[tuple[str, str]] = []
     problems: list[Diagnostic] = []
     for path in _found_files(paths, problems):
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                problems.append(_problem(path, f"larger than {_MAX_BYTES} bytes"))
-                continue
-            text = path.read_text(encoding="utf-8")
+            text = _read(path)
         except OSError as exc:
             problems.append(_problem(path, f"cannot be read: {exc.strerror or exc}"))
-            continue
         except UnicodeDecodeError as exc:
-            problems.append(_problem(path, f"not UTF-8 at byte {exc.start}"))
-            continue
-        if not text.strip():
-            # WHY: a half-written file looks like this, and would silently drop its DENY rules.
-            help_ = "delete the file to remove its policies"
-            problems.append(_problem(path, "the file is empty", help_))
-        texts.append((str(path), text))
+            problems.append(_problem(path, f"not UTF-8 at byte {exc.start}", "save it as UTF-8"))
+        except ValueError:
+            problems.append(_problem(path, "not a path: it holds a NUL or half a character"))
+        except _UnfitFile as exc:
+            problems.append(_problem(path, *exc.args))
+        else:
+            texts.append((str(path), text))
     if problems:
         raise LoadError(problems)
     return texts
+
+
+class _UnfitFile(Exception):
+    """What a path names is no policy file; the arguments are a message and its help."""
+
+
+def _read(path: Path) -> str:
+    """Return the text of a regular file that is neither too large nor empty."""
+    # WHY not blocking: opening a pipe waits for its writer, and there may be none.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise _UnfitFile("not a regular file", "write the policies to a file")
+        # The size is asked for first, so that a large file is refused without reading it.
+        content = b"" if info.st_size > MAX_BYTES else file.read(MAX_BYTES + 1)
+        if max(info.st_size, len(content)) > MAX_BYTES:
+            raise _UnfitFile(TOO_LARGE, "split the file")
+    text = content.decode("utf-8")
+    if not text.strip():
+        # WHY: a half-written file looks like this, and would silently drop its DENY rules.
+        raise _UnfitFile("the file is empty", "delete the file to remove its policies")
+    return text
 
 
 def _found_files(paths: Iterable[Path], problems: list[Diagnostic]) -> Iterator[Path]:

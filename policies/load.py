@@ -10,22 +10,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from policies.diagnostic import Diagnostic, LoadError, shown
-from policies.documents import YamlMap, YamlNode, YamlScalar, iter_documents
-from policies.fields import Fields, Findings, suggestion
+from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar, iter_documents
+from policies.fields import Fields, Findings, kind_of, suggestion
 from policies.load_authorization import read_authorization_policy
 from policies.load_metadata import read_metadata, resource_name
 from policies.load_peer import read_peer_authentication
 from policies.load_request import read_request_authentication
+from policies.mesh import Mesh
+from policies.mesh_traps import warn_of_mesh
 from policies.model import Metadata, Resource
 
 _GROUP = "security.istio.io"
 _VERSIONS = ("v1", "v1beta1")
-_READERS: dict[str, Callable[[Fields, Metadata, Findings], Resource]] = {
+_READERS: dict[str, Callable[[Fields, Metadata], Resource]] = {
     "AuthorizationPolicy": read_authorization_policy,
     "RequestAuthentication": read_request_authentication,
     "PeerAuthentication": read_peer_authentication,
 }
 _TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+_LISTS = frozenset({"List", *(f"{kind}List" for kind in _READERS)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,8 @@ class Loaded:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def read_resources(texts: Iterable[tuple[str, str]]) -> Loaded:
-    """Return the resources of `(file name, text)` pairs.
+def read_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None) -> Loaded:
+    """Return the resources of `(file name, text)` pairs; `mesh` adds the warnings it decides.
 
     Raises:
         LoadError: any file holds an error; every finding of every file is in it.
@@ -52,6 +55,8 @@ def read_resources(texts: Iterable[tuple[str, str]]) -> Loaded:
                 if resource is not None:
                     resources.append(resource)
     _refuse_twins(resources, findings)
+    if mesh is not None:
+        warn_of_mesh(resources, mesh, findings)
     if findings.has_errors:
         raise LoadError(findings.diagnostics)
     return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
@@ -68,17 +73,23 @@ def _documents(text: str, file: str, findings: Findings) -> Iterator[YamlNode]:
 def _items(document: YamlNode, findings: Findings) -> Iterator[YamlMap]:
     """Yield the resources of a document: itself, or the items of a `List`."""
     if not isinstance(document, YamlMap):
-        findings.error("not-a-resource", "a document must be a mapping", document.location)
+        findings.error(
+            "not-a-resource", f"a resource must be a mapping, not {kind_of(document)}",
+            document.location, "write `apiVersion:`, `kind:`, `metadata:` and `spec:`",
+        )  # fmt: skip
         return
-    kind = document.entries.get("kind")
-    if isinstance(kind, YamlScalar) and isinstance(kind.value, str) and kind.value.endswith("List"):
-        fields = Fields(document, "", findings, (*_TOP_FIELDS, "items"))
-        if "items" not in document.entries:
-            findings.error("no-items", f"a `{kind.value}` without `items`", document.location)
-        for item in fields.items("items"):
-            yield from _items(item, findings)
+    node = document.entries.get("kind")
+    kind = node.value if isinstance(node, YamlScalar) else None
+    # A kind may end so and be no list of resources: `IPAllowList` is one of Traefik's.
+    is_list = str(kind).endswith("List") and isinstance(document.entries.get("items"), YamlList)
+    if not is_list and kind not in _LISTS:
+        yield document
         return
-    yield document
+    fields = Fields(document, "", findings, (*_TOP_FIELDS, "items"))
+    if "items" not in document.entries and fields.node.entries.keys() <= {*_TOP_FIELDS}:
+        fields.error("no-items", f"a `{kind}` without `items`", "items", "write `items: []`")
+    for item in fields.items("items"):
+        yield from _items(item, findings)
 
 
 def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
@@ -87,9 +98,14 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
     kind, api_version = head.text("kind"), head.text("apiVersion")
     findings.resource = resource_name(kind, head)
     # Without one of the two nobody knows what the author meant, and it may have been a DENY.
-    missing = [key for key in ("apiVersion", "kind") if not head.has(key)]
-    if missing:
-        head.error("no-kind", f"the resource has no `{missing[0]}`")
+    for key in ("apiVersion", "kind"):
+        if head.lacks(key):
+            head.error(
+                "no-kind", f"the resource has no `{key}`", key,
+                f"a policy begins with `apiVersion: {_GROUP}/v1` and its `kind`",
+            )  # fmt: skip
+            return None
+    if not (kind and api_version):
         return None
     group, _, version = api_version.rpartition("/")
     if group != _GROUP and kind not in _READERS:
@@ -106,10 +122,10 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
                    suggestion(kind, _READERS))  # fmt: skip
         return None
     fields = Fields(node, "", findings, _TOP_FIELDS)
-    metadata = read_metadata(fields, findings)
+    metadata = read_metadata(fields)
     if metadata is None:
         return None
-    return _READERS[kind](fields, metadata, findings)
+    return _READERS[kind](fields, metadata)
 
 
 def _judge_stranger(head: Fields, kind: str, api_version: str) -> None:

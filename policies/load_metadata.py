@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from policies.diagnostic import shown
 from policies.documents import YamlScalar
-from policies.fields import Fields, Findings
+from policies.fields import Fields
 from policies.model import Attachment, Metadata
 
 _DEFAULT_NAMESPACE = "default"
@@ -29,9 +29,13 @@ _TARGETS = {
     ("", "Service"), ("core", "Service"), ("networking.istio.io", "ServiceEntry"),
     ("gateway.networking.k8s.io", "Gateway"), ("gateway.networking.k8s.io", "GatewayClass"),
 }  # fmt: skip
+_TARGETS_HELP = (
+    "known: Service, ServiceEntry of `networking.istio.io`, Gateway and GatewayClass of"
+    " `gateway.networking.k8s.io`"
+)
 
 
-def read_metadata(fields: Fields, findings: Findings) -> Metadata | None:
+def read_metadata(fields: Fields) -> Metadata | None:
     """Return the metadata, or None when there is no usable name."""
     # Kubernetes keeps many keys here (uid, managedFields, ...); only ours are read.
     meta = fields.child("metadata")
@@ -40,9 +44,9 @@ def read_metadata(fields: Fields, findings: Findings) -> Metadata | None:
             fields.error("no-name", "the resource has no `metadata`")
         return None
     name = meta.text("name")
+    if meta.lacks("name"):
+        meta.error("no-name", "the resource has no `metadata.name`", "name")
     if not name:
-        if not meta.has("name") or name == meta.node.entries["name"].plain():
-            meta.error("no-name", "the resource has no `metadata.name`", "name")
         return None
     namespace = meta.text("namespace") or _DEFAULT_NAMESPACE
     if not meta.has("namespace"):
@@ -61,11 +65,12 @@ def read_metadata(fields: Fields, findings: Findings) -> Metadata | None:
             f"lower-case letters, digits and `-`, at most {_LABEL_MAX}",
         )  # fmt: skip
     annotations = meta.text_map("annotations")
+    written = meta.child("annotations")
     for key in annotations:
-        if key.startswith(_INTERNAL):
-            findings.error(
-                "internal-annotation", f"the annotation `{shown(key)}` is Istio's own",
-                meta.place("annotations"), "remove it", path=f"metadata.annotations.{shown(key)}",
+        if key.startswith(_INTERNAL) and written is not None:
+            written.error(
+                "internal-annotation", f"the annotation `{shown(key)}` is Istio's own", key,
+                "remove it",
             )  # fmt: skip
     return Metadata(
         namespace=namespace,
@@ -94,13 +99,16 @@ def _read_created(meta: Fields) -> str:
         return ""
 
 
-def read_attachment(spec: Fields | None, findings: Findings) -> Attachment:
+def read_attachment(spec: Fields | None) -> Attachment:
     """Return what the resource applies to."""
     if spec is None:
         return Attachment()
     forms = [key for key in ("selector", "targetRef", "targetRefs") if spec.has(key)]
     if len(forms) > 1:
-        spec.error("two-attachments", f"only one of `{'` and `'.join(forms)}` may be set", forms[1])
+        spec.error(
+            "two-attachments", f"only one of `{'` and `'.join(forms)}` may be set", forms[1],
+            "keep one",
+        )  # fmt: skip
     return Attachment(selector=_selector(spec), target_refs=_target_refs(spec))
 
 
@@ -116,7 +124,10 @@ def _selector(spec: Fields) -> dict[str, str] | None:
             "", "leave it out to say so; in ambient mode it selects none",
         )  # fmt: skip
     if len(labels) > _LABELS_MAX:
-        selector.error("bad-selector", f"more than {_LABELS_MAX} labels", "matchLabels")
+        selector.error(
+            "bad-selector", f"more than {_LABELS_MAX} labels", "matchLabels",
+            "no workload has so many",
+        )  # fmt: skip
     match_labels = selector.child("matchLabels")
     assert match_labels is not None or not labels
     for key, value in labels.items():
@@ -128,8 +139,9 @@ def _selector(spec: Fields) -> dict[str, str] | None:
             )  # fmt: skip
         elif len(value) > _LABEL_MAX:
             match_labels.error(
-                "bad-selector", f"the value is longer than {_LABEL_MAX} characters", key
-            )
+                "bad-selector", f"the value is longer than {_LABEL_MAX} characters", key,
+                "Kubernetes takes no longer label, so no workload has it",
+            )  # fmt: skip
     return labels
 
 
@@ -138,16 +150,23 @@ def _target_refs(spec: Fields) -> tuple[dict[str, str], ...]:
     single = spec.child("targetRef", known)
     refs = [single] if single else list(spec.children("targetRefs", known))
     if len(refs) > _REFS_MAX:
-        spec.error("bad-target", f"more than {_REFS_MAX} targets", "targetRefs")
-    return tuple(_read_target(ref) for ref in refs)
+        spec.error("bad-target", f"more than {_REFS_MAX} targets", "targetRefs", "split the policy")
+    targets = tuple(_read_target(ref) for ref in refs)
+    if targets:
+        key = "targetRef" if single else "targetRefs"
+        spec.warning(
+            "target-refs", f"`spec.{key}` applies to gateways and waypoints, never to a sidecar",
+            key, "use `selector` for workloads with a sidecar",
+        )  # fmt: skip
+    return targets
 
 
 def _read_target(ref: Fields) -> dict[str, str]:
     target = {key: ref.text(key) for key in ("group", "kind", "name", "namespace") if ref.has(key)}
     group, kind = target.get("group", ""), target.get("kind", "")
-    missing = [key for key in ("kind", "name") if not target.get(key)]
+    missing = [key for key in ("kind", "name") if ref.lacks(key)]
     for key in missing:
-        ref.error("bad-target", f"`{ref.at(key)}` is missing", key)
+        ref.error("bad-target", f"`{ref.at(key)}` is missing", key, "a target has both, by name")
     # "Cross namespace referencing is not supported", not even one's own namespace.
     if target.get("namespace"):
         ref.error(
@@ -156,20 +175,21 @@ def _read_target(ref: Fields) -> dict[str, str]:
         )  # fmt: skip
     for key, most in _REF_LIMITS.items():
         if len(target.get(key, "")) > most:
-            ref.error("bad-target", f"`{ref.at(key)}` is longer than {most} characters", key)
+            ref.error(
+                "bad-target", f"`{ref.at(key)}` is longer than {most} characters", key,
+                _TARGETS_HELP,
+            )  # fmt: skip
+            return target
     if group and not _DNS_NAME.fullmatch(group):
-        ref.error("bad-target", f"`{shown(group)}` is not an API group", "group")
+        ref.error("bad-target", f"`{shown(group)}` is not an API group", "group", _TARGETS_HELP)
     elif kind and not _KIND.fullmatch(kind):
-        ref.error("bad-target", f"`{shown(kind)}` is not a kind", "kind")
-    elif not missing and (group, kind) not in _TARGETS:
+        ref.error("bad-target", f"`{shown(kind)}` is not a kind", "kind", _TARGETS_HELP)
+    elif kind and not missing and (group, kind) not in _TARGETS:
         ref.error(
-            "bad-target", f"`{shown(kind)}` of the group `{shown(group)}` is no target", "kind",
-            "known: Service, ServiceEntry of `networking.istio.io`, Gateway and GatewayClass of"
-            " `gateway.networking.k8s.io`",
+            "bad-target",
+            f"`{shown(kind)}` of the group `{shown(group) or 'core'}` is no target", "kind",
+            _TARGETS_HELP,
         )  # fmt: skip
-    ref.warning(
-        "target-refs", f"`{ref.path}` applies to gateways and waypoints, never to a sidecar"
-    )
     return target
 
 

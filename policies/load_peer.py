@@ -7,30 +7,30 @@ import re
 from policies.diagnostic import shown
 from policies.documents import YamlMap
 from policies.dry_run_annotation import refuse_dry_run
-from policies.fields import Fields, Findings, kind_of, suggestion
+from policies.fields import Fields, kind_of, suggestion
 from policies.load_metadata import read_attachment
 from policies.model import Metadata, PeerAuthentication, PeerMode
 
 _PORT_MAX = 65535
 
 
-def read_peer_authentication(
-    fields: Fields, metadata: Metadata, findings: Findings
-) -> PeerAuthentication:
-    """Return the resource; what is wrong with it is in `findings`."""
-    refuse_dry_run(metadata, "PeerAuthentication", findings)
+def read_peer_authentication(fields: Fields, metadata: Metadata) -> PeerAuthentication:
+    """Return the resource; what is wrong with it is in the findings."""
+    refuse_dry_run(fields, metadata, "PeerAuthentication")
     spec = fields.child("spec", ("selector", "mtls", "portLevelMtls"))
-    attachment = read_attachment(spec, findings)
+    attachment = read_attachment(spec)
     ports = _read_ports(spec) if spec else {}
     if spec is not None and spec.has("portLevelMtls"):
         node = spec.mapping("portLevelMtls")
         if node is not None and not node.entries:
-            spec.error("no-ports", "`spec.portLevelMtls` names no port", "portLevelMtls")
+            spec.error(
+                "no-ports", "`spec.portLevelMtls` names no port", "portLevelMtls", "leave it out"
+            )
         elif not attachment.selector:
             # "port-level mTLS ... requires a workload selector".
             spec.error(
                 "ports-need-selector", "`spec.portLevelMtls` needs a selector with labels",
-                "portLevelMtls",
+                "portLevelMtls", "a mode for one port is a matter of the workload that has it",
             )  # fmt: skip
     return PeerAuthentication(
         metadata=metadata,
@@ -60,7 +60,10 @@ def _read_ports(spec: Fields) -> dict[int, PeerMode]:
         assert ports is not None
         name = shown(ports.at(key))
         if not re.fullmatch(r"[1-9][0-9]{0,4}", key, re.ASCII) or int(key) > _PORT_MAX:
-            ports.error("bad-port", f"`{name}`: not a port from 1 to 65535", key)
+            ports.error(
+                "bad-port", f"`{name}`: not a port from 1 to {_PORT_MAX}", key,
+                "write the number of the workload's own port",
+            )  # fmt: skip
         elif not isinstance(child, YamlMap):
             ports.error("wrong-type", f"`{name}` must be a mapping, not {kind_of(child)}", key)
         else:

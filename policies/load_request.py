@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from identity.jwt_rule import ClaimHeader, JwtRule, RuleOrigin, TokenHeader
 from policies.diagnostic import shown
 from policies.dry_run_annotation import refuse_dry_run
-from policies.fields import Fields, Findings, suggestion
+from policies.fields import Fields, suggestion
 from policies.load_metadata import read_attachment
 from policies.model import Metadata, RequestAuthentication
 
@@ -33,18 +33,16 @@ _CLAIMS_MAX = 64
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
-def read_request_authentication(
-    fields: Fields, metadata: Metadata, findings: Findings
-) -> RequestAuthentication:
-    """Return the resource; what is wrong with it is in `findings`."""
-    refuse_dry_run(metadata, "RequestAuthentication", findings)
+def read_request_authentication(fields: Fields, metadata: Metadata) -> RequestAuthentication:
+    """Return the resource; what is wrong with it is in the findings."""
+    refuse_dry_run(fields, metadata, "RequestAuthentication")
     spec = fields.child("spec", _SPEC_FIELDS)
     if spec is not None:
         _check_presence(spec)
     rules = spec.children("jwtRules", _RULE_FIELDS) if spec else ()
     return RequestAuthentication(
         metadata=metadata,
-        attachment=read_attachment(spec, findings),
+        attachment=read_attachment(spec),
         jwt_rules=tuple(_read_rule(rule, metadata) for rule in rules),
     )
 
@@ -69,15 +67,20 @@ def _read_rule(rule: Fields, metadata: Metadata) -> JwtRule:
     uri_key = "jwks_uri" if rule.has("jwks_uri") and not rule.has("jwksUri") else "jwksUri"
     issuer, jwks, jwks_uri = rule.text("issuer"), rule.text("jwks"), rule.text(uri_key)
     _check_presence(rule)
-    if not issuer and not jwks_uri:
-        rule.error("no-issuer", f"`{rule.path}` has neither `issuer` nor `jwksUri`")
-    elif rule.has("issuer") and not issuer:
+    if rule.lacks("issuer") and rule.lacks(uri_key):
+        rule.error(
+            "no-issuer", f"`{rule.path}` has neither `issuer` nor `jwksUri`",
+            help_="write the `iss` of the tokens, or where their keys are",
+        )  # fmt: skip
+    elif rule.has("issuer") and rule.lacks("issuer"):
         rule.error(
             "empty-value", f"`{rule.at('issuer')}` is empty", "issuer",
             "leave it out to take any issuer",
         )  # fmt: skip
     if jwks and jwks_uri:
-        rule.error("two-key-sources", f"`{rule.path}` has both `jwks` and `jwksUri`", "jwks")
+        rule.error(
+            "two-key-sources", f"`{rule.at('jwks')}` stands beside `jwksUri`", "jwks", "keep one"
+        )
     _check_uri(rule, uri_key, jwks_uri)
     _check_jwks(rule, jwks)
     return JwtRule(
@@ -106,7 +109,9 @@ def _check_uri(rule: Fields, key: str, uri: str) -> None:
     if not uri:
         return
     if len(uri) > _URI_MAX:
-        rule.error("bad-uri", f"the URL is longer than {_URI_MAX} characters", key)
+        rule.error(
+            "bad-uri", f"the URL is longer than {_URI_MAX} characters", key, "write it shorter"
+        )
         return
     try:
         parts = urlsplit(uri)
@@ -115,7 +120,10 @@ def _check_uri(rule: Fields, key: str, uri: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        rule.error("bad-uri", f"`{shown(uri)}` is not an http(s) URL", key)
+        rule.error(
+            "bad-uri", f"`{shown(uri)}` is not an http(s) URL", key,
+            "write it like `https://issuer.example/keys`",
+        )  # fmt: skip
 
 
 def _check_jwks(rule: Fields, jwks: str) -> None:
@@ -140,25 +148,35 @@ def _check_jwks(rule: Fields, jwks: str) -> None:
 def _read_headers(rule: Fields) -> Iterator[TokenHeader]:
     for entry in rule.children("fromHeaders", ("name", "prefix")):
         name = entry.text("name")
-        if not name:
-            entry.error("empty-value", f"`{entry.at('name')}` is empty", "name")
+        if entry.lacks("name"):
+            entry.error("empty-value", f"`{entry.at('name')}` is empty", "name", "name the header")
         yield TokenHeader(name, entry.text("prefix"))
 
 
 def _read_payload_header(rule: Fields) -> str:
     header = rule.text("outputPayloadToHeader")
     if header and not _HEADER_NAME.fullmatch(header):
-        rule.error("bad-header", f"`{shown(header)}` is not a header name", "outputPayloadToHeader")
+        rule.error(
+            "bad-header", f"`{shown(header)}` is not a header name", "outputPayloadToHeader",
+            "letters, digits, `-` and `_`",
+        )  # fmt: skip
     return header
 
 
 def _read_claim_headers(rule: Fields) -> Iterator[ClaimHeader]:
     for entry in rule.children("outputClaimToHeaders", ("header", "claim")):
         header, claim = entry.text("header"), entry.text("claim")
-        if not claim or not _HEADER_NAME.fullmatch(header):
+        for key in ("claim", "header"):
+            if entry.lacks(key):
+                entry.error(
+                    "bad-claim-header", f"`{entry.at(key)}` is missing", key,
+                    "an entry has a `claim` and the `header` that it goes to",
+                )  # fmt: skip
+        if header and not _HEADER_NAME.fullmatch(header):
             entry.error(
-                "bad-claim-header", f"`{entry.path}` needs a `claim` and a valid `header` name",
-                "header" if claim else "claim", "letters, digits, `-` and `_`",
+                "bad-claim-header",
+                f"`{entry.at('header')}` cannot be `{shown(header)}`: not a header name", "header",
+                "letters, digits, `-` and `_`",
             )  # fmt: skip
         yield ClaimHeader(header, claim)
 
@@ -166,7 +184,10 @@ def _read_claim_headers(rule: Fields) -> Iterator[ClaimHeader]:
 def _read_split_claims(rule: Fields) -> tuple[str, ...]:
     claims = rule.texts("spaceDelimitedClaims")
     if len(claims) > _CLAIMS_MAX:
-        rule.error("too-many", f"more than {_CLAIMS_MAX} claims", "spaceDelimitedClaims")
+        rule.error(
+            "too-many", f"more than {_CLAIMS_MAX} claims", "spaceDelimitedClaims",
+            "split the rule",
+        )  # fmt: skip
     return claims
 
 

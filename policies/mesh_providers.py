@@ -69,7 +69,7 @@ def read_providers(
         provider = _read_item(node, path, findings, is_istio=is_istio)
         if provider is not None and provider.name in names:
             message = f"provider `{shown(provider.name)}` is defined twice"
-            findings.error("bad-provider", message, node.location, path=path)
+            findings.error("bad-provider", message, node.location, "rename one", path=path)
             found = [each for each in found if each.name != provider.name]
         elif provider is not None and (unusable is None or not findings.has_errors):
             found.append(provider)

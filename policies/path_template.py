@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re2
 
-from policies.string_match import TextTest
+from policies.diagnostic import shown
+from policies.string_match import TextTest, pattern_problem
 
 _ONE = "{*}"
 _MANY = "{**}"
@@ -43,10 +44,10 @@ def template_problem(value: str) -> str:
         elif not segment and index == len(segments) - 1:
             continue
         elif not literal.fullmatch(segment):
-            return f"the segment `{segment}` must be a literal, `{{*}}` or `{{**}}`"
+            return f"the segment `{shown(segment)}` must be a literal, `{{*}}` or `{{**}}`"
     if sum(segment in (_ONE, _MANY) for segment in segments) > _MAX_OPERATORS:
         return f"a template has at most {_MAX_OPERATORS} operators"
-    return ""
+    return pattern_problem(_pattern(value))
 
 
 def template_matcher(value: str) -> TextTest:
@@ -56,9 +57,12 @@ def template_matcher(value: str) -> TextTest:
     >>> test("/foo/buzz/bar/"), test("/foo//bar/x")
     (True, False)
     """
-    pieces = [_piece(segment) for segment in value.split("/")]
-    compiled = re2.compile("/".join(pieces))
+    compiled = re2.compile(_pattern(value))
     return lambda text: compiled.fullmatch(text) is not None
+
+
+def _pattern(value: str) -> str:
+    return "/".join(map(_piece, value.split("/")))
 
 
 def _piece(segment: str) -> str:

@@ -149,7 +149,7 @@ def build_snapshot(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
 
 
 def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
-    loaded = read_resources(pairs)
+    loaded = read_resources(pairs, mesh)
     policies = [found for found in loaded.resources if isinstance(found, AuthorizationPolicy)]
     policies.sort(key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
     return Snapshot(

@@ -14,6 +14,9 @@ TextTest = Callable[[str], bool]
 """A predicate over one attribute text that is present."""
 
 _SPIFFE = "spiffe://"
+# A pattern this short cannot reach the limit: no character makes as many as 20 instructions.
+_SHORT_PATTERN = 1000
+_PROGRAM_MAX = 32768
 _ASCII_FOLD = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -64,8 +67,13 @@ def namespace_matcher(value: str) -> TextTest:
 
     A `*` may stand anywhere and crosses `/`; something must follow the namespace.
     """
+    return _full_match(namespace_pattern(value))
+
+
+def namespace_pattern(value: str) -> str:
+    """Return Istio's regex for a namespace."""
     inner = ".*".join(re2.escape(piece) for piece in value.split("*"))
-    return _full_match(f".*/ns/{inner}/.*")
+    return f".*/ns/{inner}/.*"
 
 
 def service_account_matcher(value: str, policy_namespace: str) -> TextTest:
@@ -85,8 +93,13 @@ def trust_domain_matcher(value: str) -> TextTest:
     if "*" not in value:
         head = f"{_SPIFFE}{value}/"
         return lambda text: text.startswith(head)
+    return _full_match(trust_domain_pattern(value))
+
+
+def trust_domain_pattern(value: str) -> str:
+    """Return Istio's regex for a trust domain with a `*` in it."""
     left, _, right = value.partition("*")
-    return _full_match(f"{_SPIFFE}{re2.escape(left)}[^/]*{re2.escape(right)}/.*")
+    return f"{_SPIFFE}{re2.escape(left)}[^/]*{re2.escape(right)}/.*"
 
 
 def edge_matcher(value: str) -> TextTest:
@@ -98,6 +111,20 @@ def edge_matcher(value: str) -> TextTest:
         head = value[:-1]
         return lambda text: text.startswith(head)
     return lambda text: text == value
+
+
+def pattern_problem(pattern: str) -> str:
+    """Return why Envoy would not take a pattern made of a policy's value, or an empty text."""
+    if len(pattern) < _SHORT_PATTERN:
+        return ""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        size: int = re2.compile(pattern, options).programsize
+    except re2.error:
+        size = _PROGRAM_MAX + 1
+    # Istio's bootstrap: "re2.max_program_size.error_level" is 32768.
+    return "too long: Envoy takes no pattern of this size" if size > _PROGRAM_MAX else ""
 
 
 def _full_match(pattern: str) -> TextTest:

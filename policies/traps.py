@@ -135,6 +135,11 @@ def _authority(value: str) -> str:
     return "" if value == "*" else "this condition minds the case of the host, `hosts` does not"
 
 
+def _unsent_metadata(key: str) -> str:
+    name = key.removeprefix(_METADATA).partition("[")[0]
+    return f"`{shown(key)}` is never there unless Envoy sends the metadata of `{shown(name)}`"
+
+
 # -- the table ----------------------------------------------------------------------------------
 
 _STAR = Trap(
@@ -209,6 +214,7 @@ _EXACT_HEADER = Trap(
     help="list what is allowed instead, or strip the header at the edge",
     message=_exact_header,
 )
+_METADATA = "experimental."
 _WHERE_A_MISS_ADMITS: dict[str, tuple[Trap, ...]] = {"operation.paths": (_EXACT_PATH,)}
 
 
@@ -234,6 +240,20 @@ def warn_of_clause(clause: Clause, action: Action, fields: Fields, names: tuple[
                     )  # fmt: skip
         if admits and key == "operation.hosts":
             _warn_of_ports(name, [value.text for value in values], fields)
+        if admits and values and key.startswith(_METADATA):
+            # Envoy's ext_authz: "metadata_context_namespaces".
+            fields.warning(
+                "unsent-metadata", _unsent_metadata(key), "key",
+                "list its namespace in the `metadata_context_namespaces` of ext_authz",
+            )  # fmt: skip
+    attribute = attribute_for(key)
+    if attribute is not None and attribute.is_untranslatable:
+        fields.warning(
+            "untranslatable-key",
+            f"`{shown(key)}` is admitted and never translated: "
+            + ("the rule lets nothing in" if action is Action.ALLOW else "it asks for nothing"),
+            "key", "the `[` follows the name at once: `request.headers[<name>]`",
+        )  # fmt: skip
     if key in ("source.ip", "remote.ip", "destination.ip") and clause.not_values:
         _warn_of_family(clause, fields, names[1])
 
@@ -340,4 +360,4 @@ def known_codes() -> Iterable[str]:
     rows = [*_BY_KEY.values(), (_EXACT_PATH, _EXACT_HEADER)]
     codes = {trap.code for row in rows for trap in row}
     return sorted(codes | {"host-port", "other-family", "denies-all-tcp", "empty-list",
-                           "absent-matches"})  # fmt: skip
+                           "absent-matches", "unsent-metadata", "untranslatable-key"})  # fmt: skip
