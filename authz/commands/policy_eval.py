@@ -31,6 +31,7 @@ from authz.evaluate import (
 )
 from authz.evaluate_state import ANY_PROVIDER, RegoSources, load_evaluation, only_namespace
 from authz.logging_setup import set_up_logging
+from authz.render_findings import counted
 from authz.serving_state import ServingState
 from authz.settings import LogSettings
 from identity.address_guard import AddressRules
@@ -135,8 +136,8 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         malformed = _answer_all(requests, evaluator)
     if evaluator.fallbacks and not quiet:
         click.echo(
-            f"note: {evaluator.fallbacks} requests name no workload and were taken to be for the "
-            f"namespace `{namespace}`; `--workload` says otherwise",
+            f"note: {counted(evaluator.fallbacks, 'request')} without a workload, taken to be for "
+            f"the namespace `{namespace}`; `--workload` says otherwise",
             err=True,
         )
     raise SystemExit(EXIT_MALFORMED if malformed else EXIT_ANSWERED)

@@ -435,7 +435,7 @@ def test_nobody_named_is_said(folder: Path) -> None:
     told = run_policy("eval", "--policies", "p.yaml", "--requests", "-", stdin=GOOD)
     quiet = run_policy("eval", "-q", "--policies", "p.yaml", "--requests", "-", stdin=GOOD)
 
-    assert "1 requests name no workload" in told.stderr
+    assert "note: 1 request without a workload" in told.stderr
     assert "" == quiet.stderr
 
 
