@@ -206,6 +206,8 @@ class Introspector:
     def _note_unreached(self, endpoint: _Endpoint) -> None:
         """Leave an endpoint alone for twice as long as before, less a random part."""
         with self._lock:
+            if endpoint.is_paused(self._clock()):
+                return  # Another question that was under way has said so already.
             pause = max(_FIRST_PAUSE_SECONDS, min(2 * endpoint.pause_seconds, _LAST_PAUSE_SECONDS))
             endpoint.pause_seconds = pause
             endpoint.paused_until = self._clock() + pause * (1 - 0.1 * self._fraction())

@@ -2,80 +2,29 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from loopback_issuer import (
+    FETCHER,
+    ON_LOOPBACK,
+    PATIENCE,
+    Issuer,
+    eventually,
+)
 
-from identity.address_guard import AddressRules
-from identity.document_fetch import MAX_DOCUMENT_BYTES, DocumentFetcher, fetch_document
+from identity.document_fetch import MAX_DOCUMENT_BYTES, fetch_document
 from identity.errors import KeySourceError
 from identity.jwks_cache import JwksCache, RefreshTimes
 from identity.jwt_rule import JwtRule
 
-PATIENCE = 5.0
-ON_LOOPBACK = AddressRules(allow_loopback=True)
-FETCH = DocumentFetcher(addresses=ON_LOOPBACK).fetch
+FETCH = FETCHER.fetch
 SLOW = RefreshTimes(refresh_seconds=3600, first_retry_seconds=3600)
 QUICK = RefreshTimes(
     refresh_seconds=0.02, first_retry_seconds=0.02, last_retry_seconds=0.05, early_floor_seconds=0
 )
-
-
-class Issuer:
-    """A loopback issuer; `answers` maps a path to status, headers and body, or to an act."""
-
-    def __init__(self) -> None:
-        """Listen on a free port."""
-        self.answers: dict[str, Any] = {}
-        self.asked: list[str] = []
-        self.asked_again = threading.Condition()
-        self.release = threading.Event()
-        issuer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            """Answers from the issuer's table."""
-
-            def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
-                """Answer one request."""
-                with issuer.asked_again:
-                    issuer.asked.append(self.path)
-                    issuer.asked_again.notify_all()
-                answer = issuer.answers.get(self.path, (404, {}, b""))
-                if callable(answer):
-                    answer(self)
-                    return
-                status, headers, body = answer
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Keep quiet."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def wait_asked(self, count: int) -> None:
-        """Wait until so many requests have come."""
-        with self.asked_again:
-            assert self.asked_again.wait_for(lambda: len(self.asked) >= count, PATIENCE)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self.release.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -98,16 +47,6 @@ def cache_of() -> Iterator[Callable[..., JwksCache]]:
     yield make
     for cache in made:
         cache.close(wait_seconds=PATIENCE)
-
-
-def eventually(holds: Callable[[], bool], pause: threading.Event | None = None) -> None:
-    """Wait until something holds that another thread brings about."""
-    pause = pause or threading.Event()
-    for _ in range(int(PATIENCE / 0.005)):
-        if holds():
-            return
-        pause.wait(0.005)
-    raise AssertionError("it did not come about")
 
 
 def test_keys_from_uri(ring: Any, issuer: Issuer, cache_of: Any) -> None:

@@ -1,0 +1,239 @@
+"""Verified tokens are known again, and only while everything they were verified by still holds."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from identity import jwt_verify
+from identity.jwks import JwkSet, parse_jwk_set
+from identity.jwt_rule import JwtRule
+from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, verify_token
+from identity.token_memory import TokenMemory
+from identity.token_status import TokenStatus
+
+
+class Counted:
+    """Verifies, and counts how often it is asked to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, text: str, rule: JwtRule, keys: Any, now: float) -> Verdict:
+        """Verify once."""
+        self.calls += 1
+        return verify_token(text, rule, keys, now)
+
+
+class Desk:
+    """A memory beside the keys, the clock and the count of the test."""
+
+    def __init__(self, ring: Any, **bounds: Any) -> None:
+        self.verifier = Counted()
+        self.memory = TokenMemory(verify=self.verifier, **bounds)
+        self.keys: JwkSet | None = parse_jwk_set(ring.inline(), is_inline=True)
+        self.rule = JwtRule(issuer=ring.issuer)
+        self.now = float(ring.now)
+
+    def status(self, text: str, rule: JwtRule | None = None) -> TokenStatus:
+        """Judge a token and return its status."""
+        verdict = self.memory.verify(text, rule or self.rule, lambda: self.keys, self.now)
+        return TokenStatus.OK if isinstance(verdict, VerifiedToken) else verdict.status
+
+
+@pytest.fixture
+def desk(ring: Any) -> Desk:
+    """A memory of the usual size."""
+    return Desk(ring)
+
+
+def test_known_again(ring: Any, desk: Desk) -> None:
+    """The same bytes are verified once, and the verdict is the same object's worth."""
+    text = ring.mint()
+    first = desk.memory.verify(text, desk.rule, lambda: desk.keys, desk.now)
+    assert [desk.status(text) for _ in range(5)] == [TokenStatus.OK] * 5
+    assert desk.verifier.calls == 1
+    assert desk.memory.verify(text, desk.rule, lambda: desk.keys, desk.now) == first
+
+
+def test_other_bytes_are_strangers(ring: Any, desk: Desk) -> None:
+    """A changed signature, payload or header is verified for itself, and refused."""
+    text = ring.mint()
+    assert desk.status(text) is TokenStatus.OK
+    head, payload, signature = text.split(".")
+    other = "B" if signature[0] != "B" else "C"
+    forged = ring.mint(sub="root").split(".")[1]
+    for changed in (
+        f"{head}.{payload}.{other}{signature[1:]}",
+        f"{head}.{forged}.{signature}",
+        f"{head}.{payload}.",
+        f"{text}.",
+        f"{text}=",
+        text.swapcase(),
+    ):
+        assert desk.status(changed) is not TokenStatus.OK
+    assert len(desk.memory) == 1
+
+
+def test_times_count_at_every_use(ring: Any, desk: Desk) -> None:
+    """A remembered token expires at its time with leeway, as a new one does."""
+    text = ring.mint(exp=ring.now + 100, nbf=ring.now - 10)
+    assert desk.status(text) is TokenStatus.OK
+    desk.now = ring.now + 160.9
+    assert desk.status(text) is TokenStatus.OK
+    desk.now = ring.now + 161.0
+    assert desk.status(text) is TokenStatus.EXPIRED
+    assert len(desk.memory) == 0
+    desk.now = ring.now - 71.0
+    assert desk.status(text) is TokenStatus.NOT_YET_VALID
+
+
+def test_clock_leaps(ring: Any, desk: Desk) -> None:
+    """A clock set back verifies anew, and one set forward past the age does as well."""
+    text = ring.mint(exp=None)
+    assert desk.status(text) is TokenStatus.OK
+    desk.now -= 1
+    assert desk.status(text) is TokenStatus.OK
+    assert desk.verifier.calls == 2
+    desk.now += 3601
+    assert desk.status(text) is TokenStatus.OK
+    assert desk.verifier.calls == 3
+
+
+def test_rotation_forgets(ring: Any, desk: Desk) -> None:
+    """A set without the key, an empty one and none refuse what was verified before."""
+    text = ring.mint()
+    assert desk.status(text) is TokenStatus.OK
+    desk.keys = parse_jwk_set(ring.public("p256"), is_inline=False)
+    assert desk.status(text) is TokenStatus.KEY_MISMATCH
+    desk.keys = parse_jwk_set('{"keys":[]}', is_inline=False)
+    assert desk.status(text) is TokenStatus.NO_KEYS
+    desk.keys = None
+    assert desk.status(text) is TokenStatus.NO_KEYS
+
+
+def test_same_kid_other_key(ring: Any, desk: Desk) -> None:
+    """A set that holds another key under the same `kid` is another set."""
+    text = ring.mint()
+    assert desk.status(text) is TokenStatus.OK
+    stranger = ring.public_key("stranger") | {"kid": "rsa"}
+    desk.keys = parse_jwk_set(f'{{"keys":[{json.dumps(stranger)}]}}', is_inline=False)
+    assert desk.status(text) is TokenStatus.BAD_SIGNATURE
+
+
+def test_equal_set_fetched_anew_is_known(ring: Any, desk: Desk) -> None:
+    """The same keys fetched again are the same revision, so nothing is verified anew."""
+    text = ring.mint()
+    desk.status(text)
+    desk.keys = parse_jwk_set(ring.inline(), is_inline=True)
+    assert desk.status(text) is TokenStatus.OK
+    assert desk.verifier.calls == 1
+
+
+def test_rules_do_not_share(ring: Any, desk: Desk) -> None:
+    """A token verified under one rule is judged for itself under another."""
+    text = ring.mint()
+    assert desk.status(text) is TokenStatus.OK
+    assert desk.status(text, JwtRule(issuer="https://other")) is TokenStatus.UNKNOWN_ISSUER
+    assert (
+        desk.status(text, JwtRule(issuer=ring.issuer, audiences=("x",)))
+        is TokenStatus.AUDIENCE_NOT_ALLOWED
+    )
+    assert desk.status(text, JwtRule(issuer="")) is TokenStatus.OK
+    assert desk.verifier.calls == 4
+
+
+def test_refusals_are_not_kept(ring: Any, desk: Desk) -> None:
+    """A flood of bad tokens takes no memory."""
+    for number in range(50):
+        assert desk.status(f"{number}.b.c") is TokenStatus.BAD_FORMAT
+        assert desk.status(ring.mint("stranger", sub=str(number))) is not TokenStatus.OK
+    assert len(desk.memory) == 0
+
+
+def test_bounds(ring: Any) -> None:
+    """Number and bytes are bounded; what was used longest ago goes first."""
+    tokens = [ring.mint("ed25519", "EdDSA", sub=str(number)) for number in range(6)]
+    few = Desk(ring, max_tokens=3)
+    for text in (*tokens[:3], tokens[0], tokens[3]):
+        few.status(text)
+    assert (len(few.memory), few.verifier.calls) == (3, 4)
+    few.status(tokens[0])
+    assert few.verifier.calls == 4
+    few.status(tokens[1])
+    assert few.verifier.calls == 5
+    short = Desk(ring, max_bytes=len(tokens[0]) * 2)
+    for text in tokens:
+        short.status(text)
+    assert len(short.memory) <= 2
+    none = Desk(ring, max_tokens=0)
+    assert [none.status(tokens[0]) for _ in range(3)] == [TokenStatus.OK] * 3
+    assert (len(none.memory), none.verifier.calls) == (0, 3)
+
+
+def test_set_without_revision_is_not_remembered(ring: Any, desk: Desk) -> None:
+    """Keys that no document was read for have no revision, so nothing is bound to them."""
+    assert desk.keys is not None
+    desk.keys = JwkSet(desk.keys.keys)
+    text = ring.mint()
+    assert [desk.status(text) for _ in range(2)] == [TokenStatus.OK] * 2
+    assert (len(desk.memory), desk.verifier.calls) == (0, 2)
+
+
+def test_many_threads(ring: Any) -> None:
+    """Under threads the bounds hold and every verdict is right."""
+    desk = Desk(ring, max_tokens=5)
+    good = [ring.mint("ed25519", "EdDSA", sub=str(number)) for number in range(12)]
+    bad = [text[:-6] + "AAAAAA" for text in good]
+    wrong: list[str] = []
+
+    def work(start: int) -> None:
+        for step in range(60):
+            place = (start + step) % len(good)
+            if desk.status(good[place]) is not TokenStatus.OK:
+                wrong.append("good")
+            if desk.status(bad[place]) is not TokenStatus.BAD_SIGNATURE:
+                wrong.append("bad")
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(desk.memory) <= 5
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(steps=st.lists(st.tuples(st.integers(0, 3), st.integers(-4000, 4000), st.integers(0, 2))))
+def test_memory_never_differs(ring: Any, steps: list[tuple[int, int, int]]) -> None:
+    """Whatever the order of tokens, clock leaps and key sets, memory changes no verdict."""
+    tokens = [
+        ring.mint("ed25519", "EdDSA", exp=ring.now + 100),
+        ring.mint("ed25519", "EdDSA", exp=None, nbf=ring.now + 200),
+        ring.mint("p256", "ES256", iss="x"),
+        "a.b.c",
+    ]
+    sets = [
+        parse_jwk_set(ring.public("ed25519"), is_inline=False),
+        parse_jwk_set(ring.public("p256"), is_inline=False),
+        None,
+    ]
+    rule, memory = JwtRule(issuer=ring.issuer), TokenMemory(max_tokens=2)
+    for token, leap, chosen in steps:
+        keys, now = sets[chosen], float(ring.now + leap)
+        mine = memory.verify(tokens[token], rule, lambda keys=keys: keys, now)
+        assert mine == verify_token(tokens[token], rule, lambda keys=keys: keys, now)
+
+
+def test_refusal_is_a_value(ring: Any, desk: Desk) -> None:
+    """What is refused is a `TokenRefusal`, as without memory, and names no token text."""
+    verdict = desk.memory.verify("secret.secret.secret", desk.rule, lambda: desk.keys, desk.now)
+    assert isinstance(verdict, TokenRefusal)
+    assert "secret" not in repr(verdict)
+    assert jwt_verify.CLOCK_SKEW_SECONDS == 60
