@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import ssl
 import threading
@@ -48,7 +49,9 @@ class Issuer:
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                # Who is refused may hang up before the end.
+                with contextlib.suppress(OSError):
+                    self.wfile.write(body)
 
             do_POST = do_GET  # noqa: N815 - the name http.server calls
 
