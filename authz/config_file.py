@@ -97,7 +97,8 @@ def _absolute(base: Path, paths: Sequence[Path]) -> tuple[Path, ...]:
 
 def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diagnostic:
     """Return the diagnostic of one of pydantic's findings."""
-    spot = tuple(error["loc"])
+    # A check across the entries of a list says itself which one is at fault.
+    spot = (*error["loc"], *error.get("ctx", {}).get("spot", ()))
     name = ".".join(str(part) for part in spot)
     location = _locate(root, spot)
     if error["type"] == "extra_forbidden":

@@ -25,6 +25,10 @@ _OPTIONS = (
 )
 
 
+Check = Callable[..., bytes]
+"""A message to the answer; never raises. With a metadata key, its values are a second argument."""
+
+
 class ListenError(Exception):
     """An address cannot be listened on."""
 
@@ -32,14 +36,16 @@ class ListenError(Exception):
 class GrpcServer:
     """The running gRPC listener."""
 
-    def __init__(self, address: str, threads: int, check: Callable[[bytes], bytes]) -> None:
+    def __init__(self, address: str, threads: int, check: Check, *, metadata_key: str = "") -> None:
         """Bind and begin to serve; health says SERVING.
+
+        With a `metadata_key`, `check` also gets what the call's metadata holds under it.
 
         Raises:
             ListenError: the address cannot be bound.
         """
         self._server = grpc.server(ThreadPoolExecutor(threads, "check"), options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_check_handler(check),))
+        self._server.add_generic_rpc_handlers((_check_handler(check, metadata_key),))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.port = _bind(self._server, address)
@@ -53,13 +59,21 @@ class GrpcServer:
         self._server.stop(drain_seconds).wait()
 
 
-def _check_handler(check: Callable[[bytes], bytes]) -> grpc.GenericRpcHandler:
+def _check_handler(check: Check, metadata_key: str) -> grpc.GenericRpcHandler:
     def handle(message: bytes, context: grpc.ServicerContext) -> bytes:
-        return check(message)
+        if not metadata_key:
+            return check(message)
+        found = (pair for pair in context.invocation_metadata() or () if pair[0] == metadata_key)
+        return check(message, tuple(_text(value) for _, value in found))
 
     # No (de)serializer: bytes in, bytes out.
     method = grpc.unary_unary_rpc_method_handler(handle)
     return grpc.method_handlers_generic_handler(SERVICE, {_METHOD: method})
+
+
+def _text(value: str | bytes) -> str:
+    """Return a metadata value as text; bytes come only under a key that ends in `-bin`."""
+    return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
 
 
 def _bind(server: Any, address: str) -> int:

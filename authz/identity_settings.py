@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Annotated
 
+from pydantic import AfterValidator, Field, field_validator
+
+from authz.peer_settings import (
+    MappingSettings,
+    WaypointSettings,
+    XfccSettings,
+    check_mappings,
+    mapping_set,
+)
 from authz.section import Section
 from authz.token_settings import IntrospectionSettings, JwksSettings, TokenMemorySettings
+from identity.peer_finding import PeerRules
 
 
 class IdentitySettings(Section):
-    """How tokens are believed."""
+    """How peers and tokens are believed."""
 
+    xfcc: XfccSettings = Field(
+        default_factory=XfccSettings, description="Peers that a trusted proxy forwards."
+    )
+    waypoint: WaypointSettings = Field(
+        default_factory=WaypointSettings, description="Peers of a waypoint."
+    )
+    mappings: Annotated[tuple[MappingSettings, ...], AfterValidator(check_mappings)] = Field(
+        default=(), description="Names of other meshes, in the words of policies."
+    )
     jwks: JwksSettings = Field(
         default_factory=JwksSettings, description="The verification keys of token issuers."
     )
@@ -31,3 +50,11 @@ class IdentitySettings(Section):
         if twin is not None:
             raise ValueError(f"the issuer `{twin}` stands there twice")
         return value
+
+    def to_peer_rules(self) -> PeerRules:
+        """Return what counts as a proof of the peer."""
+        return PeerRules(
+            xfcc=self.xfcc.to_trust(),
+            mappings=mapping_set(self.mappings),
+            forwarded_key=self.waypoint.peer_metadata_key,
+        )

@@ -55,24 +55,27 @@ class Authorizer:
     metrics: Metrics
     new_id: Callable[[], str] = _new_id
 
-    def check(self, message: bytes) -> bytes:
-        """Return the serialized CheckResponse; never raises."""
+    def check(self, message: bytes, forwarded: tuple[str, ...] = ()) -> bytes:
+        """Return the serialized CheckResponse; never raises.
+
+        `forwarded` is what the call's metadata says of the peer, see `identity.waypoint`.
+        """
         begun = time.perf_counter()
         decision_id = self.new_id()
         state = self.state()
         # WHY encoded before it is recorded: the record must tell the answer that is sent.
-        outcome, answer = self._encoded(self._decide(message, state), decision_id)
+        outcome, answer = self._encoded(self._decide(message, forwarded, state), decision_id)
         recorded = self._recorded(outcome, decision_id, state.revision, begun)
         if recorded is not outcome:
             outcome, answer = self._encoded(recorded, decision_id)
         self._count(outcome, time.perf_counter() - begun)
         return answer
 
-    def _decide(self, message: bytes, state: ServingState) -> Outcome:
+    def _decide(self, message: bytes, forwarded: tuple[str, ...], state: ServingState) -> Outcome:
         """Return the outcome; a message or a walk that fails is a denial."""
         request = _NOTHING
         try:
-            request = decode_check_request(message)
+            request = decode_check_request(message, forwarded)
             return walk(request, state, self.around)
         except MalformedRequestError as exc:
             refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail=str(exc))

@@ -72,6 +72,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
                 verify_token=tokens.verify,
                 static_workload=static_workload(settings.workload),
                 headers=settings.identity_headers,
+                peer_rules=settings.identity.to_peer_rules(),
             ),
             recorder=writer,
             metrics=metrics,
@@ -115,7 +116,12 @@ def _run(
         why = exc.strerror or str(exc)
         raise ListenError(f"`listen.http: {listen.http}` cannot be listened on: {why}") from exc
     try:
-        grpc_server = GrpcServer(listen.grpc, listen.threads, authorizer.check)
+        grpc_server = GrpcServer(
+            listen.grpc,
+            listen.threads,
+            authorizer.check,
+            metadata_key=settings.identity.waypoint.peer_metadata_key,
+        )
         try:
             _log.info("serving", grpc=listen.grpc, http=listen.http)
             stop.wait()
