@@ -30,10 +30,9 @@ from authz.evaluate import (
     read_lines,
 )
 from authz.evaluate_state import ANY_PROVIDER, RegoSources, load_evaluation, only_namespace
-from authz.logging_setup import set_up_logging
+from authz.logging_setup import logging_aside
 from authz.render_findings import counted
 from authz.serving_state import ServingState
-from authz.settings import LogSettings
 from identity.address_guard import AddressRules
 from identity.document_fetch import DocumentFetcher
 from identity.jwks_cache import JwksCache
@@ -121,8 +120,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     Exit codes: 0 every line was a request, whatever its answer; 1 a line was not;
     2 the policies, the Rego, the mesh settings or the command line are wrong.
     """
-    set_up_logging(LogSettings(level="error"))
-    with clear_errors(), closing(_key_cache()) as keys:
+    with logging_aside(), clear_errors(), closing(_key_cache()) as keys:
         sources = RegoSources(paths=_by_provider(rego), data=rego_data, entrypoint=rego_entrypoint)
         state = load_evaluation(policies, read_mesh(mesh_file), sources)
         prepare_keys(state.snapshot, keys)
