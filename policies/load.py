@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from policies.diagnostic import Diagnostic, LoadError, shown
 from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar, iter_documents
@@ -131,19 +132,30 @@ def _read_resource(node: YamlMap, findings: Findings) -> Resource | None:
 def _judge_stranger(head: Fields, kind: str, api_version: str) -> None:
     """Refuse what is nearly a policy; leave alone what is something else."""
     group = api_version.rpartition("/")[0]
-    near = difflib.get_close_matches(shown(kind), _READERS, n=1, cutoff=0.85)
+    near = _near_kind(shown(kind))
     if near and not group:
         head.error(
             "unknown-kind", f"unknown kind `{shown(kind)}` of `{shown(api_version)}`", "kind",
-            f"did you mean `{near[0]}` of `{_GROUP}/v1`?",
+            f"did you mean `{near}` of `{_GROUP}/v1`?",
         )  # fmt: skip
-    elif difflib.get_close_matches(shown(group), [_GROUP], cutoff=0.8):
+    elif _is_near_group(shown(group)):
         head.error(
             "unknown-group", f"unknown group `{shown(group)}`", "apiVersion",
             f"did you mean `{_GROUP}`?",
         )  # fmt: skip
     else:
         head.warning("not-a-policy", f"`{shown(kind)}` is left alone: not a policy")
+
+
+# BUDGET: the kinds and groups of a cluster; a folder may hold thousands of resources of each.
+@lru_cache(maxsize=256)
+def _near_kind(kind: str) -> str:
+    return next(iter(difflib.get_close_matches(kind, _READERS, n=1, cutoff=0.85)), "")
+
+
+@lru_cache(maxsize=256)
+def _is_near_group(group: str) -> bool:
+    return bool(difflib.get_close_matches(group, [_GROUP], cutoff=0.8))
 
 
 def _refuse_twins(resources: list[Resource], findings: Findings) -> None:
