@@ -9,7 +9,7 @@ from typing import Any, Protocol
 class Engine(Protocol):
     """A loaded policy with one entrypoint, safe to call from many threads."""
 
-    def evaluate(self, document: Mapping[str, Any]) -> Any:
+    def evaluate(self, document: Mapping[str, Any], seconds: float | None = None) -> Any:
         """Return the entrypoint's value, a JSON value, for an input document.
 
         Raises:

@@ -127,7 +127,8 @@ def test_files_that_cannot_serve_are_refused(tmp_path: Path) -> None:
 )
 def test_hostile_json_body_is_denied(body: str, tmp_path: Path) -> None:
     """Deep and huge JSON ends in an error for that request, and the next one is served."""
-    provider = load_text(tmp_path, "package envoy.authz\nresult := true\n")
+    module = "package envoy.authz\nresult := true\nlooked_at := input.parsed_body\n"
+    provider = load_text(tmp_path, module)
     headers = {"content-type": ["application/json"]}
     with pytest.raises(ProviderError):
         provider.evaluate(request_of({"headers": headers, "body": body}))

@@ -1,0 +1,267 @@
+"""The Rego library (regopy, rego-cpp) behind two calls: compile modules, evaluate an input.
+
+Theory of operation. The library keeps strings in their JSON-escaped spelling and hands
+them out unescaped, so a raw `"` in a header would end the string and add keys of the
+client's choice to the result. Three rules close that: every string goes in escaped;
+the result is read from the tree, string by string, never from one JSON text; and numbers
+that the C interface would cut to 64 bits are refused. Not for many threads: it runs in
+worker processes, which it may also take down (`opa_bridge.worker`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from ctypes import c_void_p, create_string_buffer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from regopy import Bundle, BundleFormat, Interpreter, LogLevel, Node, NodeKind, RegoError
+from regopy.rego_shared import rego as _library
+
+from opa_bridge.errors import EngineError
+from policies.diagnostic import Diagnostic, LoadError, Location
+
+# BUDGET: nesting of input and result; OPA users' documents stay below 20.
+MAX_DEPTH = 128
+_INT64 = range(-(2**63), 2**63)
+_PLACE = re.compile(r"\(error \d+:(?P<file>[^\n|]*)\|(?P<offset>\d+)\|\d+\n")
+_MESSAGE = re.compile(r"\(errormsg \d+:(?P<text>[^\n]*?)\)")
+_FINDING = re.compile(_PLACE.pattern + r"\s*\(errormsg \d+:(?P<text>[^\n]*?)\)\n", re.MULTILINE)
+# Texts that are spelled the same when escaped.
+_PLAIN_TEXT = re.compile(r"[ !#-\[\]-~]*")
+# Whole outputs that need no reading of the tree: no string stands in them.
+_SCALAR_OUTPUTS: Final = {
+    b'{"expressions":[true]}': True,
+    b'{"expressions":[false]}': False,
+}
+_library.regoNewInput.restype = c_void_p
+
+
+class LoadedPolicy:
+    """A compiled bundle in an interpreter of its own, with one entrypoint. One thread only."""
+
+    def __init__(self, binary: bytes, entrypoint: str) -> None:
+        """Load a bundle that `compile_bundle` returned.
+
+        Raises:
+            EngineError: the library does not take it.
+        """
+        self._entrypoint = entrypoint
+        self._interpreter, self._bundle = _load(binary)
+
+    def evaluate(self, document: Mapping[str, Any]) -> Any:
+        """Return the entrypoint's value for an input document.
+
+        Raises:
+            EngineError: undefined, conflicting or unreadable; the caller denies.
+        """
+        self._set_input(document)
+        output = _library.regoBundleQueryEntrypoint(
+            self._interpreter._impl, self._bundle._impl, self._entrypoint.encode()
+        )
+        if not output:
+            raise EngineError("the library gave no answer")
+        try:
+            return self._read(output)
+        except RegoError as exc:
+            raise EngineError(_first_message(str(exc))) from exc
+        finally:
+            _library.regoFreeOutput(output)
+
+    def _set_input(self, document: Mapping[str, Any]) -> None:
+        place = _library.regoNewInput()
+        try:
+            _add(place, document, MAX_DEPTH)
+            if _library.regoSetInput(self._interpreter._impl, place):
+                raise EngineError("the library does not take the input")
+        finally:
+            _library.regoFreeInput(place)
+
+    def _read(self, output: int) -> Any:
+        """Return the value in an output of the library."""
+        text = _text_of(output)
+        if text in _SCALAR_OUTPUTS:
+            return _SCALAR_OUTPUTS[text]
+        if not _library.regoOutputOk(output):
+            # A rule with two values is the usual cause; the library keeps its reason to itself.
+            raise EngineError(f"`{self._entrypoint}` conflicts with itself or fails")
+        if text == b"undefined":
+            raise EngineError(f"`{self._entrypoint}` is undefined")
+        if not text.startswith(b'{"expressions":'):
+            # Runtime errors come as an error tree where the result should stand.
+            raise EngineError(_first_message(text.decode("utf-8", "replace")))
+        terms = Node(_library.regoOutputExpressionsAtIndex(output, 0))
+        if len(terms) != 1:
+            raise EngineError(f"expected 1 result, got {len(terms)}")
+        return _plain(terms.at(0), MAX_DEPTH)
+
+
+def _text_of(output: int) -> bytes:
+    size = _library.regoOutputJSONSize(output)
+    buffer = create_string_buffer(size)
+    if _library.regoOutputJSON(output, buffer, size):
+        raise EngineError("the result cannot be read")
+    return buffer.value
+
+
+def compile_bundle(modules: Sequence[tuple[str, str]], entrypoint: str, data: str) -> bytes:
+    """Return modules (file name, source) and data, compiled, in the library's binary form.
+
+    WHY the binary form: a bundle used as it was built is verified wrongly (it takes the
+    table index of a number for a variable's), one that was written and read back is not.
+
+    Raises:
+        LoadError: a module does not parse or does not compile.
+    """
+    interpreter = _new_interpreter()
+    file = ""
+    try:
+        interpreter.add_data_json(data)
+        for file, source in modules:  # noqa: B007 - the last file is named in the error
+            interpreter.add_module(file, source)
+        bundle = interpreter.build(None, [entrypoint])
+        if not bundle.ok():
+            raise RegoError("(errormsg 0:the modules do not compile)")
+        with TemporaryDirectory(prefix="meshwarden-rego-") as folder:
+            path = Path(folder, "bundle.rbb")
+            interpreter.save_bundle(str(path), bundle, BundleFormat.Binary)
+            return path.read_bytes()
+    except RegoError as exc:
+        raise LoadError(_findings(str(exc), dict(modules), file)) from exc
+    except OSError as exc:
+        message = f"the temporary folder cannot be used: {exc.strerror or exc}"
+        problem = Diagnostic(code="rego.file", message=message, location=Location(file))
+        raise LoadError([problem]) from exc
+
+
+def _load(binary: bytes) -> tuple[Interpreter, Bundle]:
+    interpreter = _new_interpreter()
+    try:
+        with TemporaryDirectory(prefix="meshwarden-rego-") as folder:
+            path = Path(folder, "bundle.rbb")
+            path.write_bytes(binary)
+            return interpreter, interpreter.load_bundle(str(path), BundleFormat.Binary)
+    except (RegoError, OSError) as exc:
+        raise EngineError("the compiled policy cannot be loaded") from exc
+
+
+def _new_interpreter() -> Interpreter:
+    interpreter = Interpreter()
+    interpreter.log_level = LogLevel.NONE
+    return interpreter
+
+
+def _findings(report: str, sources: Mapping[str, str], file: str) -> list[Diagnostic]:
+    """Return the engine's error report as diagnostics; its places are byte offsets."""
+    found = [
+        Diagnostic(
+            code="rego.parse",
+            message=_lowered(match["text"]),
+            location=Location(match["file"], _line(sources.get(match["file"], ""), match)),
+        )
+        for match in _FINDING.finditer(report)
+    ]
+    if found:
+        return found
+    message = _first_message(report)
+    return [Diagnostic(code="rego.compile", message=message, location=Location(file))]
+
+
+def _line(source: str, match: re.Match[str]) -> int:
+    return source.encode("utf-8")[: int(match["offset"])].count(b"\n") + 1
+
+
+def _first_message(report: str) -> str:
+    match = _MESSAGE.search(report)
+    return _lowered(match["text"]) if match else "the engine gave an answer that cannot be read"
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one branch a JSON type
+    """Add a value to an input under way, every string in JSON's escaped spelling."""
+    if depth == 0:
+        raise EngineError(f"the input is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str):
+        _add_text(place, value)
+    elif value is None:
+        _library.regoInputNull(place)
+    elif isinstance(value, bool):
+        _library.regoInputBoolean(place, value)
+    elif isinstance(value, int):
+        # WHY: the interface keeps the low 64 bits, so 2**64 + 1 would arrive as 1.
+        if value not in _INT64:
+            raise EngineError("the input holds an integer of more than 64 bits")
+        _library.regoInputInt(place, value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise EngineError("the input holds a number that is not finite")
+        _library.regoInputFloat(place, value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _add_text(place, key)
+            _add(place, item, depth - 1)
+            _library.regoInputObjectItem(place)
+        _library.regoInputObject(place, len(value))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _add(place, item, depth - 1)
+        _library.regoInputArray(place, len(value))
+    else:
+        raise EngineError(f"the input holds a {type(value).__name__}, which is no JSON value")
+
+
+def _add_text(place: int, text: str) -> None:
+    spelled = text if _PLAIN_TEXT.fullmatch(text) else _escaped_text(text)
+    _library.regoInputString(place, spelled.encode())
+
+
+def _escaped_text(text: str) -> str:
+    """Return the escaped spelling; halves of surrogate pairs become U+FFFD, as in Go."""
+    whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return json.dumps(whole, ensure_ascii=False)[1:-1]
+
+
+def _plain(node: Node, depth: int) -> Any:
+    """Return a result tree as JSON values, each string decoded alone."""
+    if depth == 0:
+        raise EngineError(f"the result is nested deeper than {MAX_DEPTH}")
+    match node.kind:
+        case NodeKind.Term | NodeKind.Scalar:
+            return _plain(node.at(0), depth)
+        case NodeKind.Object:
+            # INVARIANT: the keys of an object node are JSON texts.
+            return {_key(key): _plain(node.at(key), depth - 1) for key in node}
+        case NodeKind.Set:
+            return [_plain(node.at(key), depth - 1) for key in node]
+        case NodeKind.Array:
+            return [_plain(node.at(index), depth - 1) for index in range(len(node))]
+        case _:
+            return _scalar(node.json())
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as exc:
+        raise EngineError("the result holds a text or number that cannot be read") from exc
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EngineError("the result holds a number that is not finite")
+    return value
+
+
+def _key(text: str) -> str:
+    key = _scalar(text)
+    if isinstance(key, str):
+        return key
+    raise EngineError("the result holds an object key that is not a text")
+
+
+def _refuse_constant(_text: str) -> Any:
+    raise ValueError("not a JSON number")

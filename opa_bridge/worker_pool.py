@@ -1,0 +1,259 @@
+"""The authorizer's side of its Rego workers: start, ask within a time, replace.
+
+INVARIANT: a worker that did not answer in time, or at all, is never asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from opa_bridge.errors import EngineError, EngineTimeout
+from opa_bridge.fair_queue import FairQueue
+from opa_bridge.frames import PeerGone, receive_frame, send_frame
+from policies.diagnostic import Diagnostic, LoadError, Location
+
+# BUDGET: compiling the largest policy sets takes seconds; beyond this something is stuck.
+_START_SECONDS: Final = 60.0
+# BUDGET: a fork takes milliseconds; a nursery that needs more is replaced.
+_FORK_SECONDS: Final = 5.0
+_HOME: Final = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A worker's socket and its number in the nursery that forked it."""
+
+    channel: socket.socket
+    number: int
+    nursery: _Nursery
+
+
+class _Nursery:
+    """One nursery process; see `opa_bridge.worker`. Safe from many threads."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "opa_bridge.worker", str(theirs.fileno())]
+        # WHY no environment: nothing of the authorizer's may reach a policy.
+        environment = {"PYTHONPATH": str(_HOME), "PYTHONDONTWRITEBYTECODE": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._control = ours
+        self._lock = threading.Lock()
+
+    def ask(self, kind: bytes, payload: bytes, seconds: float) -> bytes:
+        """Return the payload of the answer.
+
+        Raises:
+            LoadError: the modules do not compile.
+            EngineError: the process is gone, stuck, or says that it cannot.
+        """
+        with self._lock:
+            return self._ask(kind, payload, seconds)
+
+    def fork(self) -> _Worker:
+        """Return a new worker.
+
+        Raises:
+            EngineError: there is none to be had.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            try:
+                # The socket follows when it is waited for: one that comes with data gets lost.
+                self._ask(b"F", b"", _FORK_SECONDS)
+                socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+                number = int(self._answer(_FORK_SECONDS))
+            except (EngineError, OSError) as exc:
+                ours.close()
+                raise EngineError(f"no Rego worker can be started: {exc}") from exc
+        return _Worker(ours, number, self)
+
+    def end(self, worker: _Worker) -> None:
+        """End a worker; whatever it was doing stops now."""
+        worker.channel.close()
+        self.ask(b"K", str(worker.number).encode(), _FORK_SECONDS)
+
+    def close(self) -> None:
+        """End the process and, with it, its workers."""
+        self._control.close()
+        try:
+            self._process.wait(_FORK_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, kind: bytes, payload: bytes, seconds: float) -> bytes:
+        try:
+            send_frame(self._control, kind, payload, time.monotonic() + seconds)
+        except (PeerGone, OSError) as exc:
+            raise EngineError(f"the Rego engine ended{self._ending()}") from exc
+        return self._answer(seconds)
+
+    def _answer(self, seconds: float) -> bytes:
+        try:
+            answer, content = receive_frame(self._control, time.monotonic() + seconds)
+        except TimeoutError as exc:
+            self._process.kill()
+            raise EngineError(f"the Rego engine is stuck for {seconds:.0f} s") from exc
+        except PeerGone as exc:
+            raise EngineError(f"the Rego engine ended{self._ending()}") from exc
+        if answer == b"E":
+            raise LoadError([_found(*row) for row in json.loads(content)])
+        if answer == b"X":
+            raise EngineError(content.decode("utf-8", "replace"))
+        return content
+
+    def _ending(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(1)
+            return f" (signal {-code})" if code < 0 else f" (exit code {code})"
+        return ""
+
+
+class WorkerPool:
+    """A few workers with one policy. Safe from many threads; ends with its last reference."""
+
+    def __init__(
+        self, modules: Sequence[tuple[str, str]], entrypoint: str, data: str, size: int
+    ) -> None:
+        """Compile modules (file name, source) with a data document, and start `size` workers.
+
+        Raises:
+            LoadError: they do not compile, or the compiler does not survive them.
+        """
+        self._idle: FairQueue[_Worker | None] = FairQueue()
+        self._lock = threading.Lock()
+        self._nursery = _Nursery()
+        # The nursery of the moment, for the finalizer, which must not hold the pool itself.
+        self._current = [self._nursery]
+        self._finalizer = weakref.finalize(self, _close_all, self._current, self._idle)
+        request = {"modules": modules, "entrypoint": entrypoint, "data": data}
+        try:
+            binary = self._nursery.ask(b"C", json.dumps(request).encode(), _START_SECONDS)
+            self._loaded = entrypoint.encode() + b"\0" + binary
+            self._nursery.ask(b"L", self._loaded, _START_SECONDS)
+            for _ in range(size):
+                self._idle.put(self._nursery.fork())
+        except EngineError as exc:
+            self.close()
+            file = modules[0][0] if modules else ""
+            message = f"the modules do not compile: {exc}"
+            raise LoadError([_found("rego.compile", message, file, 0)]) from exc
+
+    def ask(self, document: bytes, seconds: float) -> Any:
+        """Return the value for an input (JSON), asked for once.
+
+        Raises:
+            EngineTimeout: no answer within `seconds`; the evaluation was stopped.
+            EngineError: the policy gives no value, or the worker died of it.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            worker = self._idle.take(seconds)
+        except TimeoutError:
+            raise EngineTimeout(f"no Rego worker was free within {seconds * 1000:.0f} ms") from None
+        kept: _Worker | None = None
+        try:
+            worker = worker or self._another()
+            kind, payload = _exchange(worker, document, deadline)
+            kept = worker
+        except TimeoutError:
+            kept = self._replaced(worker)
+            message = f"stopped: no verdict within {seconds * 1000:.0f} ms"
+            raise EngineTimeout(message) from None
+        except PeerGone:
+            kept = self._replaced(worker)
+            raise EngineError("the Rego engine died of this request") from None
+        finally:
+            # INVARIANT: what was taken is put back, if only as the right to fork another.
+            self._idle.put(kept)
+            if self._is_closed():
+                _close_all([], self._idle)
+        if kind == b"V":
+            return json.loads(payload)
+        raise EngineError(payload.decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """End every worker."""
+        self._finalizer()
+
+    def _is_closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def _replaced(self, worker: _Worker | None) -> _Worker | None:
+        """End a worker; return another, or None when there is none to be had now."""
+        with suppress(EngineError):
+            if worker is not None:
+                worker.nursery.end(worker)
+        with suppress(EngineError):
+            return self._another()
+        return None
+
+    def _another(self) -> _Worker:
+        """Return a new worker, of a new nursery where the old one is gone."""
+        nursery = self._nursery
+        try:
+            return nursery.fork()
+        except EngineError:
+            with self._lock:
+                if self._is_closed():
+                    raise
+                if self._nursery is nursery:
+                    nursery.close()
+                    self._nursery = self._start()
+                    self._current[:] = [self._nursery]
+                    if self._is_closed():
+                        self._nursery.close()
+            return self._nursery.fork()
+
+    def _start(self) -> _Nursery:
+        """Return a new nursery with the policy loaded."""
+        nursery = _Nursery()
+        try:
+            nursery.ask(b"L", self._loaded, _START_SECONDS)
+        except EngineError:
+            nursery.close()
+            raise
+        return nursery
+
+
+def default_size() -> int:
+    """Return how many workers serve one policy: one a core, two at least, four at most."""
+    return max(2, min(4, os.cpu_count() or 1))
+
+
+def _exchange(worker: _Worker, document: bytes, deadline: float) -> tuple[bytes, bytes]:
+    send_frame(worker.channel, b"Q", document, deadline)
+    return receive_frame(worker.channel, deadline)
+
+
+def _close_all(nurseries: list[_Nursery], idle: FairQueue[_Worker | None]) -> None:
+    for worker in idle.drain():
+        if worker is not None:
+            worker.channel.close()
+    for nursery in nurseries:
+        nursery.close()
+
+
+def _found(code: str, message: str, file: str, line: int) -> Diagnostic:
+    return Diagnostic(code=code, message=message, location=Location(file, line))

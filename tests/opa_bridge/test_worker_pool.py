@@ -1,0 +1,155 @@
+"""Evaluations that run away, crash or eat memory cost their own request and nobody else's."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from opa_bridge.embedded import EmbeddedEngine
+from opa_bridge.errors import EngineError, EngineTimeout
+
+# 2,000^3 combinations when asked to; nothing otherwise.
+RUNAWAY = """package a
+default r := false
+xs := numbers.range(1, 2000)
+r if not input.run
+r if {
+    input.run
+    some x in xs
+    some y in xs
+    some z in xs
+    x + y + z < 0
+}
+"""
+HUNGRY = """package a
+default r := false
+r if not input.eat
+r if {
+    input.eat
+    count([x | some x in numbers.range(1, 100000000)]) > 0
+}
+"""
+
+
+def engine(source: str, *, budget: float = 5.0, workers: int = 2) -> EmbeddedEngine:
+    """Return an engine over one module with the entrypoint `a/r`."""
+    return EmbeddedEngine([("a.rego", source)], "a/r", {}, budget_seconds=budget, workers=workers)
+
+
+def processes_below(parent: int) -> set[int]:
+    """Return the numbers of all processes that descend from one."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                stat = (folder / "stat").read_text("utf-8")
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = {parent}
+    while more := {child for child, above in parents.items() if above in found} - found:
+        found |= more
+    return found - {parent}
+
+
+@pytest.fixture
+def runaway() -> Iterator[EmbeddedEngine]:
+    """Yield an engine with a policy that can run away, and two workers."""
+    found = engine(RUNAWAY, budget=0.3)
+    yield found
+    found.close()
+
+
+def test_runaway_is_stopped(runaway: EmbeddedEngine) -> None:
+    """A policy without an end is cut off, and the engine answers the next request."""
+    for _ in range(3):
+        with pytest.raises(EngineTimeout, match="300 ms"):
+            runaway.evaluate({"run": True})
+        assert runaway.evaluate({}) is True
+
+
+def test_callers_time_counts(runaway: EmbeddedEngine) -> None:
+    """The caller's time is a limit as well."""
+    with pytest.raises(EngineTimeout, match="50 ms"):
+        runaway.evaluate({"run": True}, 0.05)
+    with pytest.raises(EngineTimeout):
+        runaway.evaluate({}, 0)
+    assert runaway.evaluate({}) is True
+
+
+def test_neighbours_are_served_while_one_runs_away() -> None:
+    """While one evaluation runs away, every other request gets its answer."""
+    found = engine(RUNAWAY, budget=1.0)
+    answers: list[object] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.wait(0.02):
+            answers.append(found.evaluate({}))
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(ask)
+        with pytest.raises(EngineTimeout):
+            found.evaluate({"run": True})
+        stop.set()
+        asking.result()
+    assert answers
+    assert all(answer is True for answer in answers)
+    found.close()
+
+
+def test_memory_is_limited() -> None:
+    """A policy that eats memory is ended; the authorizer and the next request are not."""
+    found = engine(HUNGRY, budget=60.0)
+    with pytest.raises(EngineError):
+        found.evaluate({"eat": True})
+    assert found.evaluate({}) is True
+    found.close()
+
+
+def test_killed_workers_are_replaced() -> None:
+    """Killed workers, a killed nursery, or both: at most the requests under way are lost."""
+    before = processes_below(os.getpid())
+    found = engine(RUNAWAY)
+    for _ in range(3):
+        for process in processes_below(os.getpid()) - before:
+            os.kill(process, signal.SIGKILL)
+        for _ in range(4):
+            try:
+                assert found.evaluate({}) is True
+            except EngineError as exc:
+                assert "died" in str(exc)
+        assert found.evaluate({}) is True
+    found.close()
+
+
+def test_nothing_is_left_running() -> None:
+    """An engine that nobody holds any more takes its processes along, busy ones too."""
+    before = processes_below(os.getpid())
+    found = engine(RUNAWAY, budget=30.0)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(found.evaluate, {"run": True})
+        while not (processes_below(os.getpid()) - before):
+            time.sleep(0.01)
+        found.close()
+        assert isinstance(busy.exception(), EngineError)
+    del found, busy
+    gc.collect()
+    assert processes_below(os.getpid()) - before == set()
+
+
+def test_many_threads_are_served_in_turn() -> None:
+    """Many more threads than workers: each request is answered."""
+    found = engine('package a\nr := concat("-", ["n", input.n])\n', budget=30.0)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda n: found.evaluate({"n": str(n)}), range(400)))
+    assert answers == [f"n-{n}" for n in range(400)]
+    found.close()
