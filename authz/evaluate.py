@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import IO, Any
 
@@ -23,10 +24,8 @@ from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from authz.workload import NAMESPACE_EXTENSION
-from identity.request_authentication import KeyLookup
 from policies.decision import Reason
 from policies.diagnostic import shown
-from policies.request import Workload
 
 MAX_LINE = 16 * 1024 * 1024
 """The longest line in bytes: the server takes no larger message."""
@@ -60,14 +59,9 @@ class Evaluator:
     """Answers lines one after the other; not for several threads at once."""
 
     def __init__(
-        self,
-        state: ServingState,
-        keys: KeyLookup,
-        *,
-        static_workload: Workload | None = None,
-        fallback_namespace: str = "",
+        self, state: ServingState, around: Surroundings, fallback_namespace: str = ""
     ) -> None:
-        """Judge by `state`.
+        """Judge by `state`; each line sets the clock of `around`.
 
         `fallback_namespace` is that of the workload where neither the static one
         nor the request names any; `fallbacks` counts how often it was taken.
@@ -76,12 +70,12 @@ class Evaluator:
         self._recorder = _LastRecord()
         self._authorizer = Authorizer(
             state=lambda: state,
-            around=Surroundings(keys=keys, now=self._clock.now, static_workload=static_workload),
+            around=replace(around, now=self._clock.now),
             recorder=self._recorder,
             metrics=Metrics(),
         )
-        has_namespace = static_workload is not None and bool(static_workload.namespace)
-        self._fallback = "" if has_namespace else fallback_namespace
+        static = around.static_workload
+        self._fallback = "" if static and static.namespace else fallback_namespace
         self.fallbacks = 0
 
     def answer(self, line: bytes) -> Answer:

@@ -20,19 +20,18 @@ ANY_PROVIDER = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegoSources:
-    """Rego of the command line: paths by provider name, and what they share.
+class RegoSource:
+    """The Rego of one provider; an empty `entrypoint` is chosen by what the modules define."""
 
-    An empty `entrypoint` is chosen by what the modules define.
-    """
-
-    paths: Mapping[str, Sequence[Path]]
+    paths: Sequence[Path]
     data: Sequence[Path] = ()
     entrypoint: str = ""
 
 
-def load_evaluation(paths: Sequence[Path], mesh: Mesh, rego: RegoSources) -> ServingState:
-    """Return the state of policy and Rego files, without any key fetched.
+def load_evaluation(
+    paths: Sequence[Path], mesh: Mesh, rego: Mapping[str, RegoSource]
+) -> ServingState:
+    """Return the state of policy files and of the Rego by provider, without any key fetched.
 
     A provider that no Rego answers for is a warning here: what it guards is denied.
 
@@ -41,9 +40,9 @@ def load_evaluation(paths: Sequence[Path], mesh: Mesh, rego: RegoSources) -> Ser
     """
     problems: list[Diagnostic] = []
     loaded: dict[str, RegoProvider] = {}
-    for name, sources in rego.paths.items():
+    for name, source in rego.items():
         try:
-            loaded[name] = _load_provider(name, sources, rego)
+            loaded[name] = _load_provider(name, source)
         except LoadError as exc:
             problems.extend(exc.diagnostics)
     try:
@@ -84,9 +83,9 @@ def only_namespace(snapshot: Snapshot) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _load_provider(name: str, sources: Sequence[Path], rego: RegoSources) -> RegoProvider:
-    entrypoint = rego.entrypoint or choose_entrypoint(read_modules(sources))
-    return load_provider(name or "rego", sources, entrypoint, rego.data)
+def _load_provider(name: str, source: RegoSource) -> RegoProvider:
+    entrypoint = source.entrypoint or choose_entrypoint(read_modules(source.paths))
+    return load_provider(name or "rego", source.paths, entrypoint, source.data)
 
 
 def _unanswered(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,7 @@ from authz.commands.options import (
     parse_workload,
     read_mesh,
 )
+from authz.config_file import load_settings
 from authz.evaluate import (
     MAX_LINE,
     Evaluator,
@@ -29,12 +30,16 @@ from authz.evaluate import (
     malformed_answer,
     read_lines,
 )
-from authz.evaluate_state import ANY_PROVIDER, RegoSources, load_evaluation, only_namespace
+from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation, only_namespace
+from authz.identity_settings import IdentitySettings
 from authz.logging_setup import logging_aside
 from authz.render_findings import counted
+from authz.serve import static_workload
 from authz.serving_state import ServingState
-from identity.address_guard import AddressRules
-from identity.document_fetch import DocumentFetcher
+from authz.settings import Settings
+from authz.token_parts import build_token_parts
+from authz.token_settings import JwksSettings
+from authz.walk import Surroundings
 from identity.jwks_cache import JwksCache
 from policies.diagnostic import shown
 from policies.request import Service, Workload
@@ -43,12 +48,19 @@ EXIT_ANSWERED = 0
 EXIT_MALFORMED = 1
 
 _PATHS = click.Path(path_type=Path)
+# WHY loopback: the guard keeps policies from leading a server to its neighbours; whoever
+# writes the command stands at that machine. A configuration says for itself.
+_AT_HAND = Settings(identity=IdentitySettings(jwks=JwksSettings(allow_loopback=True)))
 
 
 @click.command("eval", cls=SpreadingCommand, short_help="Decide requests given as JSON lines.")
 @click.option(
-    "--policies", multiple=True, required=True, type=_PATHS, metavar="PATH...",
+    "--policies", multiple=True, type=_PATHS, metavar="PATH...",
     help="Files and folders of Istio policies.",
+)  # fmt: skip
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+    help="Answer as the server of this configuration; the other options win over what it says.",
 )  # fmt: skip
 @mesh_option()
 @click.option(
@@ -82,6 +94,7 @@ _PATHS = click.Path(path_type=Path)
 @click.option("-q", "--quiet", is_flag=True, help="No warnings about the policies.")
 def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     policies: tuple[Path, ...],
+    config: Path | None,
     mesh_file: Path | None,
     rego: tuple[str, ...],
     rego_entrypoint: str,
@@ -116,21 +129,38 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
                   --requests examples/requests.jsonl
       policy eval --policies mesh/ --mesh istio-configmap.yaml --requests - < recorded.jsonl
 
+    With -c, policies, providers, mesh, workload and identity settings are those of the
+    configuration file.
+
     \b
     Exit codes: 0 every line was a request, whatever its answer; 1 a line was not;
     2 the policies, the Rego, the mesh settings or the command line are wrong.
     """
-    with logging_aside(), clear_errors(), closing(_key_cache()) as keys:
-        sources = RegoSources(paths=_by_provider(rego), data=rego_data, entrypoint=rego_entrypoint)
-        state = load_evaluation(policies, read_mesh(mesh_file), sources)
-        prepare_keys(state.snapshot, keys)
+    if not policies and config is None:
+        raise click.UsageError("Missing option '--policies' (or '-c' with a configuration).")
+    with ExitStack() as stack:
+        stack.enter_context(logging_aside())
+        stack.enter_context(clear_errors())
+        settings = _AT_HAND if config is None else load_settings(config)
+        tokens = build_token_parts(settings.identity)
+        stack.callback(tokens.close)
+        sources = _configured(settings) | _by_provider(rego, rego_data, rego_entrypoint)
+        mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
+        state = load_evaluation(policies or settings.policies.paths, mesh, sources)
+        prepare_keys(state.snapshot, tokens.keys)
         if not quiet:
-            _tell(state, keys)
-        static = workload
+            _tell(state, tokens.keys)
+        static = workload or static_workload(settings.workload)
         if service is not None:
-            static = replace(workload or Workload(namespace=""), service=service)
+            static = replace(static or Workload(namespace=""), service=service)
+        around = Surroundings(
+            keys=tokens.keys,
+            verify_token=tokens.verify,
+            static_workload=static,
+            peer_rules=settings.identity.to_peer_rules(),
+        )
         namespace = only_namespace(state.snapshot)
-        evaluator = Evaluator(state, keys, static_workload=static, fallback_namespace=namespace)
+        evaluator = Evaluator(state, around, namespace)
         malformed = _answer_all(requests, evaluator)
     if evaluator.fallbacks and not quiet:
         click.echo(
@@ -159,18 +189,20 @@ def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
     return malformed
 
 
-def _key_cache() -> JwksCache:
-    """Return a cache that fetches from loopback too.
+def _configured(settings: Settings) -> dict[str, RegoSource]:
+    """Return the Rego of the configuration by the provider it is for."""
+    return {
+        each.name: RegoSource(
+            paths=each.rego.paths, data=each.rego.data, entrypoint=each.rego.entrypoint
+        )
+        for each in settings.providers
+    }
 
-    WHY: the guard keeps policies from leading a server to its neighbours; here
-    whoever wrote the command stands at that machine.
-    """
-    fetcher = DocumentFetcher(addresses=AddressRules(allow_loopback=True))
-    return JwksCache(fetch=fetcher.fetch)
 
-
-def _by_provider(given: Iterable[str]) -> dict[str, list[Path]]:
-    """Return the paths of `--rego` under the provider each is for."""
+def _by_provider(
+    given: Iterable[str], data: tuple[Path, ...], entrypoint: str
+) -> dict[str, RegoSource]:
+    """Return the Rego of the command line by the provider it is for."""
     found: dict[str, list[Path]] = {}
     for text in given:
         name, equals, path = text.partition("=")
@@ -179,7 +211,10 @@ def _by_provider(given: Iterable[str]) -> dict[str, list[Path]]:
         if not path:
             raise click.BadParameter(f"`{shown(text)}` names no path", param_hint="--rego")
         found.setdefault(name, []).append(Path(path))
-    return found
+    return {
+        name: RegoSource(paths=paths, data=data, entrypoint=entrypoint)
+        for name, paths in found.items()
+    }
 
 
 def _tell(state: ServingState, keys: JwksCache) -> None:

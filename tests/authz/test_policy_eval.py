@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 
 from authz.evaluate import Evaluator, MalformedLineError, read_lines
-from authz.evaluate_state import RegoSources, load_evaluation
+from authz.evaluate_state import load_evaluation
 from authz.grpc_server import SERVICE, GrpcServer
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
@@ -136,7 +136,7 @@ def ask_server(folder: Path, documents: list[dict[str, Any]]) -> list[tuple[Any,
     from authz.commands.options import read_mesh
 
     mesh = read_mesh(folder / "mesh.yaml")
-    state = load_evaluation([folder / "policies.yaml"], mesh, RegoSources(paths={}))
+    state = load_evaluation([folder / "policies.yaml"], mesh, {})
     recorder = MemoryRecorder()
     authorizer = Authorizer(
         state=lambda: state,
@@ -372,7 +372,7 @@ def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path) -> None:
 def open_state() -> ServingState:
     """Return a state that allows everything there is to ask."""
     folder = Path(__file__).resolve().parents[2] / "examples" / "policies"
-    return load_evaluation([folder], Mesh(), RegoSources(paths={}))
+    return load_evaluation([folder], Mesh(), {})
 
 
 STATE = open_state()
@@ -396,7 +396,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 def test_any_line(line: bytes) -> None:
     """Whatever a line holds, it is answered or refused with a reason on one line."""
-    evaluator = Evaluator(STATE, NoKeys(), fallback_namespace="shop")
+    evaluator = Evaluator(STATE, Surroundings(keys=NoKeys()), "shop")
 
     try:
         answer = evaluator.answer(line)
@@ -426,6 +426,37 @@ def test_several_paths_after_one_option(folder: Path) -> None:
 
     assert row.stdout == apart.stdout
     assert "shop/shut" == json.loads(row.stdout)["policy"]
+
+
+def test_a_configuration_gives_everything(folder: Path, repository: Path) -> None:
+    """With `-c` the policies, the Rego, the mesh, the workload and the peers are the server's."""
+    rego = {"paths": [str(repository / "examples/rego")], "entrypoint": "envoy/authz/result"}
+    mapping = {"trustDomains": ["other.test"], "path": "/team/{namespace}/app/{serviceAccount}"}
+    config = {
+        "mesh": {"trustDomain": "demo.meshwarden.test"},
+        "policies": {"paths": [str(repository / "examples/policies")]},
+        "workload": {"namespace": "shop", "labels": {"app": "orders"}},
+        "providers": [{"name": "orders-rego", "rego": rego}],
+        "identity": {"mappings": [mapping]},
+    }
+    (folder / "meshwarden.yaml").write_text(json.dumps(config))
+    refund = {"http": {"method": "POST", "path": "/orders/refund?amount=5"}}
+    export = {"http": {"path": "/export/x"}, "peer": "spiffe://other.test/team/jobs/app/x"}
+
+    result = run_policy(
+        "eval", "-c", "meshwarden.yaml", "--requests", "-",
+        stdin=as_lines(line_of(refund), line_of(export)),
+    )  # fmt: skip
+    elsewhere = run_policy(
+        "eval", "-c", "meshwarden.yaml", "--workload", "store", "--requests", "-",
+        stdin=as_lines(line_of(export)),
+    )  # fmt: skip
+
+    assert 0 == result.exit_code, result.output
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert ["shop/refunds", "shop/batch-jobs"] == [each["policy"] for each in answers]
+    assert ["deny", "allow"] == [each["decision"] for each in answers]
+    assert "no_allow_policy" == json.loads(elsewhere.stdout)["reason"]
 
 
 def test_nobody_named_is_said(folder: Path) -> None:
