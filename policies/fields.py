@@ -29,19 +29,21 @@ class Findings:
         """Start with nothing found."""
         self.diagnostics: list[Diagnostic] = []
         self.resource = ""
-        self._errors = 0
+        self._told: set[tuple[str, Location, str]] = set()
 
     def error(
         self, code: str, message: str, location: Location, help_: str = "", *, path: str = ""
     ) -> None:
-        """Add an error: the file is refused.
+        """Add an error: the file is refused. One that was told already is not told again.
 
         Raises:
             LoadError: there are too many to go on.
         """
+        if (code, location, path) in self._told:
+            return
+        self._told.add((code, location, path))
         self._add(Severity.ERROR, code, message, location, help_, path)
-        self._errors += 1
-        if self._errors >= _MAX_ERRORS:
+        if len(self._told) >= _MAX_ERRORS:
             raise LoadError(self.diagnostics)
 
     def warning(
