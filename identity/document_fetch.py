@@ -16,7 +16,13 @@ import httpcore
 
 from identity.address_guard import AddressRules
 from identity.errors import KeySourceError, KeySourceUnreachableError
-from identity.guarded_network import Deadline, GuardedBackend, Resolve, resolve_host
+from identity.guarded_network import (
+    CheckCertificate,
+    Deadline,
+    GuardedBackend,
+    Resolve,
+    resolve_host,
+)
 
 # BUDGET: the largest public key sets are some tens of KiB.
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
@@ -45,12 +51,14 @@ class Document:
 class DocumentFetcher:
     """Fetches documents under one set of address rules. Holds no connection.
 
-    Proxies from the environment are not used. `tls` None means the system's roots.
+    Proxies from the environment are not used. `tls` None means the system's roots;
+    `check_certificate` judges each server's certificate before anything is asked of it.
     """
 
     addresses: AddressRules = AddressRules()
     resolve: Resolve = resolve_host
     tls: ssl.SSLContext | None = None
+    check_certificate: CheckCertificate | None = None
 
     def fetch(self, url: str, *, timeout_seconds: float) -> Document:
         """Return what a GET of the URL answers with 2xx.
@@ -75,7 +83,7 @@ class DocumentFetcher:
     def _exchange(self, call: _Call, timeout_seconds: float) -> Document:
         """Make the call within the time, with every foreign error wrapped."""
         deadline = Deadline(timeout_seconds)
-        backend = GuardedBackend(deadline, self.resolve, self.addresses)
+        backend = GuardedBackend(deadline, self.resolve, self.addresses, self.check_certificate)
         try:
             # WHY within: a client certificate or a root that cannot be read is an OSError too.
             context = self.tls if self.tls is not None else ssl.create_default_context()

@@ -22,6 +22,9 @@ from identity.errors import KeySourceError
 Resolve = Callable[[str, int], Iterable[str]]
 """From host name and port to IP texts; raises OSError."""
 
+CheckCertificate = Callable[[bytes], None]
+"""Judges the DER certificate of a TLS server beside what TLS verified; raises KeySourceError."""
+
 
 def resolve_host(host: str, port: int) -> list[str]:
     """Return the addresses of a host as the system resolver gives them."""
@@ -47,11 +50,18 @@ class Deadline:
 class GuardedBackend(httpcore.NetworkBackend):
     """Connects only to addresses that an issuer may stand at."""
 
-    def __init__(self, deadline: Deadline, resolve: Resolve, addresses: AddressRules) -> None:
+    def __init__(
+        self,
+        deadline: Deadline,
+        resolve: Resolve,
+        addresses: AddressRules,
+        check_certificate: CheckCertificate | None = None,
+    ) -> None:
         """Keep the time limit, the resolver and the rules."""
         self._deadline = deadline
         self._resolve = resolve
         self._addresses = addresses
+        self._check_certificate = check_certificate
         self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -73,7 +83,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             except httpcore.ConnectError as exc:
                 failure = exc
             else:
-                return _TimedStream(stream, self._deadline)
+                return _TimedStream(stream, self._deadline, self._check_certificate)
         raise failure or httpcore.ConnectError("no address took the connection")
 
     def _checked_addresses(self, host: str, port: int) -> list[str]:
@@ -97,10 +107,16 @@ class GuardedBackend(httpcore.NetworkBackend):
 class _TimedStream(httpcore.NetworkStream):
     """A connection on which every operation ends by one deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        stream: httpcore.NetworkStream,
+        deadline: Deadline,
+        check_certificate: CheckCertificate | None,
+    ) -> None:
         """Wrap a connected stream."""
         self._stream = stream
         self._deadline = deadline
+        self._check_certificate = check_certificate
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what arrives before the deadline."""
@@ -120,9 +136,17 @@ class _TimedStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        """Return the connection under TLS, the certificate verified for the host's name."""
+        """Return the connection under TLS, the certificate verified as the context has it."""
         stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left())
-        return _TimedStream(stream, self._deadline)
+        if self._check_certificate is not None:
+            try:
+                der = stream.get_extra_info("ssl_object").getpeercert(True)
+                self._check_certificate(der or b"")
+            except BaseException:
+                # Nothing was asked of this server yet, and nothing shall be.
+                stream.close()
+                raise
+        return _TimedStream(stream, self._deadline, None)
 
     def get_extra_info(self, info: str) -> Any:
         """Return what the wrapped stream knows."""

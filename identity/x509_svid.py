@@ -130,6 +130,18 @@ def leaf_fault(
     return None
 
 
+def spiffe_id_of_leaf(der: bytes, at: datetime) -> SpiffeId | SvidRefusal:
+    """Return the ID that a leaf names, with no word on whether anyone vouches for it.
+
+    For where the path was verified by someone else, such as TLS.
+    """
+    try:
+        leaf = read_certificate(der)
+    except CertificateError as exc:
+        return SvidRefusal(SvidFault.MALFORMED, str(exc))
+    return leaf_fault(leaf, at.astimezone(UTC)) or _spiffe_id_of(leaf)
+
+
 def _check_basics(leaf: ReadCertificate) -> SvidRefusal | None:
     """Version, serial number and key."""
     if not leaf.is_version_3:
