@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from opa_bridge.errors import EngineError
 from opa_bridge.needed_input import NeededInput
+from opa_bridge.result_memory import ResultMemory
 from opa_bridge.worker_pool import WorkerPool, default_size
 
 # BUDGET: one evaluation where nobody is waiting; a server sets less.
@@ -34,6 +35,7 @@ class EmbeddedEngine:
         self.budget_seconds = budget_seconds
         self._needed = NeededInput.of_sources([source for _, source in modules])
         text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        self._memory = ResultMemory()
         self._pool = WorkerPool(modules, entrypoint, text, workers or default_size())
 
     def evaluate(self, document: Mapping[str, Any], seconds: float | None = None) -> Any:
@@ -45,7 +47,12 @@ class EmbeddedEngine:
             EngineError: undefined, conflicting, unreadable or stopped; the caller denies.
         """
         limit = self.budget_seconds if seconds is None else min(seconds, self.budget_seconds)
-        return self._pool.ask(_json(self._needed.pruned(document)), limit)
+        asked = _json(self._needed.pruned(document))
+        result = self._memory.find(asked)
+        if result is None:
+            result = self._pool.ask(asked, limit)
+            self._memory.keep(asked, result)
+        return json.loads(result)
 
     def close(self) -> None:
         """End the workers now; otherwise they end with the last reference."""

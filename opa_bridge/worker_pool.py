@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from opa_bridge.errors import EngineError, EngineTimeout
 from opa_bridge.fair_queue import FairQueue
@@ -160,8 +160,8 @@ class WorkerPool:
             message = f"the modules do not compile: {exc}"
             raise LoadError([_found("rego.compile", message, file, 0)]) from exc
 
-    def ask(self, document: bytes, seconds: float) -> Any:
-        """Return the value for an input (JSON), asked for once.
+    def ask(self, document: bytes, seconds: float) -> bytes:
+        """Return the value for an input, both as JSON.
 
         Raises:
             EngineTimeout: no answer within `seconds`; the evaluation was stopped.
@@ -190,7 +190,7 @@ class WorkerPool:
             if self._is_closed():
                 _close_all([], self._idle)
         if kind == b"V":
-            return json.loads(payload)
+            return payload
         raise EngineError(payload.decode("utf-8", "replace"))
 
     def close(self) -> None:
