@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from identity.errors import KeySourceError
 from identity.jwks import parse_jwk_set
-from policies.diagnostic import Diagnostic, LoadError, Severity, shown
-from policies.fields import suggestion
+from policies.diagnostic import Diagnostic, LoadError
 from policies.load import read_resources
 from policies.mesh import Mesh
-from policies.model import AuthorizationPolicy, RequestAuthentication, Resource
+from policies.model import RequestAuthentication, Resource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,17 +21,15 @@ class Validation:
     resources: int = 0
 
 
-def validate_texts(texts: Iterable[tuple[str, str]], mesh: Mesh | None) -> Validation:
-    """Return every finding about `(file name, text)` pairs; `mesh` None asks nothing of a mesh."""
+def validate_texts(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Validation:
+    """Return every finding about `(file name, text)` pairs in a mesh."""
     try:
-        loaded = read_resources(texts)
+        loaded = read_resources(texts, mesh)
     except LoadError as exc:
         return Validation(findings=exc.diagnostics)
     findings = [*loaded.warnings]
     for resource in loaded.resources:
         findings.extend(_unusable_keys(resource))
-        if mesh is not None:
-            findings.extend(_unknown_provider(resource, mesh))
     return Validation(
         findings=tuple(sorted(findings, key=lambda found: found.location)),
         resources=len(loaded.resources),
@@ -55,25 +52,6 @@ def _unusable_keys(resource: Resource) -> Iterator[Diagnostic]:
                 path=f"spec.jwtRules[{index}].jwks",
                 resource=_name(resource),
             )
-
-
-def _unknown_provider(resource: Resource, mesh: Mesh) -> Iterator[Diagnostic]:
-    """Yield a warning where CUSTOM names a provider that the mesh does not have."""
-    if not isinstance(resource, AuthorizationPolicy) or not resource.provider:
-        return
-    known = [provider.name for provider in mesh.extension_providers]
-    if resource.provider not in known:
-        yield Diagnostic(
-            code="unknown-provider",
-            # Istio's admission does not look; its control plane then denies.
-            message=f"the mesh has no extension provider `{shown(resource.provider)}`: "
-            "what the rules match is denied",
-            location=resource.metadata.location,
-            help=suggestion(resource.provider, known) if known else "the mesh has none at all",
-            severity=Severity.WARNING,
-            path="spec.provider.name",
-            resource=_name(resource),
-        )
 
 
 def _name(resource: Resource) -> str:

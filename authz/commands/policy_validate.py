@@ -32,7 +32,7 @@ _STDIN_NAME = "<stdin>"
     type=click.Path(path_type=Path, exists=True, allow_dash=True),
     metavar="PATH...",
 )
-@mesh_option("Also hold the policies against these mesh settings (ours, or Istio's MeshConfig).")
+@mesh_option("Mesh settings the policies are for: our own, or Istio's MeshConfig.")
 @click.option(
     "--format",
     "format_",
@@ -60,7 +60,7 @@ def validate_command(paths: tuple[Path, ...], mesh_file: Path | None, format_: s
     Exit codes: 0 no error; 1 an error; 2 the command line or the mesh settings are wrong.
     """
     with clear_errors():
-        mesh = None if mesh_file is None else read_mesh(mesh_file)
+        mesh = read_mesh(mesh_file)
     texts, problems = _read(paths)
     validation = validate_texts(texts, mesh)
     findings = sorted((*problems, *validation.findings), key=lambda found: found.location)

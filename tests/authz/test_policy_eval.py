@@ -2,82 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
-import jwt
 import pytest
 import yaml
 from checking import MemoryRecorder, NoKeys
-from commanding import resources, run_policy
-from cryptography.hazmat.primitives.asymmetric import ec
+from commanding import ANSWER_KEYS, as_lines, line_of, resources, run_policy
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.json_format import MessageToDict, ParseDict
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jwt.algorithms import ECAlgorithm
 
-from authz.evaluate import Evaluator, MalformedLineError, read_lines
+from authz.commands.options import read_mesh
 from authz.evaluate_state import load_evaluation
 from authz.grpc_server import SERVICE, GrpcServer
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
-from authz.serving_state import ServingState
 from authz.walk import Surroundings
-from policies.mesh import Mesh
 
-CASES = yaml.safe_load(Path(__file__).with_suffix(".yaml").with_stem("policy_eval").read_text())
-KEYS = ("decision", "status", "policy", "rule", "reason", "shadow", "audited")
-ISSUER = "https://issuer.test"
-NOON = 1_767_960_000  # 2026-01-09T12:00:00Z
-
-
-def line_of(short: dict[str, Any]) -> dict[str, Any]:
-    """Return the CheckRequest that a short form stands for, as protobuf JSON."""
-    source: dict[str, Any] = {"address": {"socketAddress": {"address": "10.0.0.1"}}}
-    destination: dict[str, Any] = {
-        "address": {"socketAddress": {"address": "10.0.0.2", "portValue": short.get("port", 8080)}},
-        "principal": short.get("to", ""),
-        "labels": short.get("labels", {}),
-    }
-    source["principal"] = short.get("peer", "")
-    attributes: dict[str, Any] = {
-        "source": source,
-        "destination": destination,
-        "contextExtensions": short.get("extensions", {}),
-        "metadataContext": {"filterMetadata": short.get("metadata", {})},
-    }
-    if "sni" in short:
-        attributes["tlsSession"] = {"sni": short["sni"]}
-    if not short.get("tcp"):
-        http = {"method": "GET", "path": "/", "host": "shop.test", **short.get("http", {})}
-        headers = [
-            {"key": name, "rawValue": base64.b64encode(value.encode()).decode()}
-            for name, value in short.get("headers", [])
-        ]
-        attributes["request"] = {"http": {**http, "headerMap": {"headers": headers}}}
-    return {"attributes": attributes}
-
-
-def as_lines(*documents: dict[str, Any]) -> bytes:
-    """Return documents as JSON lines."""
-    return b"".join(json.dumps(each).encode() + b"\n" for each in documents)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own to stand in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+CASES = yaml.safe_load((Path(__file__).parent / "policy_eval.yaml").read_text())
+GOOD = as_lines(line_of({}))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -101,7 +49,7 @@ def test_case(case: dict[str, Any], folder: Path) -> None:
         {key: answer[key] for key in expect} for answer, expect in zip(answers, wanted, strict=True)
     ]
     assert wanted == got
-    assert all(KEYS == tuple(answer)[: len(KEYS)] for answer in answers)
+    assert all(ANSWER_KEYS == tuple(answer)[: len(ANSWER_KEYS)] for answer in answers)
     assert case.get("says", "") in result.stderr
 
 
@@ -133,8 +81,6 @@ def test_same_answers_as_the_server(folder: Path) -> None:
 
 def ask_server(folder: Path, documents: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Return what a real server answers to the documents over gRPC."""
-    from authz.commands.options import read_mesh
-
     mesh = read_mesh(folder / "mesh.yaml")
     state = load_evaluation([folder / "policies.yaml"], mesh, {})
     recorder = MemoryRecorder()
@@ -185,231 +131,6 @@ def said_briefly(answers: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         )
         for answer in answers
     ]
-
-
-# -- tokens -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def key() -> ec.EllipticCurvePrivateKey:
-    """The issuer's key."""
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-@pytest.fixture(scope="module")
-def jwks(key: ec.EllipticCurvePrivateKey) -> str:
-    """The issuer's key set."""
-    public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": "k", "alg": "ES256"}
-    return json.dumps({"keys": [public]})
-
-
-def token_lines(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return one token, valid around noon, before, within and after its time, and none at all."""
-    claims = {"iss": ISSUER, "sub": "alice", "nbf": NOON - 600, "exp": NOON + 600}
-    token = jwt.encode(claims, key, "ES256", headers={"kid": "k"})
-    document = line_of({"http": {"headers": {"authorization": f"Bearer {token}"}}})
-    del document["attributes"]["request"]["http"]["headerMap"]
-    times = ("2026-01-09T11:00:00Z", "2026-01-09T13:00:00.5+01:00", "2026-01-09T13:00:00Z")
-    return as_lines(*({"at": at, **document} for at in times), line_of({}))
-
-
-def token_policies(rule: dict[str, Any]) -> str:
-    """Return a RequestAuthentication with the rule, and an ALLOW for its subjects."""
-    subjects = {"from": [{"source": {"requestPrincipals": [f"{ISSUER}/*"]}}]}
-    return resources(
-        [
-            {"kind": "RequestAuthentication", "name": "idp",
-             "spec": {"jwtRules": [{"issuer": ISSUER, **rule}]}},
-            {"name": "people", "spec": {"rules": [subjects]}},
-        ]
-    )  # fmt: skip
-
-
-TOKEN_ANSWERS = [
-    (401, "token_invalid"),
-    (200, "allow_rule_matched"),
-    (401, "token_invalid"),
-    (403, "no_allow_rule_matched"),
-]
-
-
-def test_a_token_is_judged_by_the_lines_clock(
-    folder: Path, key: ec.EllipticCurvePrivateKey, jwks: str
-) -> None:
-    """Inline keys need no network, and `at` decides whether a token is early, good or late."""
-    (folder / "p.yaml").write_text(token_policies({"jwks": jwks}))
-
-    result = run_policy("eval", "--policies", "p.yaml", "--requests", "-", stdin=token_lines(key))
-
-    answers = [json.loads(line) for line in result.stdout.splitlines()]
-    assert TOKEN_ANSWERS == [(answer["status"], answer["reason"]) for answer in answers]
-    assert ["shop/idp", "shop/people"] == [answer["policy"] for answer in answers[:2]]
-
-
-@pytest.fixture
-def issuer(jwks: str) -> Iterator[str]:
-    """The URL of a key set that a real server publishes."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(jwks.encode())
-
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/keys"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_keys_come_over_http(folder: Path, key: ec.EllipticCurvePrivateKey, issuer: str) -> None:
-    """A `jwksUri` is fetched before the first line is answered, on loopback too."""
-    (folder / "p.yaml").write_text(token_policies({"jwksUri": issuer}))
-
-    result = run_policy("eval", "--policies", "p.yaml", "--requests", "-", stdin=token_lines(key))
-
-    answers = [json.loads(line) for line in result.stdout.splitlines()]
-    assert TOKEN_ANSWERS == [(answer["status"], answer["reason"]) for answer in answers]
-
-
-def test_keys_that_are_not_to_be_had_are_told(
-    folder: Path, key: ec.EllipticCurvePrivateKey
-) -> None:
-    """Without keys every token is refused, and standard error says why."""
-    (folder / "p.yaml").write_text(token_policies({"jwksUri": "http://127.0.0.1:1/keys"}))
-
-    result = run_policy("eval", "--policies", "p.yaml", "--requests", "-", stdin=token_lines(key))
-
-    statuses = [json.loads(line)["status"] for line in result.stdout.splitlines()]
-    assert [401, 401, 401, 403] == statuses
-    assert "no keys from http://127.0.0.1:1/keys" in result.stderr
-
-
-# -- hostile lines ------------------------------------------------------------------------------
-
-GOOD = as_lines(line_of({}))
-MALFORMED = {
-    "no JSON": (b"nope", "not JSON"),
-    "half a line": (b'{"attributes": {', "not JSON"),
-    "a list": (b"[]", "not a JSON object"),
-    "a number": (b"5", "not a JSON object"),
-    "invalid UTF-8": (b'{"attributes": "\xff"}', "not UTF-8"),
-    "deep lists": (b"[" * 100_000, "nested too deep"),
-    "deep objects": (b'{"a":' * 100_000, "nested too deep"),
-    "deep metadata": (
-        as_lines({"attributes": {"metadataContext": {"filterMetadata": {"a": {}}}}})
-        .replace(b"{}", b'{"a":' * 150 + b"1" + b"}" * 150)
-        .strip(),
-        "not a CheckRequest",
-    ),
-    "twice the same key": (b'{"attributes": {}, "attributes": {}}', "stands twice"),
-    "no number": (b'{"attributes": NaN}', "is no number"),
-    "a number of 5,000 digits": (
-        b'{"attributes": {"request": {"http": {"size": ' + b"9" * 5000 + b"}}}}", "not JSON"
-    ),
-    "an unknown field": (b'{"attributes": {"sauce": {}}}', '"sauce"'),
-    "an unknown field beside": (b'{"attributes": {}, "nope": 1}', '"nope"'),
-    "attributes that are a number": (b'{"attributes": 3}', "`attributes`"),
-    "a header that is a number": (
-        b'{"attributes": {"request": {"http": {"headers": {"a": 1}}}}}',
-        "`attributes.request.http.headers`",
-    ),
-    "half a surrogate pair": (
-        b'{"attributes": {"request": {"http": {"method": "\\ud800"}}}}',
-        "`attributes.request.http.method`",
-    ),
-    "bytes that are not base64": (
-        b'{"attributes": {"request": {"http": {"rawBody": "!!"}}}}', "`rawBody` is not base64"
-    ),
-    "a port beyond all ports": (
-        b'{"attributes": {"source": {"address": {"socketAddress": {"portValue": 4294967296}}}}}',
-        "out of range",
-    ),
-    "a clock that is a number": (b'{"at": 5}', "`at` is not an RFC 3339 time"),
-    "a clock without a zone": (b'{"at": "2026-01-09T12:00:00"}', "`at` is not an RFC 3339 time"),
-    "a clock of another calendar": (b'{"at": "2026-02-30T12:00:00Z"}', "`at` is no time"),
-    "a request that asks nothing": (b'{"attributes": {}}', ""),
-    "nothing at all": (b"{}", ""),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "why"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_line_is_a_denial_in_its_place(line: bytes, why: str, folder: Path) -> None:
-    """What is no request is denied on its own line, told with its number, and the rest goes on."""
-    (folder / "p.yaml").write_text(resources([{"name": "open", "spec": {"rules": [{}]}}]))
-    stdin = GOOD + line + b"\n\n" + GOOD
-
-    result = run_policy("eval", "--policies", "p.yaml", "--requests", "-", stdin=stdin)
-
-    answers = [json.loads(text) for text in result.stdout.splitlines()]
-    assert ["allow", "deny", "allow"] == [answer["decision"] for answer in answers]
-    assert (400, "request_malformed", None) == tuple(
-        answers[1][key] for key in ("status", "reason", "policy")
-    )
-    assert KEYS == tuple(answers[1])[: len(KEYS)]
-    assert "Traceback" not in result.output
-    if why:
-        assert why in answers[1]["detail"]
-        assert f"<stdin>:2: error: {answers[1]['detail']}" in result.stderr
-    assert (1 if why else 0) == result.exit_code
-
-
-def test_a_line_that_is_too_long_is_passed_over(tmp_path: Path) -> None:
-    """Of a line beyond the limit only its number is kept; the next one counts."""
-    path = tmp_path / "lines"
-    path.write_bytes(b"\xef\xbb\xbf{}\n" + b"x" * 1000 + b"\nshort\n\n" + b"y" * 30)
-
-    with path.open("rb") as stream:
-        assert [(1, b"{}\n"), (2, None), (3, b"short\n"), (5, None)] == list(read_lines(stream, 10))
-
-
-def open_state() -> ServingState:
-    """Return a state that allows everything there is to ask."""
-    folder = Path(__file__).resolve().parents[2] / "examples" / "policies"
-    return load_evaluation([folder], Mesh(), {})
-
-
-STATE = open_state()
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(
-            ("attributes", "at", "source", "request", "http", "headers", "principal", "time",
-             "headerMap", "rawValue", "key", "metadataContext", "filterMetadata", "path")
-        )
-        | st.text(max_size=4),
-        inner,
-        max_size=4,
-    ),
-    max_leaves=20,
-)  # fmt: skip
-
-
-@given(st.binary(max_size=100) | JSON.map(lambda value: json.dumps(value).encode()))
-@settings(max_examples=300, deadline=None)
-def test_any_line(line: bytes) -> None:
-    """Whatever a line holds, it is answered or refused with a reason on one line."""
-    evaluator = Evaluator(STATE, Surroundings(keys=NoKeys()), "shop")
-
-    try:
-        answer = evaluator.answer(line)
-    except MalformedLineError as exc:
-        assert str(exc)
-        assert "\n" not in str(exc)
-    else:
-        assert answer["decision"] in ("allow", "deny")
-        assert "internal_error" != answer["reason"]
-        json.dumps(answer, allow_nan=False)
-
-
-# -- the command line ---------------------------------------------------------------------------
 
 
 def test_several_paths_after_one_option(folder: Path) -> None:
