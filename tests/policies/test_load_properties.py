@@ -132,7 +132,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
             parent = parent[key]
         match draw(st.sampled_from(["replace", "remove", "rename", "double"])):
             case "replace":
-                parent[last] = draw(JUNK)
+                parent[last] = copy.deepcopy(draw(JUNK))
             case "remove":
                 del parent[last]
             case "rename" if isinstance(parent, dict):
