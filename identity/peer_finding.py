@@ -158,7 +158,9 @@ class _Search:
         self.steps.append(f"Envoy names `{principal}` and sends its certificate")
         svid = self._verified(certificate)
         proof = PeerProof.TLS if svid is None else PeerProof.CERTIFICATE
-        return Peer.from_principal(principal, certificate.names, proof)
+        # WHY not only the principal: an empty name may stand before one that a DENY rule knows.
+        told = next(filter(None, certificate.names), "")
+        return Peer.from_principal(told, certificate.names, proof)
 
     def forwarded(self, peer: Peer | None) -> Peer | None:
         """Return the peer that the filter state of a waypoint names."""
