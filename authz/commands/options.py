@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from policies.diagnostic import Diagnostic
-from policies.files import read_policy_files
+from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.documents import MAX_BYTES, TOO_LARGE
 from policies.mesh import Mesh
 from policies.mesh_config import load_mesh
 from policies.request import Service, Workload
@@ -27,24 +27,43 @@ def mesh_option(
     return click.option(
         "--mesh",
         "mesh_file",
-        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
         metavar="FILE",
         help=help_,
     )
 
 
 def read_mesh(path: Path | None, *, unusable: list[Diagnostic] | None = None) -> Mesh:
-    """Return the mesh settings of a file; without one, the defaults.
+    """Return the mesh settings of a file or a pipe; without one, the defaults.
 
     `unusable` takes what is wrong with extension providers, which refuses the file otherwise.
 
     Raises:
-        LoadError: the file cannot be read, or what it says is wrong.
+        OSError: the file cannot be read.
+        LoadError: it is not UTF-8, empty or too large, or what it says is wrong.
     """
     if path is None:
         return Mesh()
-    ((file, text),) = read_policy_files([path])
-    return load_mesh(text, file, unusable=unusable)
+    # WHY not as policies are read: `--mesh <(kubectl get configmap ...)` is a pipe.
+    with click.open_file(str(path), "rb") as stream:
+        raw = stream.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise _unreadable(path, TOO_LARGE)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise _unreadable(path, f"not UTF-8 at byte {exc.start}") from exc
+    if not text.strip():
+        # What stopped half way looks like this, and the defaults are not what was meant.
+        raise _unreadable(path, "the file is empty", "write `{}` to mean the defaults")
+    return load_mesh(text, str(path), unusable=unusable)
+
+
+def _unreadable(path: Path, message: str, help_: str = "") -> LoadError:
+    location = Location(str(path))
+    return LoadError(
+        [Diagnostic(code="unreadable-file", message=message, location=location, help=help_)]
+    )
 
 
 def parse_workload(value: str) -> Workload:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -74,6 +75,38 @@ def test_the_mesh_file_takes_the_place_of_the_tests_own(tmp_path: Path) -> None:
 
     assert [0, 1, 2] == [own.exit_code, other.exit_code, bad.exit_code]
     assert "did you mean `sidecar`?" in bad.stderr
+
+
+def test_the_mesh_file_may_be_a_pipe(tmp_path: Path) -> None:
+    """`--mesh <(kubectl ...)` is read like a file, and `-` is standard input."""
+    principal = {"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}]}
+    (tmp_path / "p.yaml").write_text(resources([{"name": "a", "spec": {"rules": [principal]}}]))
+    reading, writing = os.pipe()
+    os.write(writing, b"trustDomain: two\n")
+    os.close(writing)
+    command = ("compile", tmp_path / "p.yaml", "--workload", "shop", "--mesh")
+
+    piped = run_policy(*command, f"/dev/fd/{reading}")
+    os.close(reading)
+    given = run_policy(*command, "-", stdin=b"trustDomain: two\n")
+
+    assert [0, 0] == [piped.exit_code, given.exit_code], piped.output
+    assert "spiffe://two/ns/shop/sa/web" in piped.stdout
+    assert piped.stdout == given.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\xff", "not UTF-8 at byte 0"), (b" \n", "the file is empty")]
+)
+def test_a_mesh_file_that_says_nothing(content: bytes, message: str, tmp_path: Path) -> None:
+    """What cannot be read as settings is not taken for the defaults."""
+    (tmp_path / "p.yaml").write_text(resources([{"name": "a", "spec": {"rules": [{}]}}]))
+    (tmp_path / "mesh.yaml").write_bytes(content)
+
+    result = run_policy("validate", tmp_path / "p.yaml", "--mesh", tmp_path / "mesh.yaml")
+
+    assert (2, "") == (result.exit_code, result.stdout)
+    assert f"mesh.yaml: error: {message}" in result.stderr
 
 
 @pytest.mark.parametrize(
