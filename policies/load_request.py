@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from identity.errors import KeySourceError
+from identity.jwks import parse_jwk_set
 from identity.jwt_rule import ClaimHeader, JwtRule, RuleOrigin, TokenHeader
 from policies.diagnostic import shown
 from policies.dry_run_annotation import refuse_dry_run
@@ -138,10 +140,24 @@ def _check_jwks(rule: Fields, jwks: str) -> None:
             "bad-jwks", f"`{rule.at('jwks')}` is not a JWK set", "jwks",
             "a JSON object with a list `keys` (RFC 7517 section 5)",
         )  # fmt: skip
-    elif any(_PRIVATE_MEMBERS & key.keys() for key in keys):
+        return
+    try:
+        notes = parse_jwk_set(jwks, is_inline=True).notes
+    except KeySourceError as exc:
+        rule.error(
+            "bad-jwks", f"`{rule.at('jwks')}` cannot be used: {exc}", "jwks",
+            "give the issuer's own set, or its `jwksUri`",
+        )  # fmt: skip
+        return
+    if any(_PRIVATE_MEMBERS & key.keys() for key in keys):
         rule.warning(
             "private-jwks", f"`{rule.at('jwks')}` holds private or shared key material", "jwks",
             "publish public keys only",
+        )  # fmt: skip
+    elif notes:
+        rule.warning(
+            "unusable-key", f"`{rule.at('jwks')}`: {shown(notes[0])}", "jwks",
+            "no token that it signed is accepted",
         )  # fmt: skip
 
 
