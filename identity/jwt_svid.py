@@ -29,6 +29,8 @@ LEEWAY_SECONDS: Final = 60
 # JWT-SVID §2: "Any header not described here ... MUST NOT be included".
 _HEADERS: Final = frozenset({"alg", "kid", "typ"})
 _TYPES: Final = ("JWT", "JOSE")
+# The last second a `datetime` can tell; what expires later may as well expire then.
+_LAST_SECOND: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 _VERIFIERS: Final[Mapping[str, Algorithm]] = {
     name: algorithm
     for name, algorithm in get_default_algorithms().items()
@@ -77,7 +79,7 @@ def verify_jwt_svid(
     return JwtSvid(
         spiffe_id=spiffe_id,
         audiences=found,
-        expires_at=datetime.fromtimestamp(int(token.payload["exp"]), UTC),
+        expires_at=datetime.fromtimestamp(min(int(token.payload["exp"]), _LAST_SECOND), UTC),
         claims=dict(token.payload),
     )
 

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_server import Published, serving
-from certificate_making import AUTHORITY, LEAF, NOW, Made, Recipe, make
+from bundle_server import (
+    EXAMPLE,
+    OTHER,
+    Published,
+    authority,
+    bundle,
+    endpoint_leaf,
+    names_in,
+    serving,
+    spiffe,
+    web,
+    web_leaf,
+)
+from certificate_making import LEAF, NOW, make
 
-from identity.address_guard import AddressRules
 from identity.bundle_document import encode_bundle
 from identity.bundle_source import (
     BundleFile,
     BundleSource,
-    SpiffeEndpoint,
-    WebEndpoint,
-    check_endpoint_url,
 )
 from identity.bundle_watch import BundleStatus, BundleWatch, WatchTimes
-from identity.document_fetch import DocumentFetcher
 from identity.spiffe_id import SpiffeId, TrustDomain
 from identity.trust_bundle import BundleError, BundleSet, TrustBundle
 from identity.x509_svid import X509Svid, verify_svid
 
-EXAMPLE, OTHER = TrustDomain("example.org"), TrustDomain("other.org")
-ENDPOINT_ID = SpiffeId.parse("spiffe://example.org/bundle-endpoint")
 QUICK = WatchTimes(
     default_seconds=0.02,
     shortest_seconds=0.02,
@@ -40,73 +43,6 @@ QUICK = WatchTimes(
     longest_seconds=0.05,
     file_seconds=0.02,
 )
-# OpenSSL verifies by the system's clock, so these authorities and leaves are valid for long.
-LONG = {"begins": -3650, "ends": 36500}
-
-
-@cache
-def authority(name: str) -> Made:
-    """An authority of that name, made once."""
-    return make(Recipe.of({"subject": name, **LONG}, AUTHORITY))
-
-
-@cache
-def endpoint_leaf(uri: str = str(ENDPOINT_ID), by: str = "root", **fields: Any) -> Made:
-    """The certificate of an endpoint."""
-    return make(Recipe.of({"uris": [uri], **LONG, **fields}, LEAF), authority(by))
-
-
-@cache
-def web_leaf() -> Made:
-    """The certificate of a web server called bundles.example."""
-    recipe = Recipe.of({"subject": "web", "dns": ["bundles.example"], "uris": [], **LONG}, LEAF)
-    return make(recipe, authority("public"))
-
-
-def bundle(*names: str, domain: TrustDomain = EXAMPLE, **fields: Any) -> TrustBundle:
-    """A bundle with these authorities."""
-    certificates = tuple(authority(name).certificate for name in names)
-    return TrustBundle(trust_domain=domain, x509_authorities=certificates, **fields)
-
-
-def fetcher(**fields: Any) -> DocumentFetcher:
-    """A fetcher that may go to loopback, where every name leads."""
-    return DocumentFetcher(
-        addresses=AddressRules(allow_loopback=True),
-        resolve=lambda host, port: ["127.0.0.1"],
-        **fields,
-    )
-
-
-@cache
-def public_tls() -> ssl.SSLContext:
-    """A client that knows the one public authority of these tests."""
-    return ssl.create_default_context(cadata=authority("public").pem.decode())
-
-
-def web(port: int, **fields: Any) -> WebEndpoint:
-    """The `https_web` endpoint at a port."""
-    given = {
-        "trust_domain": EXAMPLE,
-        "url": f"https://bundles.example:{port}/bundle",
-        "fetcher": fetcher(tls=public_tls()),
-        "timeout_seconds": 5.0,
-    }
-    return WebEndpoint(**(given | fields))
-
-
-def spiffe(port: int, **fields: Any) -> SpiffeEndpoint:
-    """The `https_spiffe` endpoint at a port, with the root to start from."""
-    given = {
-        "trust_domain": EXAMPLE,
-        "url": f"https://anything.example:{port}/bundle",
-        "endpoint_id": ENDPOINT_ID,
-        "fetcher": fetcher(),
-        "timeout_seconds": 5.0,
-        "given": bundle("root"),
-        "now": lambda: NOW,
-    }
-    return SpiffeEndpoint(**(given | fields))
 
 
 @dataclass
@@ -136,12 +72,6 @@ def watching(
         yield Watching(watch, told)
     finally:
         watch.stop(wait_seconds=5)
-
-
-def names_in(found: TrustBundle | None) -> list[str]:
-    """The authorities of a bundle by name."""
-    assert found is not None
-    return [each.subject.rfc4514_string()[3:] for each in found.x509_authorities]
 
 
 def test_a_file_is_read_at_once_and_again(tmp_path: Path) -> None:
@@ -211,20 +141,6 @@ def test_https_web_with_a_stranger_behind_the_name(tmp_path: Path) -> None:
         assert len(running.watch.current()) == 0
 
 
-def test_https_spiffe_follows_a_rotation(tmp_path: Path) -> None:
-    """The given bundle verifies the first connection, the fetched one every later one."""
-    published = Published(encode_bundle(bundle("root", "next", sequence=1)))
-    with serving(tmp_path / "a", [endpoint_leaf()], published) as port:
-        first = spiffe(port).load(BundleSet.of(bundle("root")))
-    assert names_in(first) == ["root", "next"]
-
-    published.body = encode_bundle(bundle("next", sequence=2))
-    with serving(tmp_path / "b", [endpoint_leaf(by="next")], published) as port:
-        assert names_in(spiffe(port).load(BundleSet.of(first))) == ["next"]
-        with pytest.raises(BundleError, match="could not be reached"):
-            spiffe(port).load(BundleSet.of(bundle("root")))
-
-
 def test_https_spiffe_in_a_watch(tmp_path: Path) -> None:
     """An endpoint's bundle takes the place of the given one as soon as it is fetched."""
     published = Published(encode_bundle(bundle("next", sequence=1)))
@@ -237,51 +153,6 @@ def test_https_spiffe_in_a_watch(tmp_path: Path) -> None:
         assert names_in(running.watch.current().bundle_for(EXAMPLE)) == ["next"]
         leaf = make(LEAF, authority("next"))
         assert isinstance(verify_svid([leaf.der], running.watch.current(), NOW), X509Svid)
-
-
-def test_https_spiffe_through_an_intermediate(tmp_path: Path) -> None:
-    """An endpoint may send what lies between its leaf and the bundle's authority."""
-    between = make(Recipe.of({"subject": "between", **LONG}, AUTHORITY), authority("root"))
-    leaf = make(Recipe.of({"uris": [str(ENDPOINT_ID)], **LONG}, LEAF), between)
-    published = Published(encode_bundle(bundle("root")))
-    with serving(tmp_path, [leaf, between], published) as port:
-        assert names_in(spiffe(port).load(BundleSet.of(bundle("root")))) == ["root"]
-        # An authority of a bundle need not be self-signed.
-        held = TrustBundle(trust_domain=EXAMPLE, x509_authorities=(between.certificate,))
-        assert names_in(spiffe(port).load(BundleSet.of(held))) == ["root"]
-
-
-@pytest.mark.parametrize(
-    ("leaf", "why"),
-    [
-        ({"uri": "spiffe://example.org/other"}, "expected"),
-        ({"uri": "spiffe://other.org/bundle-endpoint"}, "expected"),
-        ({"uri": "https://anything.example"}, "no X.509-SVID"),
-        ({"by": "stranger"}, "could not be reached"),
-        ({"extended": ("server",)}, "no X.509-SVID"),
-        ({"usage": None}, "no X.509-SVID"),
-        ({"ends": -1}, "could not be reached"),
-    ],
-)
-def test_https_spiffe_with_another_server(tmp_path: Path, leaf: dict[str, Any], why: str) -> None:
-    """A server that does not show the one SVID is asked for nothing."""
-    published = Published(encode_bundle(bundle("stranger")))
-    with (
-        serving(tmp_path, [endpoint_leaf(**leaf)], published) as port,
-        pytest.raises(BundleError, match=why),
-    ):
-        spiffe(port).load(BundleSet.of(bundle("root")))
-    assert published.asked == 0
-
-
-def test_https_spiffe_needs_a_bundle_of_the_endpoints_trust_domain() -> None:
-    """Without a bundle of that very trust domain nothing is connected to."""
-    foreign = spiffe(1, endpoint_id=SpiffeId.parse("spiffe://other.org/endpoint"))
-
-    with pytest.raises(BundleError, match=r"no X.509 authority of `other.org` is known"):
-        foreign.load(BundleSet.of(bundle("root")))
-    with pytest.raises(BundleError, match="is known yet"):
-        spiffe(1).load(BundleSet.of(TrustBundle(trust_domain=EXAMPLE)))
 
 
 def test_https_spiffe_served_by_another_trust_domain(tmp_path: Path) -> None:
@@ -297,40 +168,6 @@ def test_https_spiffe_served_by_another_trust_domain(tmp_path: Path) -> None:
 
             assert names_in(running.watch.current().bundle_for(EXAMPLE)) == ["root"]
             assert names_in(running.watch.current().bundle_for(OTHER)) == ["other"]
-
-
-@pytest.mark.parametrize(
-    ("target", "why"),
-    [
-        ("http://anything.example/bundle", "https to something else"),
-        ("https://user:pw@anything.example/bundle", "credentials"),
-        ("/again", "redirects more than"),
-    ],
-)
-def test_redirects_that_are_not_followed(tmp_path: Path, target: str, why: str) -> None:
-    """A redirect leads to a bundle endpoint's URL or nowhere, and not in circles."""
-    published = Published(status=302, headers={"Location": target})
-    with (
-        serving(tmp_path, [endpoint_leaf()], published) as port,
-        pytest.raises(BundleError, match=why),
-    ):
-        spiffe(port).load(BundleSet.of(bundle("root")))
-
-
-def test_a_redirect_has_to_show_the_same_svid(tmp_path: Path) -> None:
-    """Where a redirect leads, the server is the same SPIFFE ID again, or is not asked."""
-    there = Published(encode_bundle(bundle("next")))
-    for uri, count in ((str(ENDPOINT_ID), 1), ("spiffe://example.org/elsewhere", 0)):
-        there.asked = 0
-        with serving(tmp_path / "there", [endpoint_leaf(uri)], there) as target:
-            location = {"Location": f"https://moved.example:{target}/"}
-            here = Published(status=307, headers=location)
-            with (
-                serving(tmp_path / "here", [endpoint_leaf()], here) as port,
-                contextlib.suppress(BundleError),
-            ):
-                spiffe(port).load(BundleSet.of(bundle("root")))
-        assert there.asked == count
 
 
 @pytest.mark.parametrize(
@@ -485,15 +322,6 @@ def names_in_or_none(watch: BundleWatch) -> list[str] | None:
     """The authorities that are believed now."""
     found = watch.current().bundle_for(EXAMPLE)
     return None if found is None else names_in(found)
-
-
-@pytest.mark.parametrize("url", ["http://a.example/b", "ftp://a", "", "HTTPS:", "spiffe://a/b"])
-def test_only_https_is_an_endpoint(url: str) -> None:
-    """A bundle that travels in the open is nobody's."""
-    with pytest.raises(BundleError, match="https"):
-        check_endpoint_url(url)
-    with pytest.raises(BundleError):
-        replace(web(1), url=url).load(BundleSet())
 
 
 def test_status_before_anything_was_fetched() -> None:
