@@ -43,6 +43,7 @@ def test_help_shows_examples_and_exit_codes(command: str) -> None:
     assert "Exit codes: 0" in said
 
 
+@pytest.mark.usefixtures("nameless")
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_documented_lines_work(
     line: str, repository: Path, monkeypatch: pytest.MonkeyPatch
