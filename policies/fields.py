@@ -79,7 +79,7 @@ class Findings:
 class Fields:
     """The keys of one mapping; `path` is how messages name it (`spec.rules[0].from`)."""
 
-    __slots__ = ("_entries", "findings", "node", "path")
+    __slots__ = ("_entries", "_has_unknown", "findings", "node", "path")
 
     def __init__(
         self, node: YamlMap, path: str, findings: Findings, known: Collection[str] | None = None
@@ -89,9 +89,11 @@ class Fields:
         self.path = path
         self.findings = findings
         self._entries = node.entries
+        self._has_unknown = False
         if known is not None:
             for key in self._entries:
                 if key not in known:
+                    self._has_unknown = True
                     self.error(
                         "unknown-field", f"unknown field `{shown(self.at(key))}`", key,
                         suggestion(key, known),
@@ -137,6 +139,10 @@ class Fields:
             case YamlList(items=inner) | YamlMap(entries=inner):
                 return not inner
         return True
+
+    def misses(self, key: str) -> bool:
+        """Whether it lacks `key`, and no unknown key here may be that one misspelt."""
+        return self.lacks(key) and not self._has_unknown
 
     def is_hollow(self) -> bool:
         """Whether nothing that is written here holds anything."""

@@ -117,7 +117,7 @@ def _selector(spec: Fields) -> dict[str, str] | None:
     if selector is None:
         return None
     labels = selector.text_map("matchLabels")
-    if not labels:
+    if selector.misses("matchLabels"):
         selector.warning(
             "empty-selector",
             f"`{selector.path}` has no labels and selects every workload of its scope",
@@ -164,7 +164,7 @@ def _target_refs(spec: Fields) -> tuple[dict[str, str], ...]:
 def _read_target(ref: Fields) -> dict[str, str]:
     target = {key: ref.text(key) for key in ("group", "kind", "name", "namespace") if ref.has(key)}
     group, kind = target.get("group", ""), target.get("kind", "")
-    missing = [key for key in ("kind", "name") if ref.lacks(key)]
+    missing = [key for key in ("kind", "name") if ref.misses(key)]
     for key in missing:
         ref.error("bad-target", f"`{ref.at(key)}` is missing", key, "a target has both, by name")
     # "Cross namespace referencing is not supported", not even one's own namespace.
@@ -184,7 +184,7 @@ def _read_target(ref: Fields) -> dict[str, str]:
         ref.error("bad-target", f"`{shown(group)}` is not an API group", "group", _TARGETS_HELP)
     elif kind and not _KIND.fullmatch(kind):
         ref.error("bad-target", f"`{shown(kind)}` is not a kind", "kind", _TARGETS_HELP)
-    elif kind and not missing and (group, kind) not in _TARGETS:
+    elif kind and (group, kind) not in _TARGETS:
         ref.error(
             "bad-target",
             f"`{shown(kind)}` of the group `{shown(group) or 'core'}` is no target", "kind",

@@ -69,7 +69,7 @@ def _read_rule(rule: Fields, metadata: Metadata) -> JwtRule:
     uri_key = "jwks_uri" if rule.has("jwks_uri") and not rule.has("jwksUri") else "jwksUri"
     issuer, jwks, jwks_uri = rule.text("issuer"), rule.text("jwks"), rule.text(uri_key)
     _check_presence(rule)
-    if rule.lacks("issuer") and rule.lacks(uri_key):
+    if rule.misses("issuer") and rule.lacks(uri_key):
         rule.error(
             "no-issuer", f"`{rule.path}` has neither `issuer` nor `jwksUri`",
             help_="write the `iss` of the tokens, or where their keys are",
@@ -164,7 +164,7 @@ def _check_jwks(rule: Fields, jwks: str) -> None:
 def _read_headers(rule: Fields) -> Iterator[TokenHeader]:
     for entry in rule.children("fromHeaders", ("name", "prefix")):
         name = entry.text("name")
-        if entry.lacks("name"):
+        if entry.misses("name"):
             entry.error("empty-value", f"`{entry.at('name')}` is empty", "name", "name the header")
         yield TokenHeader(name, entry.text("prefix"))
 
@@ -183,7 +183,7 @@ def _read_claim_headers(rule: Fields) -> Iterator[ClaimHeader]:
     for entry in rule.children("outputClaimToHeaders", ("header", "claim")):
         header, claim = entry.text("header"), entry.text("claim")
         for key in ("claim", "header"):
-            if entry.lacks(key):
+            if entry.misses(key):
                 entry.error(
                     "bad-claim-header", f"`{entry.at(key)}` is missing", key,
                     "an entry has a `claim` and the `header` that it goes to",

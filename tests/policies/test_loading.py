@@ -19,6 +19,11 @@ from policies.mesh import Mesh
 from policies.snapshot import build_snapshot
 
 CASES = yaml.safe_load(Path(__file__).with_name("loading.yaml").read_text())
+ONE_ERROR = [
+    line.split(" ", 1)
+    for line in Path(__file__).with_name("one_error.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
 HEAD = (
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
     "metadata: {name: p, namespace: shop}"
@@ -43,6 +48,19 @@ def test_case(case: dict[str, Any]) -> None:
             f"line {line}: {part}\n{caught.value}"
         )
     assert set(wanted) == {found.location.line for found in errors}, str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "spec"), ONE_ERROR)
+def test_one_fault_is_one_error(kind: str, spec: str) -> None:
+    """A wrong type or a misspelt name is told once: nothing follows from it."""
+    text = HEAD.replace("AuthorizationPolicy", kind) + f"\nspec: {spec}"
+    with pytest.raises(LoadError) as caught:
+        read_resources([("f.yaml", text)])
+
+    errors = [found for found in caught.value.diagnostics if found.severity == "error"]
+    assert 1 == len(errors), str(caught.value)
+    assert 4 == errors[0].location.line
+    assert errors[0].path in errors[0].message
 
 
 def test_one_bad_file_refuses_all() -> None:
