@@ -89,12 +89,12 @@ def _row(
 ) -> str:
     if is_required:
         default = "**required**"
+    elif "default" in field and field["default"] is None:
+        default = "unset"
     elif section and field.get("type") != "array":
         default = "as below"
     elif "default" not in field:
         default = "`{}`"
-    elif field["default"] is None:
-        default = "unset"
     else:
         default = f"`{json.dumps(field['default'], ensure_ascii=False)}`"
     about = field.get("description", "")
@@ -150,6 +150,9 @@ def _target(schema: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str,
 
 
 def _object_of(schema: Mapping[str, Any], field: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the mapping with keys of its own that a field is, or is a list of; else None."""
+    """Return the mapping with keys of its own that a field is or may be, or is a list of."""
     found = _target(schema, field.get("items", field))
+    branches = [each for each in found.get("anyOf", ()) if each != _NULL]
+    if len(branches) == 1:
+        found = _target(schema, branches[0])
     return found if "properties" in found else None

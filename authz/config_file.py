@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from authz.bundle_settings import with_absolute_bundles
 from authz.identity_settings import IdentitySettings
 from authz.settings import Settings
 from policies.diagnostic import Diagnostic, LoadError, Location
@@ -48,21 +49,22 @@ def load_settings(path: Path) -> Settings:
                 )
                 for provider in settings.providers
             ),
-            "identity": _with_absolute_secrets(base, settings.identity),
+            "identity": _with_absolute_files(base, settings.identity),
             "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
         }
     )
 
 
-def _with_absolute_secrets(base: Path, settings: IdentitySettings) -> IdentitySettings:
-    """Return the settings with the files of client secrets made absolute."""
+def _with_absolute_files(base: Path, settings: IdentitySettings) -> IdentitySettings:
+    """Return the settings with the files of secrets and trust bundles made absolute."""
     asked = tuple(
         each
         if each.client_secret_file is None
         else each.model_copy(update={"client_secret_file": base / each.client_secret_file})
         for each in settings.introspection
     )
-    return settings.model_copy(update={"introspection": asked})
+    bundles = with_absolute_bundles(base, settings.trust_bundles)
+    return settings.model_copy(update={"introspection": asked, "trust_bundles": bundles})
 
 
 def load_model(path: Path, model: type[Model]) -> Model:

@@ -6,6 +6,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
+from authz.bundle_settings import (
+    BundleRefreshSettings,
+    TrustBundleSettings,
+    check_trust_bundles,
+)
 from authz.peer_settings import (
     MappingSettings,
     WaypointSettings,
@@ -29,6 +34,17 @@ class IdentitySettings(Section):
     )
     mappings: Annotated[tuple[MappingSettings, ...], AfterValidator(check_mappings)] = Field(
         default=(), description="Names of other meshes, in the words of policies."
+    )
+    trust_bundles: Annotated[
+        tuple[TrustBundleSettings, ...], AfterValidator(check_trust_bundles)
+    ] = Field(
+        default=(),
+        description="The authorities of each trust domain whose SVIDs we verify ourselves. One "
+        "trust domain's authorities never speak for another.",
+    )
+    bundle_refresh: BundleRefreshSettings = Field(
+        default_factory=BundleRefreshSettings,
+        description="How often files and endpoints of trust bundles are looked at.",
     )
     jwks: JwksSettings = Field(
         default_factory=JwksSettings, description="The verification keys of token issuers."

@@ -16,6 +16,7 @@ import structlog
 from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
 from authz.build import build_state
+from authz.bundle_parts import build_bundle_watch
 from authz.grpc_server import GrpcServer, ListenError
 from authz.http_endpoints import HttpEndpoints
 from authz.metrics import Metrics
@@ -25,6 +26,7 @@ from authz.serving_state import ServingState
 from authz.settings import Settings, WorkloadSettings
 from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
+from identity.bundle_watch import BundleStatus, BundleWatch
 from identity.jwks_cache import JwksCache
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
@@ -39,6 +41,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         LoadError: policies or Rego cannot be loaded; nothing was started.
         AuditError: the audit folder cannot be used.
         ListenError: an address cannot be bound.
+        IdentityError: a secret or a trust bundle cannot be read.
     """
     stop = stop or threading.Event()
     _stop_on_signals(stop)
@@ -46,6 +49,8 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         tokens = build_token_parts(settings.identity)
         keys = tokens.keys
         stack.callback(tokens.close)
+        bundles = build_bundle_watch(settings.identity)
+        stack.callback(bundles.stop)
         metrics = Metrics()
         audit = _LateAudit()
         keeper = StateKeeper(
@@ -73,13 +78,16 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
                 static_workload=static_workload(settings.workload),
                 headers=settings.identity_headers,
                 peer_rules=settings.identity.to_peer_rules(),
+                bundles=bundles.current,
             ),
             recorder=writer,
             metrics=metrics,
         )
+        bundles.start()
         keeper.start()
         stack.callback(keeper.stop)
-        _run(settings, stop, authorizer, _readiness(keeper, writer, keys, stop), metrics)
+        ready = _readiness(keeper, writer, keys, bundles, stop)
+        _run(settings, stop, authorizer, ready, metrics)
     _log.info("stopped")
 
 
@@ -186,7 +194,11 @@ def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:
 
 
 def _readiness(
-    keeper: StateKeeper, writer: AuditWriter, keys: JwksCache, stop: threading.Event
+    keeper: StateKeeper,
+    writer: AuditWriter,
+    keys: JwksCache,
+    bundles: BundleWatch,
+    stop: threading.Event,
 ) -> Callable[[], tuple[bool, Mapping[str, Any]]]:
     def ready() -> tuple[bool, Mapping[str, Any]]:
         status = keeper.status()
@@ -204,9 +216,21 @@ def _readiness(
                 {"source": each.source, "ready": each.is_ready, "keys": each.key_count}
                 for each in keys.status()
             ],
+            "trust_bundles": [_bundle_status(each) for each in bundles.status()],
         }
 
     return ready
+
+
+def _bundle_status(status: BundleStatus) -> Mapping[str, Any]:
+    """Return how one trust domain's bundle stands, as `/readyz` tells it."""
+    return {
+        "trust_domain": status.trust_domain.name,
+        "ready": status.is_ready,
+        "sequence": status.sequence,
+        "fetched_at": status.fetched_at.isoformat() if status.fetched_at else None,
+        "error": status.last_error,
+    }
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -1,0 +1,81 @@
+"""From `identity.trustBundles` to the watch that keeps them fresh."""
+
+from __future__ import annotations
+
+import structlog
+
+from authz.bundle_settings import BundleEndpointSettings, TrustBundleSettings
+from authz.identity_settings import IdentitySettings
+from identity.bundle_source import BundleFile, BundleSource, SpiffeEndpoint, WebEndpoint
+from identity.bundle_watch import BundleStatus, BundleWatch
+from identity.document_fetch import DocumentFetcher
+from identity.spiffe_id import SpiffeId, TrustDomain
+from identity.trust_bundle import BundleSet
+
+_log = structlog.get_logger(__name__)
+
+
+def build_bundle_watch(settings: IdentitySettings) -> BundleWatch:
+    """Return the watch over every configured bundle, its files read, nothing fetched yet.
+
+    Endpoints may stand where `identity.jwks` lets issuers stand.
+
+    Raises:
+        BundleError: a file cannot be read.
+    """
+    fetcher = DocumentFetcher(addresses=settings.jwks.to_address_rules())
+    return BundleWatch(
+        [_source(each, fetcher) for each in settings.trust_bundles],
+        times=settings.bundle_refresh.to_watch_times(),
+        on_change=_log_change,
+    )
+
+
+def _source(settings: TrustBundleSettings, fetcher: DocumentFetcher) -> BundleSource:
+    """Return where one trust domain's bundle comes from."""
+    trust_domain = TrustDomain(settings.trust_domain)
+    if settings.file is not None:
+        return BundleFile(trust_domain=trust_domain, path=settings.file)
+    # The settings have one of the two.
+    assert settings.endpoint is not None
+    return _endpoint(trust_domain, settings.endpoint, fetcher)
+
+
+def _endpoint(
+    trust_domain: TrustDomain, settings: BundleEndpointSettings, fetcher: DocumentFetcher
+) -> BundleSource:
+    """Return one bundle endpoint."""
+    if settings.profile == "https_web":
+        return WebEndpoint(
+            trust_domain=trust_domain,
+            url=settings.url,
+            fetcher=fetcher,
+            timeout_seconds=settings.timeout_seconds,
+        )
+    given = None
+    if settings.bootstrap is not None:
+        given = BundleFile(trust_domain=trust_domain, path=settings.bootstrap).load(BundleSet())
+    return SpiffeEndpoint(
+        trust_domain=trust_domain,
+        url=settings.url,
+        endpoint_id=SpiffeId.parse(settings.spiffe_id),
+        fetcher=fetcher,
+        timeout_seconds=settings.timeout_seconds,
+        given=given,
+    )
+
+
+def _log_change(status: BundleStatus) -> None:
+    """Tell of a new bundle, or of why there is none."""
+    fields = {"trust_domain": status.trust_domain.name, "source": status.source}
+    if status.last_error:
+        _log.warning("trust_bundle_failed", error=status.last_error, **fields)
+        return
+    _log.info(
+        "trust_bundle",
+        sequence=status.sequence,
+        x509_authorities=status.x509_authorities,
+        jwt_authorities=status.jwt_authorities,
+        left_out=list(status.notes),
+        **fields,
+    )

@@ -1,0 +1,88 @@
+"""Trust bundles in the configuration: read with their files, or refused with their line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from authz.bundle_parts import build_bundle_watch
+from authz.config_file import load_settings
+from identity.bundle_watch import WatchTimes
+from identity.spiffe_id import TrustDomain
+from identity.trust_bundle import BundleError
+from policies.diagnostic import LoadError
+
+CASES = yaml.safe_load(Path(__file__).with_name("bundle_settings.yaml").read_text("utf-8"))
+
+
+def root_pem(name: str) -> bytes:
+    """A self-signed authority of that name."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
+    builder = builder.public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["note"].replace(" ", "-"))
+def test_settings(case: dict[str, Any], tmp_path: Path) -> None:
+    """A section is read, or each of its faults is told with file and line."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(case["yaml"])
+    if "want" not in case:
+        load_settings(path)
+        return
+    with pytest.raises(LoadError) as caught:
+        load_settings(path)
+    found = [str(each) for each in caught.value.diagnostics]
+    assert len(case["want"]) == len(found)
+    assert all(str(path) in text for text in found)
+    assert all(any(piece in text for text in found) for piece in case["want"]), found
+
+
+def test_bundles_are_there_before_anything_serves(tmp_path: Path) -> None:
+    """Files and first bundles count from the configuration's folder and are read at once."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(CASES[1]["yaml"] + "      # nothing is fetched here\n")
+    (tmp_path / "roots.pem").write_bytes(root_pem("own"))
+    identity = load_settings(path).identity
+
+    watch = build_bundle_watch(identity)
+
+    own = watch.current().bundle_for(TrustDomain("own.example"))
+    assert own is not None
+    assert len(own.x509_authorities) == 1
+    assert watch.current().bundle_for(TrustDomain("web.example")) is None
+    assert watch.current().bundle_for(TrustDomain("other.example")) is None
+    assert [each.source for each in watch.status()] == [
+        "https://web.example/bundle",
+        "https://own.example/bundle",
+        "https://own.example/other",
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_that_is_not_there(tmp_path: Path, number: int) -> None:
+    """A bundle that cannot be read ends the start, with the path in the message."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(CASES[number]["yaml"])
+
+    with pytest.raises(BundleError, match=r"roots\.pem. cannot be read"):
+        build_bundle_watch(load_settings(path).identity)
+
+
+def test_the_defaults_are_those_of_the_watch(tmp_path: Path) -> None:
+    """What the documentation calls a default is what `identity` does by itself."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text("{}")
+
+    assert WatchTimes() == load_settings(path).identity.bundle_refresh.to_watch_times()
