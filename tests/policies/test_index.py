@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from identity.mapping import MappingSet, RuleTexts, make_mapping
 from identity.peer import Peer
+from identity.spiffe_id import TrustDomain
 from policies.decision import RuleRef
 from policies.index import PolicyIndex
 from policies.matchers import CompiledPolicy
@@ -50,7 +53,7 @@ def fields(**known: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 SOURCES = st.one_of(
     fields(principals=PRINCIPALS, namespaces=NAMESPACES, ipBlocks=BLOCKS, remoteIpBlocks=BLOCKS),
-    st.just({"serviceAccounts": ["x", "b/y"]}),
+    st.just({"serviceAccounts": ["x", "b/y", "b/y.dns"]}),
 )
 OPERATIONS = fields(paths=PATHS, hosts=HOSTS, methods=METHODS, ports=PORTS)
 CONDITIONS = st.one_of(
@@ -69,6 +72,49 @@ RULES = st.fixed_dictionaries(
         "when": st.lists(CONDITIONS, min_size=1, max_size=2),
     },
 )
+NAMES = [
+    "spiffe://td/ns/a/sa/x",
+    "spiffe://old/ns/b/sa/y",
+    "spiffe://td/ns/ns/sa/x",
+    "spiffe://td/ns/ns/ns/b/sa/y",
+    "spiffe://team/b/x",
+    "spiffe://team/ns/a/sa/x",
+    "spiffe://TEAM/ns/a/sa/x",
+    "y.b.dns.team",
+    "CN=x",
+    "O=/ns/b/,CN=x.a.dns.team",
+    "https://h/ns/a/sa/x",
+    "spiffe://td/ns/a/sa/x\n",
+]
+MAPPINGS = MappingSet(
+    (
+        make_mapping(
+            "team",
+            [TrustDomain("team")],
+            [
+                RuleTexts(
+                    pattern="/{ns:label}/{sa:label}", namespace="{ns}", service_account="{sa}"
+                ),
+                RuleTexts(
+                    pattern="{sa}.{ns}.dns.{trustDomain}",
+                    namespace="{ns}",
+                    service_account="{sa}.dns",
+                    is_dns=True,
+                ),
+            ],
+        ),
+    )
+)
+
+
+def peer_of(names: list[str], is_mapped: bool) -> Peer | None:
+    """Return the peer with these names, read by the mappings or not."""
+    peer = Peer.from_principal(names[0] if names else "", tuple(names))
+    reading = MAPPINGS.read(names) if is_mapped and peer is not None else None
+    return peer if peer is None or reading is None else replace(peer, reading=reading)
+
+
+PEERS = st.builds(peer_of, st.lists(st.sampled_from(NAMES), max_size=3, unique=True), st.booleans())
 REQUESTS = st.builds(
     Request,
     method=st.sampled_from(["GET", "POST", "PUT", "get", ""]),
@@ -79,17 +125,7 @@ REQUESTS = st.builds(
     destination_port=st.sampled_from([80, 8080, 0]),
     sni=st.sampled_from(["", "a.test"]),
     workload=st.just(Workload(namespace="a")),
-    peer=st.sampled_from(
-        [
-            "",
-            "spiffe://td/ns/a/sa/x",
-            "spiffe://old/ns/b/sa/y",
-            "spiffe://td/ns/ns/sa/x",
-            "spiffe://td/ns/ns/ns/b/sa/y",
-            "CN=x",
-            "https://h/ns/a/sa/x",
-        ]
-    ).map(Peer.from_principal),
+    peer=PEERS,
     headers=st.sampled_from([{}, {"x-forwarded-for": ("10.1.2.3",)}]),
 )
 
