@@ -4,25 +4,62 @@ from __future__ import annotations
 
 import click
 
-from authz.commands.audit import audit_group
-from authz.commands.ca import ca_group
-from authz.commands.identity import identity_group
+from authz.commands.late import LateGroup
 from authz.commands.policy import policy_main
-from authz.commands.serve import config_group, envoy_config_command, serve_command
 
 
-@click.group()
+def _serve() -> click.Command:
+    from authz.commands.serve import serve_command
+
+    return serve_command
+
+
+def _envoy_config() -> click.Command:
+    from authz.commands.serve import envoy_config_command
+
+    return envoy_config_command
+
+
+def _config() -> click.Command:
+    from authz.commands.serve import config_group
+
+    return config_group
+
+
+def _ca() -> click.Command:
+    from authz.commands.ca import ca_group
+
+    return ca_group
+
+
+def _identity() -> click.Command:
+    from authz.commands.identity import identity_group
+
+    return identity_group
+
+
+def _audit() -> click.Command:
+    from authz.commands.audit import audit_group
+
+    return audit_group
+
+
+@click.group(
+    cls=LateGroup,
+    late={
+        "serve": _serve,
+        "envoy-config": _envoy_config,
+        "config": _config,
+        "ca": _ca,
+        "identity": _identity,
+        "audit": _audit,
+    },
+)
 @click.version_option(package_name="meshwarden")
 def main() -> None:
     """Meshwarden: a zero-trust policy engine and external authorizer for Envoy."""
 
 
-main.add_command(serve_command)
-main.add_command(envoy_config_command)
-main.add_command(config_group)
-main.add_command(ca_group)
-main.add_command(identity_group)
-main.add_command(audit_group)
 main.add_command(policy_main, name="policy")
 
 __all__ = ["main", "policy_main"]

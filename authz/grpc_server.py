@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from authz.errors import ListenError
+
 SERVICE = "envoy.service.auth.v3.Authorization"
 _METHOD = "Check"
 _UNIX = "unix://"
@@ -27,10 +29,6 @@ _OPTIONS = (
 
 Check = Callable[..., bytes]
 """A message to the answer; never raises. With a metadata key, its values are a second argument."""
-
-
-class ListenError(Exception):
-    """An address cannot be listened on."""
 
 
 class GrpcServer:

@@ -17,7 +17,8 @@ from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
 from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch
-from authz.grpc_server import GrpcServer, ListenError
+from authz.errors import ListenError
+from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 
 from audit.errors import AuditError
-from authz.grpc_server import ListenError
+from authz.errors import ListenError
 from ca.errors import CaError
 from identity.errors import IdentityError
 from policies.diagnostic import LoadError

@@ -1,0 +1,7 @@
+"""Errors of the server that its operator can mend."""
+
+from __future__ import annotations
+
+
+class ListenError(Exception):
+    """An address cannot be listened on."""
