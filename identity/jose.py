@@ -107,6 +107,15 @@ def parse_token(text: str) -> UnverifiedToken:
     )
 
 
+def peek_header(text: str) -> dict[str, Any]:
+    """Return every field of a header, for people to look at; nothing may be decided by it.
+
+    Raises:
+        TokenFormatError: the first part of the text is no JSON object.
+    """
+    return _decode_json(text[:MAX_TOKEN_CHARS].partition(".")[0], "header")
+
+
 def has_jws_shape(text: str) -> bool:
     """Return whether a text is meant for a JWS: the first of its three parts is a JSON object."""
     parts = text.split(".", _PARTS)

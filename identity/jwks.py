@@ -6,6 +6,7 @@ Key material never appears in a note or an error.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections import Counter
@@ -27,6 +28,12 @@ MAX_RSA_BITS: Final = 8192
 # BUDGET: every key without a matching `kid` costs one signature check.
 MAX_KEYS: Final = 100
 
+# RFC 7638 §3.2, RFC 8037 §2.
+_THUMBPRINT_MEMBERS: Final = {
+    "RSA": ("e", "kty", "n"),
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+}
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
 _EC_ALGORITHMS: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _RSA_ALGORITHMS: Final = frozenset(
@@ -40,13 +47,15 @@ class Jwk:
     """One verification key. `kid` and `alg` are empty when the set does not name them.
 
     `algorithms` are those that this kind of key can verify; `key` is what
-    PyJWT's algorithm of that family takes.
+    PyJWT's algorithm of that family takes. `kind` and `thumbprint` are for people.
     """
 
     kid: str
     alg: str
     algorithms: frozenset[str]
     key: Any
+    kind: str = ""
+    thumbprint: str = ""
 
     def is_eligible(self, kid: str, alg: str) -> bool:
         """Return whether neither `kid` nor `alg` speaks against this key (reference 7.3)."""
@@ -135,7 +144,36 @@ def _read_key(entry: object, *, is_inline: bool) -> Jwk:
     if not is_inline:
         _refuse_published_secrets(entry)
     public = {name: value for name, value in entry.items() if name not in _PRIVATE}
-    return Jwk(kid=kid, alg=alg, algorithms=algorithms, key=_load_key(public, algorithms))
+    key = _load_key(public, algorithms)
+    return Jwk(
+        kid=kid,
+        alg=alg,
+        algorithms=algorithms,
+        key=key,
+        kind=_kind(entry, key),
+        thumbprint=_thumbprint(entry),
+    )
+
+
+def _kind(entry: Mapping[str, Any], key: Any) -> str:
+    """Return the kind of a key that was read, as people name it."""
+    if isinstance(key, RSAPublicKey):
+        return f"RSA {key.key_size}"
+    return f"{entry['kty']} {entry['crv']}" if "crv" in entry else str(entry["kty"])
+
+
+def _thumbprint(entry: Mapping[str, Any]) -> str:
+    """Return the RFC 7638 thumbprint of a key that was read; none of a symmetric one.
+
+    WHY none: the digest of a weak secret is a way to the secret.
+    """
+    members = _THUMBPRINT_MEMBERS.get(entry["kty"])
+    if members is None:
+        return ""
+    # RFC 7638 §3.3: the required members in lexicographic order, without white space.
+    text = json.dumps({name: entry[name] for name in members}, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
 def _check_operations(entry: Mapping[str, Any]) -> None:

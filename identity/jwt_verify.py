@@ -101,6 +101,11 @@ def check_claims(claims: RegisteredClaims, rule: JwtRule, now: float) -> TokenRe
     return None
 
 
+def claim_steps(claims: RegisteredClaims, rule: JwtRule, now: float) -> tuple[bool, ...]:
+    """Return whether issuer, beginning, expiry and audience hold, in the order of the checks."""
+    return tuple(holds(claims, rule, int(now)) for _, holds, _ in _CLAIM_CHECKS)
+
+
 def is_in_time(claims: RegisteredClaims, now: float) -> bool:
     """Return whether a token may be used now, give or take the clock skew."""
     at = int(now)
@@ -156,12 +161,12 @@ def _check_signature(token: UnverifiedToken, keys: JwkSet | None) -> tuple[Token
     eligible = keys.eligible(token.kid, token.alg)
     if not eligible:
         return TokenStatus.KEY_MISMATCH, "no key has the `kid` and `alg` of the token"
-    if any(_is_signed_by(token, key) for key in eligible):
+    if any(is_signed_by(token, key) for key in eligible):
         return TokenStatus.OK, ""
     return TokenStatus.BAD_SIGNATURE, "no eligible key verifies the signature"
 
 
-def _is_signed_by(token: UnverifiedToken, key: Jwk) -> bool:
+def is_signed_by(token: UnverifiedToken, key: Jwk) -> bool:
     """Return whether this key verifies the signature.
 
     INVARIANT: the key decides which algorithms it serves, never the token, so an

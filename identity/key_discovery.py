@@ -47,11 +47,17 @@ class KeyPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedKeys:
-    """The keys a place published, with how long it calls them fresh (None: it does not say)."""
+    """The keys a place published, and how they came.
+
+    `max_age_seconds` is how long the place calls them fresh, None when it does not say;
+    `length` is the document's in bytes.
+    """
 
     keys: JwkSet
     jwks_uri: str
     max_age_seconds: float | None
+    content_type: str = ""
+    length: int = 0
 
 
 def fetch_keys(place: KeyPlace, fetch: Fetch, timeout_seconds: float) -> FetchedKeys:
@@ -65,7 +71,13 @@ def fetch_keys(place: KeyPlace, fetch: Fetch, timeout_seconds: float) -> Fetched
         url = _discover(place.url, fetch, timeout_seconds)
     found = fetch(url, timeout_seconds=timeout_seconds)
     keys = _read(found, url, lambda body: parse_jwk_set(body, is_inline=False))
-    return FetchedKeys(keys=keys, jwks_uri=url, max_age_seconds=found.max_age_seconds)
+    return FetchedKeys(
+        keys=keys,
+        jwks_uri=url,
+        max_age_seconds=found.max_age_seconds,
+        content_type=found.content_type,
+        length=len(found.body),
+    )
 
 
 def _discover(issuer: str, fetch: Fetch, timeout_seconds: float) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import click
 
+from authz.commands.identity_jwks import fetch_jwks_command
 from authz.commands.identity_peer import inspect_cert_command, inspect_xfcc_command
+from authz.commands.identity_token import inspect_token_command
 
 
 @click.group("identity")
@@ -17,3 +19,5 @@ def identity_group() -> None:
 
 identity_group.add_command(inspect_cert_command)
 identity_group.add_command(inspect_xfcc_command)
+identity_group.add_command(inspect_token_command)
+identity_group.add_command(fetch_jwks_command)
