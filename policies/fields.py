@@ -7,7 +7,8 @@ text becomes a Diagnostic, and the file that holds it is refused.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity, shown
 from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar
@@ -17,6 +18,7 @@ from policies.model import Value
 _MAX_ERRORS = 1000
 # BUDGET: comparing long names letter by letter is slow, and no field has a long one.
 _MAX_NAME = 64
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 class Findings:
@@ -82,9 +84,17 @@ class Fields:
     __slots__ = ("_entries", "_has_unknown", "findings", "node", "path")
 
     def __init__(
-        self, node: YamlMap, path: str, findings: Findings, known: Collection[str] | None = None
+        self,
+        node: YamlMap,
+        path: str,
+        findings: Findings,
+        known: Collection[str] | None = None,
+        elsewhere: Mapping[str, str] = _NOWHERE,
     ) -> None:
-        """Check the mapping's keys against `known` (None: any); unknown ones are errors."""
+        """Check the mapping's keys against `known` (None: any); unknown ones are errors.
+
+        `elsewhere` says of keys that belong to another place where they are written.
+        """
         self.node = node
         self.path = path
         self.findings = findings
@@ -94,9 +104,10 @@ class Fields:
             for key in self._entries:
                 if key not in known:
                     self._has_unknown = True
+                    meant = elsewhere.get(key)
                     self.error(
                         "unknown-field", f"unknown field `{shown(self.at(key))}`", key,
-                        suggestion(key, known),
+                        f"did you mean `{meant}`?" if meant else suggestion(key, known),
                     )  # fmt: skip
 
     def at(self, key: str) -> str:
@@ -187,10 +198,17 @@ class Fields:
             self.wrong_type(key, "a mapping")
         return None
 
-    def child(self, key: str, known: Collection[str] | None = None) -> Fields | None:
+    def child(
+        self,
+        key: str,
+        known: Collection[str] | None = None,
+        elsewhere: Mapping[str, str] = _NOWHERE,
+    ) -> Fields | None:
         """Return the fields of the mapping at `key`, or None when absent."""
         node = self.mapping(key)
-        return None if node is None else Fields(node, self.at(key), self.findings, known)
+        if node is None:
+            return None
+        return Fields(node, self.at(key), self.findings, known, elsewhere)
 
     def items(self, key: str) -> tuple[YamlNode, ...]:
         """Return the items of the list at `key`; absent reads as empty."""

@@ -37,6 +37,8 @@ _NEGATED = {
 }
 _SOURCE_FIELDS = tuple(name for key in _SOURCE_KEYS for name in (key, _NEGATED[key]))
 _OPERATION_FIELDS = tuple(name for key in _OPERATION_KEYS for name in (key, _NEGATED[key]))
+_OF_OPERATIONS = {name: f"to.operation.{name}" for name in _OPERATION_FIELDS}
+_OF_SOURCES = {name: f"from.source.{name}" for name in _SOURCE_FIELDS}
 _CONDITION_FIELDS = ("key", "values", "notValues")
 _RETIRED_KEYS = {
     "destination.labels": "choose the workload with `spec.selector`",
@@ -143,7 +145,7 @@ def _read_rules(spec: Fields, action: Action) -> Iterator[Rule]:
 
 def _read_sources(rule: Fields, action: Action) -> Iterator[tuple[Clause, ...]]:
     for entry in rule.children("from", ("source",)):
-        source = entry.child("source", _SOURCE_FIELDS)
+        source = entry.child("source", _SOURCE_FIELDS, _OF_OPERATIONS)
         _refuse_empty(entry, source, "source", "from")
         yield tuple(_read_clauses(source, _SOURCE_KEYS, action)) if source else ()
         if source is not None:
@@ -152,7 +154,7 @@ def _read_sources(rule: Fields, action: Action) -> Iterator[tuple[Clause, ...]]:
 
 def _read_operations(rule: Fields, action: Action) -> Iterator[tuple[Clause, ...]]:
     for entry in rule.children("to", ("operation",)):
-        operation = entry.child("operation", _OPERATION_FIELDS)
+        operation = entry.child("operation", _OPERATION_FIELDS, _OF_SOURCES)
         _refuse_empty(entry, operation, "operation", "to")
         yield tuple(_read_clauses(operation, _OPERATION_KEYS, action)) if operation else ()
 
