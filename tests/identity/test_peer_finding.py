@@ -1,0 +1,287 @@
+"""Who asks: each proof by itself, what contradicts it, and whatever bytes arrive."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from certificate_making import AUTHORITY, LEAF, NOW, Made, Recipe, make
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from identity.errors import CertificateError
+from identity.mapping import MappingSet, RuleTexts, make_mapping
+from identity.peer import Peer, PeerProof
+from identity.peer_certificate import certificate_from_chain, read_peer_certificate
+from identity.peer_finding import PeerEvidence, PeerFault, PeerFinding, PeerRules, find_peer
+from identity.spiffe_id import TrustDomain
+from identity.svid_memory import SvidMemory
+from identity.trust_bundle import BundleSet, TrustBundle
+from identity.xfcc_trust import ForwardMode, XfccTrust, parse_forwarder
+
+ROOT = make(Recipe.of({"subject": "root"}, AUTHORITY))
+INTER = make(Recipe.of({"subject": "inter"}, AUTHORITY), ROOT)
+STRANGER = make(Recipe.of({"subject": "root"}, AUTHORITY))
+CART = "spiffe://example.org/ns/shop/sa/cart"
+GATEWAY = "spiffe://example.org/ns/edge/sa/gateway"
+BUNDLES = BundleSet.of(
+    TrustBundle(trust_domain=TrustDomain("example.org"), x509_authorities=(ROOT.certificate,))
+)
+FORWARDING = PeerRules(
+    xfcc=XfccTrust(forwarders=(parse_forwarder(GATEWAY),), own_mode=ForwardMode.FORWARD_ONLY)
+)
+
+
+def leaf(issuer: Made = ROOT, **fields: Any) -> Made:
+    """Return a leaf, of the cart unless told otherwise."""
+    return make(Recipe.of(fields, LEAF), issuer)
+
+
+def encoded(*chain: Made) -> str:
+    """Return a chain as Envoy sends it."""
+    return quote("".join(each.pem.decode() for each in chain))
+
+
+GOOD = leaf()
+
+
+def find(
+    principal: str = "",
+    rules: PeerRules | None = None,
+    bundles: BundleSet | None = None,
+    *,
+    at: datetime = NOW,
+    **evidence: Any,
+) -> PeerFinding:
+    """Return who asks."""
+    told = PeerEvidence(principal=principal, **evidence)
+    return find_peer(told, rules or PeerRules(), bundles or BundleSet(), at)
+
+
+def test_nobody() -> None:
+    """Nothing told is nobody."""
+    assert find() == PeerFinding(steps=("no client certificate",))
+
+
+def test_envoys_word() -> None:
+    """A name alone is believed of Envoy."""
+    found = find(CART)
+
+    assert Peer.from_principal(CART) == found.peer
+    assert found.peer is not None
+    assert PeerProof.TLS is found.peer.proof
+
+
+def test_certificate_without_bundles() -> None:
+    """Without bundles a certificate adds its names, and Envoy's word stays the proof."""
+    made = leaf(dns=("cart.shop", "b"), subject="x")
+    found = find(CART, certificate=encoded(made))
+
+    assert found.peer is not None
+    assert (CART, "cart.shop", "b", "CN=x") == found.peer.names
+    assert PeerProof.TLS is found.peer.proof
+
+
+def test_certificate_with_bundles() -> None:
+    """With the trust domain's bundle the certificate is verified, with its chain if it came."""
+    for chain in ((GOOD,), (leaf(INTER), INTER)):
+        found = find(CART, bundles=BUNDLES, certificate=encoded(*chain))
+        assert found.peer is not None, found.detail
+        assert PeerProof.CERTIFICATE is found.peer.proof
+
+
+@pytest.mark.parametrize(
+    ("made", "at", "why"),
+    [
+        (leaf(STRANGER), NOW, "untrusted"),
+        (leaf(INTER), NOW, "untrusted"),
+        (GOOD, NOW + timedelta(days=2), "expired"),
+        (GOOD, NOW - timedelta(days=2), "not_yet_valid"),
+        (leaf(ca=True), NOW, "ca_as_leaf"),
+        (leaf(uris=(CART, CART + "2")), NOW, "uri_san_count"),
+        (leaf(uris=(CART, CART)), NOW, "uri_san_count"),
+        (leaf(uris=(), dns=(CART,)), NOW, "uri_san_count"),
+        (leaf(uris=(CART + "\0",)), NOW, "spiffe_id"),
+        (leaf(uris=("spiffe://example.org/ns/sh%6fp/sa/cart",)), NOW, "spiffe_id"),
+        (leaf(uris=("spiffe://EXAMPLE.org/ns/shop/sa/cart",)), NOW, "spiffe_id"),
+        (leaf(uris=("spiffe://other.org/ns/shop/sa/cart",)), NOW, "no_bundle"),
+        (leaf(uris=("spiffe://example.org",)), NOW, "no_path"),
+    ],
+)
+def test_certificate_that_does_not_verify(made: Made, at: datetime, why: str) -> None:
+    """A certificate that Envoy let in and the bundle does not is refused, by name."""
+    text = encoded(made)
+    principal = read_peer_certificate(text).principal
+    found = find(principal, bundles=BUNDLES, certificate=text, at=at)
+
+    assert found.peer is None
+    assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
+    assert found.detail.startswith(f"{why}:")
+
+
+def test_bundles_that_are_not_there_yet() -> None:
+    """Where certificates must be verified, none is believed before there is a bundle."""
+    found = find(CART, PeerRules(must_verify=True), certificate=encoded(GOOD))
+
+    assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
+
+
+@pytest.mark.parametrize("principal", ["", CART + "/", "CN=x", CART.upper(), GATEWAY])
+def test_certificate_of_somebody_else(principal: str) -> None:
+    """A certificate that disagrees with the name Envoy reports is refused."""
+    found = find(principal, certificate=encoded(GOOD))
+
+    assert (None, PeerFault.CERTIFICATE_MISMATCH) == (found.peer, found.fault)
+
+
+def test_second_name_as_principal() -> None:
+    """Envoy reports the first name: another of the same certificate is not it."""
+    text = encoded(leaf(uris=("spiffe://example.org/a", CART)))
+
+    assert PeerFault.CERTIFICATE_MISMATCH is find(CART, certificate=text).fault
+    found = find("spiffe://example.org/a", certificate=text)
+    assert found.peer is not None
+    assert CART in found.peer.names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "%",
+        "%zz",
+        "-----BEGIN CERTIFICATE-----",
+        "-----BEGIN%20CERTIFICATE-----%0AAAAA%0A-----END%20CERTIFICATE-----%0A",
+        encoded(GOOD)[:-40],
+        encoded(GOOD).replace("%0A", "%0A%00", 1),
+        encoded(GOOD).replace("M", "%FF", 1),
+        encoded(GOOD) + "é",
+        encoded(GOOD) * 600,
+        quote(GOOD.key_pem.decode()),
+    ],
+)
+def test_unreadable_certificate(text: str) -> None:
+    """A certificate that cannot be read leaves open who asks: refused."""
+    found = find(CART, certificate=text)
+
+    assert PeerFault.CERTIFICATE_UNREADABLE is found.fault
+
+
+def forwarded(**fields: Any) -> str:
+    """Return a header with the cart's certificate, its words as given."""
+    made = fields.pop("made", GOOD)
+    words = {"Hash": certificate_from_chain((made.der,)).sha256, "Cert": f'"{encoded(made)}"'}
+    words |= {"URI": CART} | fields
+    return ";".join(f"{key}={value}" for key, value in words.items() if value is not None)
+
+
+def test_forwarded_certificate() -> None:
+    """The certificate in a believed header gives the names, and is verified like any other."""
+    found = find(GATEWAY, FORWARDING, xfcc=forwarded(), bundles=BUNDLES)
+
+    assert found.peer is not None, found.detail
+    assert (CART, PeerProof.XFCC) == (found.peer.principal, found.peer.proof)
+
+
+@pytest.mark.parametrize(
+    ("header", "fault"),
+    [
+        (forwarded(Hash="0" * 64), PeerFault.XFCC_INVALID),
+        (forwarded(URI=CART + "2"), PeerFault.XFCC_INVALID),
+        (forwarded(Subject='"CN=x"'), PeerFault.XFCC_INVALID),
+        (forwarded(DNS="x"), PeerFault.XFCC_INVALID),
+        (forwarded(Chain=f'"{encoded(leaf(), GOOD)}"'), PeerFault.XFCC_INVALID),
+        (forwarded(Cert='"x"'), PeerFault.XFCC_INVALID),
+        (forwarded(Chain='"x"'), PeerFault.XFCC_INVALID),
+        (forwarded() + ",", PeerFault.XFCC_INVALID),
+        (forwarded() + ";Hash=" + "0" * 64, PeerFault.XFCC_INVALID),
+        (forwarded(URI="", Cert=None), PeerFault.XFCC_INVALID),
+        (forwarded(made=leaf(STRANGER)), PeerFault.CERTIFICATE_UNTRUSTED),
+    ],
+)
+def test_forwarded_contradiction(header: str, fault: PeerFault) -> None:
+    """A believed header that contradicts itself is refused, by name."""
+    assert fault is find(GATEWAY, FORWARDING, xfcc=header, bundles=BUNDLES).fault
+
+
+@pytest.mark.parametrize("header", ["", ",", "URI=" + CART, 'URI="', "\0", "ü", "=" * 99999])
+def test_forged_header(header: str) -> None:
+    """Of a peer that is not trusted no header counts, well-formed or not, and none harms."""
+    found = find(CART, FORWARDING, xfcc=header)
+
+    assert Peer.from_principal(CART) == found.peer
+    assert found.xfcc.startswith("ignored") or not header
+
+
+def test_waypoint() -> None:
+    """Under the configured key the filter state names the peer, one name that TLS does not deny."""
+    rules = PeerRules(forwarded_key="k")
+
+    named = find(rules=rules, forwarded=(CART,)).peer
+    assert named is not None
+    assert (CART, PeerProof.FILTER_STATE) == (named.principal, named.proof)
+    assert find(rules=rules, forwarded=()).peer is None
+    assert find(rules=rules, forwarded=("",)).peer is None
+    assert find(rules=rules, forwarded=("-",)).peer is None
+    assert find(forwarded=(CART,)).peer is None
+    same = find(CART, rules, forwarded=(CART,)).peer
+    assert same is not None
+    assert PeerProof.TLS is same.proof
+    for told in ((CART, CART), (CART, GATEWAY), ("a\nb",), ("a\0",), ("x" * 9999,)):
+        assert PeerFault.FORWARDED_INVALID is find(rules=rules, forwarded=told).fault
+    assert PeerFault.FORWARDED_INVALID is find(CART, rules, forwarded=(GATEWAY,)).fault
+
+
+def test_mapped() -> None:
+    """The mapping speaks last: the principal stays, namespace and account are its."""
+    rule = RuleTexts(pattern="/{a}/{b}", namespace="{a}", service_account="{b}")
+    maps = MappingSet((make_mapping("m", [TrustDomain("td")], [rule]),))
+    found = find("spiffe://td/shop/cart", PeerRules(mappings=maps)).peer
+
+    assert found is not None
+    assert ("spiffe://td/shop/cart", ("shop", "cart")) == (found.principal, found.workload)
+    assert ("spiffe://td/ns/shop/sa/cart",) == found.workload_names(wide=False)
+
+
+def test_memory() -> None:
+    """A verified chain is remembered while it holds and the bundles are the same, no longer."""
+    memory = SvidMemory()
+    chain = (GOOD.der,)
+    first = memory.verify(chain, BUNDLES, NOW)
+
+    assert first is memory.verify(chain, BUNDLES, NOW)
+    assert type(first) is not type(memory.verify(chain, BundleSet(), NOW))
+    assert type(first) is not type(memory.verify(chain, BUNDLES, NOW + timedelta(days=3)))
+    assert first == memory.verify(chain, BUNDLES, NOW)
+
+
+@given(st.binary(max_size=300), st.text(max_size=60), st.text(max_size=60), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_any_bytes(raw: bytes, name: str, header: str, is_trusted: bool) -> None:
+    """Whatever arrives, somebody, nobody or a named fault comes out, never an exception."""
+    rules = FORWARDING if is_trusted else PeerRules(forwarded_key="k", must_verify=True)
+    for certificate in ("", quote(raw), raw.decode("latin-1")):
+        for principal in (name, GATEWAY):
+            found = find(
+                principal, rules, certificate=certificate, xfcc=header, forwarded=(header,)
+            )
+            assert found.fault is None or found.peer is None
+            if certificate:
+                assert found.fault is not None
+
+
+@given(st.integers(0, len(GOOD.der) - 1), st.integers(0, 255), st.booleans())
+@settings(max_examples=300, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_changed_byte(place: int, byte: int, is_cut: bool) -> None:
+    """A certificate with one byte changed is never verified, and never an exception."""
+    der = GOOD.der[:place] if is_cut else GOOD.der[:place] + bytes([byte]) + GOOD.der[place + 1 :]
+    try:
+        certificate = certificate_from_chain((der,))
+    except CertificateError:
+        return
+    verdict = SvidMemory().verify(certificate.chain, BUNDLES, NOW)
+
+    assert der == GOOD.der or not hasattr(verdict, "spiffe_id")
