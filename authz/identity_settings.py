@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -42,6 +42,11 @@ class IdentitySettings(Section):
         description="The authorities of each trust domain whose SVIDs we verify ourselves. One "
         "trust domain's authorities never speak for another.",
     )
+    verify_peers: Literal["configured", "all"] = Field(
+        default="configured",
+        description="Whose certificates are verified again: those that name a trust domain of "
+        "`trustBundles`, or all; then Envoy must send every one (`include_peer_certificate`).",
+    )
     bundle_refresh: BundleRefreshSettings = Field(
         default_factory=BundleRefreshSettings,
         description="How often files and endpoints of trust bundles are looked at.",
@@ -72,5 +77,9 @@ class IdentitySettings(Section):
         return PeerRules(
             xfcc=self.xfcc.to_trust(),
             mappings=mapping_set(self.mappings),
+            # INVARIANT: who configures bundles wants certificates verified, also while none is had.
+            must_verify=bool(self.trust_bundles),
+            verified_domains=frozenset(each.trust_domain for each in self.trust_bundles),
+            verify_all=self.verify_peers == "all",
             forwarded_key=self.waypoint.peer_metadata_key,
         )

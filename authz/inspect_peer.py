@@ -6,7 +6,7 @@ The steps are those of a request: `identity.peer_finding` takes them here as it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from identity.certificate_reading import read_certificate
 from identity.errors import CertificateError, XfccError
-from identity.peer import Peer
+from identity.peer import Peer, PeerProof
 from identity.peer_certificate import (
     PeerCertificate,
     certificate_from_chain,
@@ -28,6 +28,7 @@ from identity.svid_fault import SvidRefusal
 from identity.trust_bundle import BundleSet
 from identity.x509_svid import spiffe_id_of_leaf
 from identity.xfcc import XfccElement, parse_xfcc
+from identity.xfcc_trust import XfccTrust
 
 _PEM: Final = b"-----BEGIN "
 _ENCODED: Final = (b"-----BEGIN%20", b"%2D%2D%2D%2D%2DBEGIN")
@@ -92,14 +93,14 @@ def inspect_certificate(
         )
     evidence = PeerEvidence(principal=certificate.principal, certificate=_as_sent(certificate))
     # What one certificate says does not hang on proxies and waypoints.
-    alone = PeerRules(mappings=rules.mappings, must_verify=rules.must_verify)
+    alone = replace(rules, xfcc=XfccTrust(), forwarded_key="")
     finding = find_peer(evidence, alone, bundles, at)
     steps = list(finding.steps)
-    if not (len(bundles) or rules.must_verify):
+    if finding.peer is not None and finding.peer.proof is PeerProof.TLS:
         verdict = spiffe_id_of_leaf(certificate.chain[0], at)
         is_refused = isinstance(verdict, SvidRefusal)
         judged = f"no SVID: {verdict}" if is_refused else "fit to be an SVID"
-        steps.append(f"no bundle is given, so no path was verified; by itself it is {judged}")
+        steps.append(f"no bundle of its trust domain: no path was verified; it is {judged}")
     return _inspection(finding, facts, tuple(steps))
 
 

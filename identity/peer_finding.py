@@ -30,6 +30,7 @@ from identity.xfcc_trust import XfccTrust, believe, untrusted
 # BUDGET: SPIFFE-ID §2.3 has 2048 bytes; a subject may be longer.
 _MAX_PRINCIPAL: Final = 8192
 _NO_VALUE: Final = "-"
+_SPIFFE: Final = "spiffe://"
 
 
 class PeerFault(StrEnum):
@@ -61,14 +62,17 @@ class PeerEvidence:
 class PeerRules:
     """The configuration: as it stands here, Envoy's word is believed and nothing else.
 
-    `must_verify` demands a bundle for every certificate, even while none is at hand.
+    A certificate that names anyone of `verified_domains`, or of a trust domain whose
+    bundle is at hand, must verify, also while that bundle is not there; with
+    `verify_all` every peer must, and Envoy must send its certificate.
     `forwarded_key` is the key of the call's metadata under which a waypoint's Envoy
     names the peer; empty: none does.
     """
 
     xfcc: XfccTrust = XfccTrust()
     mappings: MappingSet = field(default_factory=MappingSet)
-    must_verify: bool = False
+    verified_domains: frozenset[str] = frozenset()
+    verify_all: bool = False
     forwarded_key: str = ""
 
 
@@ -146,9 +150,11 @@ class _Search:
         """Return the peer of the connection."""
         principal = self.evidence.principal
         if certificate is None:
-            self.steps.append(
-                f"Envoy names `{principal}`" if principal else "no client certificate"
-            )
+            told = f"Envoy names `{principal}`" if principal else "no client certificate"
+            self.steps.append(told)
+            if principal and self.rules.verify_all:
+                why = "Envoy sends no certificate to verify: it lacks include_peer_certificate"
+                raise _Refused(PeerFault.CERTIFICATE_UNTRUSTED, why)
             return Peer.from_principal(principal)
         if principal != certificate.principal:
             raise _Refused(
@@ -242,13 +248,23 @@ class _Search:
 
     def _verified(self, certificate: PeerCertificate) -> X509Svid | None:
         """Return the certificate's SVID; None where nothing is configured to verify it by."""
-        if not (self.rules.must_verify or len(self.bundles)):
+        if not (self.rules.verify_all or self._names_verified_domain(certificate)):
             return None
         verdict = self.memory.verify(certificate.chain, self.bundles, self.at)
         if isinstance(verdict, SvidRefusal):
             raise _Refused(PeerFault.CERTIFICATE_UNTRUSTED, str(verdict))
         self.steps.append(f"its certificate is verified: an SVID of `{verdict.spiffe_id}`")
         return verdict
+
+    def _names_verified_domain(self, certificate: PeerCertificate) -> bool:
+        """Whether any name, of whatever kind, claims a trust domain that we verify ourselves."""
+        # WHY in lower case: what is nearly such a name is verified too, and refused then.
+        texts = (name.lower() for name in certificate.names)
+        claimed = {
+            text[len(_SPIFFE) :].partition("/")[0] for text in texts if text.startswith(_SPIFFE)
+        }
+        known = (each.trust_domain.name for each in self.bundles)
+        return not claimed.isdisjoint((*self.rules.verified_domains, *known))
 
     def _ignored(self, why: str) -> str:
         self.steps.append(f"x-forwarded-client-cert ignored: {why}")

@@ -106,7 +106,7 @@ def test_certificate_with_bundles() -> None:
         (leaf(uris=(CART + "\0",)), NOW, "spiffe_id"),
         (leaf(uris=("spiffe://example.org/ns/sh%6fp/sa/cart",)), NOW, "spiffe_id"),
         (leaf(uris=("spiffe://EXAMPLE.org/ns/shop/sa/cart",)), NOW, "spiffe_id"),
-        (leaf(uris=("spiffe://other.org/ns/shop/sa/cart",)), NOW, "no_bundle"),
+        (leaf(uris=("spiffe://other.org/x", CART)), NOW, "uri_san_count"),
         (leaf(uris=("spiffe://example.org",)), NOW, "no_path"),
     ],
 )
@@ -123,9 +123,35 @@ def test_certificate_that_does_not_verify(made: Made, at: datetime, why: str) ->
 
 def test_bundles_that_are_not_there_yet() -> None:
     """Where certificates must be verified, none is believed before there is a bundle."""
-    found = find(CART, PeerRules(must_verify=True), certificate=encoded(GOOD))
+    for rules in (
+        PeerRules(verified_domains=frozenset({"example.org"})),
+        PeerRules(verify_all=True),
+    ):
+        found = find(CART, rules, certificate=encoded(GOOD))
+        assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
+        assert found.detail.startswith("no_bundle:")
 
-    assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
+
+def test_other_trust_domains() -> None:
+    """A peer of a trust domain without bundle has Envoy's word, unless all must be verified."""
+    other = "spiffe://other.org/ns/shop/sa/cart"
+    for name in (other, "cart.shop"):
+        fields = {"uris": (other,)} if name == other else {"uris": (), "dns": (name,)}
+        text = encoded(leaf(**fields))
+        found = find(name, bundles=BUNDLES, certificate=text)
+        assert found.peer is not None
+        assert PeerProof.TLS is found.peer.proof
+        strict = find(name, PeerRules(verify_all=True), BUNDLES, certificate=text)
+        assert PeerFault.CERTIFICATE_UNTRUSTED is strict.fault
+
+
+def test_all_must_be_verified() -> None:
+    """Then a name without a certificate is refused, and plaintext is still nobody."""
+    rules = PeerRules(verify_all=True)
+
+    assert PeerFault.CERTIFICATE_UNTRUSTED is find(CART, rules, BUNDLES).fault
+    assert find("", rules, BUNDLES) == PeerFinding(steps=("no client certificate",))
+    assert find(CART, rules, BUNDLES, certificate=encoded(GOOD)).peer is not None
 
 
 @pytest.mark.parametrize("principal", ["", CART + "/", "CN=x", CART.upper(), GATEWAY])
@@ -261,7 +287,7 @@ def test_memory() -> None:
 @settings(max_examples=200, deadline=None)
 def test_any_bytes(raw: bytes, name: str, header: str, is_trusted: bool) -> None:
     """Whatever arrives, somebody, nobody or a named fault comes out, never an exception."""
-    rules = FORWARDING if is_trusted else PeerRules(forwarded_key="k", must_verify=True)
+    rules = FORWARDING if is_trusted else PeerRules(forwarded_key="k", verify_all=True)
     for certificate in ("", quote(raw), raw.decode("latin-1")):
         for principal in (name, GATEWAY):
             found = find(
