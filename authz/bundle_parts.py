@@ -6,7 +6,13 @@ import structlog
 
 from authz.bundle_settings import BundleEndpointSettings, TrustBundleSettings
 from authz.identity_settings import IdentitySettings
-from identity.bundle_source import BundleFile, BundleSource, SpiffeEndpoint, WebEndpoint
+from identity.bundle_source import (
+    BundleFile,
+    BundleSource,
+    SpiffeEndpoint,
+    WebEndpoint,
+    WithIntermediates,
+)
 from identity.bundle_watch import BundleStatus, BundleWatch
 from identity.document_fetch import DocumentFetcher
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -32,7 +38,15 @@ def build_bundle_watch(settings: IdentitySettings) -> BundleWatch:
 
 
 def _source(settings: TrustBundleSettings, fetcher: DocumentFetcher) -> BundleSource:
-    """Return where one trust domain's bundle comes from."""
+    """Return where one trust domain's bundle comes from, with its intermediates."""
+    source = _bundle_source(settings, fetcher)
+    if settings.intermediates is None:
+        return source
+    return WithIntermediates(source=source, path=settings.intermediates)
+
+
+def _bundle_source(settings: TrustBundleSettings, fetcher: DocumentFetcher) -> BundleSource:
+    """Return where the authorities come from."""
     trust_domain = TrustDomain(settings.trust_domain)
     if settings.file is not None:
         return BundleFile(trust_domain=trust_domain, path=settings.file)

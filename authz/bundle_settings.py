@@ -71,6 +71,11 @@ class TrustBundleSettings(Section):
     endpoint: BundleEndpointSettings | None = Field(
         default=None, description="The endpoint that publishes the bundle, instead of a file."
     )
+    intermediates: Path | None = Field(
+        default=None,
+        description="A PEM file of intermediate authorities, trusted for nothing. Envoy sends us a "
+        "peer's leaf without its chain: what lies between it and the bundle has to stand here.",
+    )
 
     @field_validator("trust_domain")
     @classmethod
@@ -161,13 +166,16 @@ def with_absolute_bundles(
 
 
 def _with_absolute_files(base: Path, each: TrustBundleSettings) -> TrustBundleSettings:
-    if each.file is not None:
-        return each.model_copy(update={"file": base / each.file})
+    update: dict[str, object] = {
+        name: base / path
+        for name, path in (("file", each.file), ("intermediates", each.intermediates))
+        if path is not None
+    }
     endpoint = each.endpoint
-    if endpoint is None or endpoint.bootstrap is None:
-        return each
-    found = endpoint.model_copy(update={"bootstrap": base / endpoint.bootstrap})
-    return each.model_copy(update={"endpoint": found})
+    if endpoint is not None and endpoint.bootstrap is not None:
+        bootstrap = {"bootstrap": base / endpoint.bootstrap}
+        update["endpoint"] = endpoint.model_copy(update=bootstrap)
+    return each.model_copy(update=update)
 
 
 def _fault(place: int, why: str) -> PydanticCustomError:

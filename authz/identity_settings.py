@@ -77,8 +77,6 @@ class IdentitySettings(Section):
         return PeerRules(
             xfcc=self.xfcc.to_trust(),
             mappings=mapping_set(self.mappings),
-            # INVARIANT: who configures bundles wants certificates verified, also while none is had.
-            must_verify=bool(self.trust_bundles),
             verified_domains=frozenset(each.trust_domain for each in self.trust_bundles),
             verify_all=self.verify_peers == "all",
             forwarded_key=self.waypoint.peer_metadata_key,

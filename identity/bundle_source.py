@@ -15,7 +15,12 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives import serialization
 
-from identity.bundle_document import MAX_BUNDLE_BYTES, load_bundle, parse_bundle
+from identity.bundle_document import (
+    MAX_BUNDLE_BYTES,
+    bundle_from_pem,
+    load_bundle,
+    parse_bundle,
+)
 from identity.document_fetch import DocumentFetcher
 from identity.errors import KeySourceError
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -74,11 +79,7 @@ class BundleFile:
 
     def load(self, held: BundleSet) -> TrustBundle:
         """Return the bundle that the file holds now."""
-        try:
-            with self.path.open("rb") as file:
-                raw = file.read(MAX_BUNDLE_BYTES + 1)
-        except OSError as exc:
-            raise BundleError(f"`{self.path}` cannot be read: {exc.strerror}") from exc
+        raw = _read_file(self.path)
         try:
             return load_bundle(self.trust_domain, raw)
         except BundleError as exc:
@@ -148,6 +149,59 @@ class SpiffeEndpoint:
             raise KeySourceError(f"`{self.url}` shows no X.509-SVID: {found.detail}")
         if found != self.endpoint_id:
             raise KeySourceError(f"`{self.url}` is `{found}`, expected `{self.endpoint_id}`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithIntermediates:
+    """A source with a PEM file of intermediates beside it, read whenever the bundle is.
+
+    For certificates that arrive without their chain: Envoy sends a check server the leaf.
+    """
+
+    source: BundleSource
+    path: Path
+
+    @property
+    def trust_domain(self) -> TrustDomain:
+        """Whose bundle it is."""
+        return self.source.trust_domain
+
+    @property
+    def name(self) -> str:
+        """The place of the bundle."""
+        return self.source.name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the copy ages."""
+        return self.source.is_remote
+
+    @property
+    def given(self) -> TrustBundle | None:
+        """The bundle to start from, with the intermediates."""
+        return None if self.source.given is None else self._complete(self.source.given)
+
+    def load(self, held: BundleSet) -> TrustBundle:
+        """Return the bundle with the intermediates as they are now."""
+        return self._complete(self.source.load(held))
+
+    def _complete(self, bundle: TrustBundle) -> TrustBundle:
+        """Return the bundle with the intermediates."""
+        raw = _read_file(self.path)
+        try:
+            helping = bundle_from_pem(self.trust_domain, raw).x509_authorities
+        except BundleError as exc:
+            raise BundleError(f"`{self.path}`: {exc}") from exc
+        return replace(bundle, intermediates=helping)
+
+
+def _read_file(path: Path) -> bytes:
+    """Return the bytes of a file, read no further than a bundle's limit."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as exc:
+        raise BundleError(f"`{path}` cannot be read: {exc.strerror}") from exc
 
 
 def check_endpoint_url(url: str) -> None:

@@ -2,7 +2,8 @@
 
 Theory of operation. One thread visits each source when it is due: files every few
 seconds, endpoints as their refresh hint says. Rules this file keeps:
-- `current` neither waits nor does I/O: it returns one immutable set;
+- `current` neither waits nor does I/O: it returns one immutable set, and the very same
+  one while nothing changes;
 - a source that fails leaves its last good bundle in place, and is tried again after a
   wait that doubles up to its refresh interval;
 - a fetched copy that grew too old is no longer believed, but still serves to verify
@@ -185,7 +186,9 @@ class BundleWatch:
 
     def _keep(self, watched: _Watched, bundle: TrustBundle) -> None:
         """Take a bundle for the last good one."""
-        watched.bundle = bundle
+        # WHY the old value where nothing changed: verdicts are remembered for as long as it lasts.
+        if bundle != watched.bundle:
+            watched.bundle = bundle
         watched.loaded = self._clock()
         watched.fetched_at = datetime.fromtimestamp(self._wall_clock(), UTC)
         watched.last_error = ""
@@ -231,7 +234,9 @@ class BundleWatch:
     def _publish(self) -> None:
         """Make the set of believed bundles the current one."""
         believed = (each for each in self._watched.values() if self._is_believed(each))
-        self._current = BundleSet.of(*(each.bundle for each in believed if each.bundle))
+        fresh = BundleSet.of(*(each.bundle for each in believed if each.bundle))
+        if fresh != self._current:
+            self._current = fresh
 
     def _seconds_to_next(self) -> float:
         """Return how long nothing is due, and no copy becomes too old."""

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from cryptography import x509
 from cryptography.x509.verification import Store
 
+from identity.certificate_reading import ReadCertificate, read_parts
 from identity.errors import IdentityError
 from identity.jwks import Jwk
 from identity.spiffe_id import TrustDomain
@@ -31,28 +32,41 @@ class TrustBundle:
     """The authorities of one trust domain; without any, everything of it is untrusted.
 
     `x509_authorities` verify X.509-SVIDs and `jwt_authorities` JWT-SVIDs, neither the
-    other. `sequence` and `refresh_hint_seconds` are None when the publisher does not say.
-    `notes` tell which entries of the document were left out, and why.
+    other. `intermediates` are trusted for nothing: they only help to find a path for who
+    shows a leaf alone. `sequence` and `refresh_hint_seconds` are None when the publisher
+    does not say. `notes` tell which entries of the document were left out, and why.
     """
 
     trust_domain: TrustDomain
     x509_authorities: tuple[x509.Certificate, ...] = ()
     jwt_authorities: tuple[Jwk, ...] = ()
+    intermediates: tuple[x509.Certificate, ...] = ()
     sequence: int | None = None
     refresh_hint_seconds: int | None = None
     notes: tuple[str, ...] = ()
     # The authorities as the path verifier takes them; None without any.
     _store: Store | None = field(init=False, repr=False, compare=False)
+    _helping: tuple[ReadCertificate, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Make the verifier's store once for all chains."""
+        """Make once for all chains what the verifier takes.
+
+        Raises:
+            CertificateError: an intermediate cannot be read.
+        """
         store = Store(list(self.x509_authorities)) if self.x509_authorities else None
         object.__setattr__(self, "_store", store)
+        object.__setattr__(self, "_helping", tuple(map(read_parts, self.intermediates)))
 
     @property
     def store(self) -> Store | None:
         """The X.509 authorities as `cryptography`'s verifier takes them, or None without any."""
         return self._store
+
+    @property
+    def helping(self) -> tuple[ReadCertificate, ...]:
+        """The intermediates as the path verifier takes them."""
+        return self._helping
 
     def jwt_authorities_for(self, kid: str, alg: str) -> tuple[Jwk, ...]:
         """Return the JWT authorities of exactly this key id that verify this algorithm."""

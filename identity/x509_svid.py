@@ -89,7 +89,7 @@ def _verify_to(
     if bundle.store is None:
         why = f"the bundle of `{bundle.trust_domain}` has no X.509 authority"
         return SvidRefusal(SvidFault.NO_AUTHORITY, why)
-    path = verify_path(leaf, others, bundle.store, at)
+    path = verify_path(leaf, [*others, *bundle.helping], bundle.store, at)
     if isinstance(path, SvidRefusal):
         return path
     refusal = _authority_fault(path)

@@ -70,6 +70,21 @@ def test_bundles_are_there_before_anything_serves(tmp_path: Path) -> None:
     ]
 
 
+def test_intermediates_help_and_are_no_authorities(tmp_path: Path) -> None:
+    """A file of intermediates stands beside the bundle, not in it."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(CASES[0]["yaml"])
+    (tmp_path / "roots.pem").write_bytes(root_pem("root"))
+    (tmp_path / "between.pem").write_bytes(root_pem("between"))
+
+    found = build_bundle_watch(load_settings(path).identity).current()
+
+    bundle = found.bundle_for(TrustDomain("example.org"))
+    assert bundle is not None
+    assert (len(bundle.x509_authorities), len(bundle.intermediates)) == (1, 1)
+    assert bundle.x509_authorities != bundle.intermediates
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_file_that_is_not_there(tmp_path: Path, number: int) -> None:
     """A bundle that cannot be read ends the start, with the path in the message."""

@@ -30,6 +30,7 @@ from identity.bundle_document import encode_bundle
 from identity.bundle_source import (
     BundleFile,
     BundleSource,
+    WithIntermediates,
 )
 from identity.bundle_watch import BundleStatus, BundleWatch, WatchTimes
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -86,6 +87,28 @@ def test_a_file_is_read_at_once_and_again(tmp_path: Path) -> None:
 
         assert (status.x509_authorities, status.last_error) == (2, "")
         assert names_in(running.watch.current().bundle_for(EXAMPLE)) == ["root", "next"]
+
+
+def test_the_set_is_the_same_while_nothing_changes(tmp_path: Path) -> None:
+    """Verdicts may be remembered by the set itself: equal bundles make no new one."""
+    path, between = tmp_path / "roots", tmp_path / "between"
+    path.write_bytes(encode_bundle(bundle("root", sequence=1)))
+    between.write_bytes(authority("next").pem)
+    source = WithIntermediates(source=BundleFile(trust_domain=EXAMPLE, path=path), path=between)
+    watch = BundleWatch([source], clock=lambda: 0.0)
+    watched, first = watch._watched[EXAMPLE], watch.current()
+
+    for text, is_same in ((authority("next").pem, True), (authority("other").pem, False)):
+        between.write_bytes(text)
+        watch._visit(watched)
+        watch._publish()
+        assert (first is watch.current()) == is_same
+    assert (watched.fetches, watched.failures) == (2, 0)
+
+    between.unlink()
+    watch._visit(watched)
+    assert "between` cannot be read" in watch.status()[0].last_error
+    assert watch.status()[0].is_ready
 
 
 def test_a_broken_file_leaves_the_last_good_bundle(tmp_path: Path) -> None:

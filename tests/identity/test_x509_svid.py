@@ -239,6 +239,28 @@ def test_a_pem_bundle_verifies() -> None:
     assert isinstance(verify_svid([mint().leaf({}, "root").der], bundle, NOW), X509Svid)
 
 
+def test_intermediates_beside_the_bundle() -> None:
+    """What lies between leaf and authority may be known to us; it is trusted for nothing."""
+    leaf, root, inter = (
+        mint().leaf({}, "inter").der,
+        mint().authority("root").certificate,
+        mint().authority("inter").certificate,
+    )
+    helped = TrustBundle(trust_domain=EXAMPLE, x509_authorities=(root,), intermediates=(inter,))
+    alone = TrustBundle(trust_domain=EXAMPLE, intermediates=(inter,))
+    elsewhere = TrustBundle(
+        trust_domain=EXAMPLE,
+        x509_authorities=(mint().authority("other-root").certificate,),
+        intermediates=(inter, root),
+    )
+
+    assert isinstance(verify_svid([leaf], helped, NOW), X509Svid)
+    for bundle, want in ((alone, SvidFault.NO_AUTHORITY), (elsewhere, SvidFault.UNTRUSTED)):
+        refused = verify_svid([leaf], bundle, NOW)
+        assert isinstance(refused, SvidRefusal)
+        assert want == refused.fault
+
+
 def test_a_path_of_nine_intermediates_is_too_long() -> None:
     """Eight intermediates are followed, nine are not, however valid each of them is."""
     above, chain = mint().authority("root"), []
