@@ -28,7 +28,7 @@ from authz.settings import Settings, WorkloadSettings
 from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleStatus, BundleWatch
-from identity.jwks_cache import JwksCache
+from identity.jwks_cache import JwksCache, KeySourceStatus
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
 
@@ -70,6 +70,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         stack.callback(writer.close)
         audit.writer = writer
         _watch_audit(metrics, writer)
+        _watch_keys(metrics, keys)
         authorizer = Authorizer(
             state=keeper.current,
             around=Surroundings(
@@ -178,6 +179,31 @@ def _note_reload(
         metrics.loaded_at.set(time.time())
 
 
+def _watch_keys(metrics: Metrics, keys: JwksCache) -> None:
+    metrics.watch(
+        "meshwarden_key_sources_without_keys",
+        "Issuers whose keys could not be had, or only too long ago: their tokens are refused.",
+        lambda: sum(not each.is_ready for each in keys.status()),
+    )
+    metrics.watch(
+        "meshwarden_key_sources_failing",
+        "Issuers whose last fetch of keys failed; the last good keys count.",
+        lambda: sum(bool(each.last_error) for each in keys.status()),
+    )
+
+
+def _key_status(status: KeySourceStatus) -> Mapping[str, Any]:
+    """Return how one issuer's keys stand, with why the last fetch failed."""
+    return {
+        "source": status.source,
+        "ready": status.is_ready,
+        "keys": status.key_count,
+        "age_seconds": status.age_seconds,
+        "fault": status.last_error,
+        "notes": list(status.notes),
+    }
+
+
 def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:
     metrics.watch(
         "meshwarden_audit_written", "Lines written to the record.", lambda: writer.written
@@ -213,10 +239,7 @@ def _readiness(
             "refused": [str(problem) for problem in status.problems],
             "audit": audit_fault or "ok",
             "draining": stop.is_set(),
-            "keys": [
-                {"source": each.source, "ready": each.is_ready, "keys": each.key_count}
-                for each in keys.status()
-            ],
+            "keys": [_key_status(each) for each in keys.status()],
             "trust_bundles": [_bundle_status(each) for each in bundles.status()],
         }
 

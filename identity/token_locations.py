@@ -13,14 +13,15 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from identity.jose import has_jws_shape
 from identity.jwt_rule import JwtRule, TokenHeader
 
 _DEFAULT_HEADER: Final = TokenHeader("Authorization", "Bearer ")
 _DEFAULT_PARAM: Final = "access_token"
 _TOKEN_CHAR: Final = re.compile(r"[A-Za-z0-9_.-]", re.ASCII)
 _NO_TOKEN_CHAR: Final = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
-_B64TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
-_JWT_DOTS: Final = 2
+# RFC 6750 §2.1, b64token, with one of the letters that no JWT has.
+_OPAQUE: Final = re.compile(r"(?=.*[~+/=])[A-Za-z0-9._~+/-]+=*", re.ASCII)
 _QUOTED: Final = 2
 
 Headers = Mapping[str, tuple[str, ...]]
@@ -94,7 +95,7 @@ def _after_prefix(value: str, prefix: str) -> str | None:
     rest = value[at + len(prefix) :].strip(" ")
     # RFC 6750 §2.1: an opaque token may hold `~`, `+`, `/` and `=`, which end Envoy's run. No
     # text with one of them is a JWT, so that taking it whole admits nothing Envoy refuses.
-    if rest.count(".") != _JWT_DOTS and _B64TOKEN.fullmatch(rest) is not None:
+    if _OPAQUE.fullmatch(rest) is not None and not has_jws_shape(rest):
         return rest
     first = _TOKEN_CHAR.search(value, at + len(prefix))
     if first is None:
