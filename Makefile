@@ -2,10 +2,10 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench lock clean
+.PHONY: help install demo test differential lint bench lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: ## make .venv with everything the house needs (nothing to do when it is up to date)
 	@requirements/install.sh
@@ -16,6 +16,9 @@ demo: install ## two real Envoys, a CA, an OIDC issuer and the authorizer; KEEP=
 test: install ## pytest, then the examples' policy cases (PYTEST_ARGS="-k name" narrows pytest)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 	@.venv/bin/meshwarden policy test examples/
+
+differential: install ## our answers against Envoy's own filters; N=requests SETS=policy sets SEED=text
+	@$(PY) -m tests.differential --requests $(or $(N),100000) --sets $(or $(SETS),300) --seed $(or $(SEED),1)
 
 lint: install ## ruff's rules, ruff's format, mypy strict
 	@$(PY) -m ruff check .

@@ -230,7 +230,7 @@ DIMENSIONS: Final[tuple[Dimension, ...]] = (
     Dimension(
         keys=frozenset({"remote.ip"}),
         of_values=_remote_networks,
-        of_request=lambda request, mesh: _address(remote_ip(request, mesh.trusted_proxy_hops)),
+        of_request=lambda request, mesh: _address(remote_ip(request, mesh)),
     ),
     Dimension(
         keys=frozenset({"destination.ip"}),

@@ -376,7 +376,7 @@ _TABLE: dict[str, Attribute] = {
     ),
     "remote.ip": Attribute(
         problem=_cidr_problem,
-        test=_ip(lambda request, scope: remote_ip(request, scope.mesh.trusted_proxy_hops)),
+        test=_ip(lambda request, scope: remote_ip(request, scope.mesh)),
     ),
     "destination.ip": Attribute(
         problem=_cidr_problem, test=_ip(lambda request, scope: unmapped(request.destination_ip))

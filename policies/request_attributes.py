@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from identity.claims import VerifiedClaims
+from policies.mesh import Mesh, MeshMode
 from policies.request import Request
 from policies.string_match import TextTest, is_text, text_matcher
 
@@ -55,7 +56,7 @@ def _header_values(request: Request, name: str) -> tuple[str, ...] | None:
     return (pseudo,) if pseudo else None
 
 
-def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
+def remote_ip(request: Request, mesh: Mesh) -> str | None:
     """Return the trusted client address, or None when it cannot be told.
 
     Spec: Envoy "x-forwarded-for": the (hops + 1)-th entry from the right; too few
@@ -64,8 +65,13 @@ def remote_ip(request: Request, trusted_hops: int | None) -> str | None:
     # A connection has no such header: its remote address is that of its peer.
     if not request.is_http:
         return unmapped(request.source_ip)
+    trusted_hops = mesh.trusted_proxy_hops
     if trusted_hops is None:
         return None
+    # "If `use_remote_address` is true, the direct peer is the remote address": a gateway trusts
+    # no entry but its own, and for a peer on loopback that entry is another address.
+    if trusted_hops == 0 and mesh.mode is MeshMode.GATEWAY:
+        return unmapped(request.source_ip)
     joined = request.header("x-forwarded-for") or ""
     entries = [entry.strip() for entry in joined.split(",")] if joined else []
     if len(entries) <= trusted_hops:

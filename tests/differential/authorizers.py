@@ -1,0 +1,157 @@
+"""Our side: the real Authorizer behind the real gRPC listener, in this process.
+
+And the servers that either side talks to: the CUSTOM providers and a TCP echo.
+"""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from google.rpc import code_pb2
+
+from audit.record import AuditRecord
+from authz.grpc_server import GrpcServer
+from authz.metrics import Metrics
+from authz.pipeline import Authorizer
+from authz.serving_state import ServingState
+from authz.walk import Surroundings
+from identity.jwks_cache import JwksCache
+from policies.decision import Effect, ProviderVerdict
+from policies.request import Request, Workload
+from policies.snapshot import Snapshot
+from tests.differential.model import WORKLOAD_LABELS, WORKLOAD_NAMESPACE
+
+WORKLOAD = Workload(namespace=WORKLOAD_NAMESPACE, labels=WORKLOAD_LABELS)
+_ALLOW_HEADERS = {"checker": "x-custom", "second": "x-second"}
+_ALLOW_VALUE = "yes"
+_ALLOWED_PORT = 8080
+
+
+class LastRecord:
+    """A recorder that keeps the last record only, for people to read."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self.record: AuditRecord | None = None
+
+    def offer(self, record: AuditRecord) -> None:
+        """Keep the record."""
+        self.record = record
+
+    def why(self) -> str:
+        """Return in one clause what we decided last."""
+        if self.record is None:
+            return "was not asked"
+        decision = self.record.decision
+        parts = (decision.reason, decision.policy, decision.detail)
+        return " ".join(str(part) for part in parts if part)
+
+
+class HeaderProvider:
+    """A provider as we ask it: its header says `yes`, or a connection is to port 8080."""
+
+    def __init__(self, name: str) -> None:
+        """Look at the header of the provider of this name."""
+        self._header = _ALLOW_HEADERS[name]
+
+    def evaluate(self, request: Request) -> ProviderVerdict:
+        """Return the verdict."""
+        if request.is_http:
+            is_allowed = request.header(self._header) == _ALLOW_VALUE
+        else:
+            is_allowed = request.destination_port == _ALLOWED_PORT
+        return ProviderVerdict(effect=Effect.ALLOW if is_allowed else Effect.DENY)
+
+
+def _provider_check(name: str) -> Callable[[bytes], bytes]:
+    """Return what answers the same question when Envoy asks it."""
+
+    def check(message: bytes) -> bytes:
+        attributes = CheckRequest.FromString(message).attributes
+        if attributes.request.HasField("http"):
+            headers = attributes.request.http.headers
+            is_allowed = headers.get(_ALLOW_HEADERS[name]) == _ALLOW_VALUE
+        else:
+            port = attributes.destination.address.socket_address.port_value
+            is_allowed = port == _ALLOWED_PORT
+        answer = CheckResponse()
+        answer.status.code = code_pb2.OK if is_allowed else code_pb2.PERMISSION_DENIED
+        return bytes(answer.SerializeToString())
+
+    return check
+
+
+class OurSide:
+    """The running servers. `serve` chooses the policy set that is asked about from now on."""
+
+    def __init__(self) -> None:
+        """Start them."""
+        self.last = LastRecord()
+        self._keys = JwksCache()
+        self._state: ServingState | None = None
+        self._authorizer = Authorizer(
+            state=self._current,
+            around=Surroundings(keys=self._keys, static_workload=WORKLOAD),
+            recorder=self.last,
+            metrics=Metrics(),
+        )
+        self._server = GrpcServer("127.0.0.1:0", 2, self._authorizer.check)
+        self._providers = {
+            name: GrpcServer("127.0.0.1:0", 1, _provider_check(name)) for name in _ALLOW_HEADERS
+        }
+        self._echo = _EchoServer(("127.0.0.1", 0), _Echo)
+        threading.Thread(target=self._echo.serve_forever, name="echo", daemon=True).start()
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The ports by the names that the bootstrap asks for."""
+        return {
+            "authorizer": self._server.port,
+            **{name: server.port for name, server in self._providers.items()},
+            "echo": self._echo.server_address[1],
+        }
+
+    def serve(self, snapshot: Snapshot) -> None:
+        """Answer from this snapshot from now on."""
+        if self._state is not None and self._state.snapshot is snapshot:
+            return
+        self._keys.prepare(snapshot.jwt_rules)
+        self._state = ServingState(
+            snapshot=snapshot,
+            providers={name: HeaderProvider(name) for name in _ALLOW_HEADERS},
+            revision=snapshot.revision,
+        )
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._server.stop(0)
+        for provider in self._providers.values():
+            provider.stop(0)
+        self._echo.shutdown()
+        self._echo.server_close()
+        self._keys.close()
+
+    def _current(self) -> ServingState:
+        assert self._state is not None
+        return self._state
+
+
+class _EchoServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+
+class _Echo(socketserver.BaseRequestHandler):
+    """Send back what comes first."""
+
+    request: Any
+
+    def handle(self) -> None:
+        """Echo once."""
+        got = self.request.recv(64)
+        if got:
+            self.request.sendall(got)

@@ -1,0 +1,77 @@
+"""Differences that are known, and explained in `docs/differences.md` under the same name.
+
+Each is recognized by what made it, not by the statuses alone: another difference
+that looks alike stays a difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from tests.differential.model import Difference
+
+_TWICE_DOTTED = "two dots and 3 sections"
+
+
+def _is_custom_before_token(found: Difference) -> bool:
+    """A CUSTOM rule refused in Envoy before the token did; ours looked at the token first."""
+    by_custom = "ext_authz_denied", "deny-due-to-bad-CUSTOM-action"
+    return (
+        found.envoy.status == 403
+        and any(mark in found.envoy.why for mark in by_custom)
+        and found.ours.status == 401
+        and " token_invalid " in found.ours.why
+    )
+
+
+def _is_token_with_empty_section(found: Difference) -> bool:
+    """Ours refused a token with an empty section, which Envoy's parser skips over."""
+    return (
+        found.ours.status == 401
+        and _TWICE_DOTTED in found.ours.why
+        and any(token.get("fault") == "garbled" for token in found.probe.tokens)
+    )
+
+
+def _is_token_beside_a_bad_one(found: Difference) -> bool:
+    """Envoy took a good token away, and a second look did not see the bad one beside it."""
+    names = Counter(name.lower() for name, _ in found.probe.headers)
+    with_token = {name.lower() for name, value in found.probe.headers if "{token" in value}
+    return (
+        found.ours.status == 401
+        and " token_invalid " in found.ours.why
+        and any(names[name] > 1 for name in with_token)
+        and _jwt_rule_count(found) > 1
+    )
+
+
+def _jwt_rule_count(found: Difference) -> int:
+    return sum(len(each["spec"].get("jwtRules", ())) for each in found.policies.resources)
+
+
+def _is_metadata_not_utf8(found: Difference) -> bool:
+    """Envoy sent metadata that is not UTF-8, in a message that no reader takes then."""
+    return (
+        found.ours.status == 400
+        and "not a CheckRequest" in found.ours.why
+        and any(
+            name.lower() == "x-meta" and not value.isascii() for name, value in found.probe.headers
+        )
+    )
+
+
+EXPLAINED: dict[str, Callable[[Difference], bool]] = {
+    "custom-before-token": _is_custom_before_token,
+    "token-with-empty-section": _is_token_with_empty_section,
+    "token-beside-a-bad-one": _is_token_beside_a_bad_one,
+    "metadata-not-utf-8": _is_metadata_not_utf8,
+}
+
+
+def explanation(difference: Difference) -> str:
+    """Return the name under which the difference is explained, or an empty text."""
+    for name, is_so in EXPLAINED.items():
+        if is_so(difference):
+            return name
+    return ""

@@ -1,0 +1,134 @@
+"""Requests at random: most aim at a rule of the set, and many miss it by a little.
+
+A request drawn blindly meets three conditions at once about never. So a rule is
+chosen, each of its conditions is given a value that should satisfy it, and then,
+half of the time, something is bent: an edge of the path, a repeated header, another peer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from tests.differential.aim import aim
+from tests.differential.bend import bend
+from tests.differential.blind import blind
+from tests.differential.draft import Draft, Plain, connection
+from tests.differential.model import PLAINTEXT, PolicySet, Probe
+
+# What Envoy refuses before any filter is asked tells nothing: it is sent only now and then.
+_ODD = 0.95
+_UNSENDABLE = frozenset(" \r\n\t\0")
+
+
+def make_probes(policies: PolicySet, count: int, seed: str) -> list[Probe]:
+    """Return the probes of a seed for a policy set."""
+    rng = random.Random(seed)
+    rules = _rules(policies)
+    jwt_rules = [
+        rule
+        for each in policies.resources
+        if each["kind"] == "RequestAuthentication"
+        for rule in each["spec"]["jwtRules"]
+    ]
+    connections = [connection(rng) for _ in range(8)]
+    probes = []
+    for _ in range(count):
+        draft = Draft(rng)
+        draft.peer, draft.sni, draft.source, draft.destination = rng.choice(connections)
+        blind(draft)
+        if rules and rng.random() < 0.75:
+            aim(draft, rng.choice(rules))
+        if rng.random() < 0.5:
+            for _ in range(rng.choice((1, 1, 2))):
+                bend(draft)
+        probes.append(_probe(draft, jwt_rules))
+    return probes
+
+
+def _rules(policies: PolicySet) -> list[Plain]:
+    return [
+        rule
+        for each in policies.resources
+        if each["kind"] == "AuthorizationPolicy"
+        for rule in each["spec"].get("rules", ())
+    ]
+
+
+def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
+    """Return the probe: the token put somewhere, and only what can be sent kept."""
+    rng = draft.rng
+    tokens: tuple[Plain, ...] = ()
+    headers, query = list(draft.headers), draft.query
+    if draft.has_token and jwt_rules:
+        claims = {key: value for key, value in draft.claims.items() if value is not None}
+        token: Plain = {"claims": claims}
+        if draft.fault:
+            token["fault"] = draft.fault
+        tokens = (token,)
+        query = _place_token(rng, rng.choice(jwt_rules), headers, query)
+    target = _sendable(draft.path) or "/"
+    if rng.random() < _ODD:
+        # Envoy's parser of HTTP/1 takes no such byte, and answers 400 on either side.
+        target = "".join(char for char in target if char.isascii())
+    if not target.startswith("/") and rng.random() < _ODD:
+        target = "/" + target
+    if query:
+        target += "?" + _sendable(query)
+    method = "".join(char for char in draft.method if char.isascii() and char.isalpha()) or "GET"
+    if method == "CONNECT":
+        target = "shop.example:443"
+    host = draft.host
+    if host is not None:
+        host = _latin(host.replace("/", "") if rng.random() < _ODD else host)
+    return Probe(
+        method=method,
+        target=target,
+        host=host,
+        headers=tuple((name, _latin(value)) for name, value in headers),
+        peer=draft.peer,
+        sni="" if draft.peer == PLAINTEXT else draft.sni,
+        source=draft.source,
+        destination=draft.destination,
+        tokens=tokens,
+    )
+
+
+def _place_token(
+    rng: random.Random, rule: Plain, headers: list[tuple[str, str]], query: str
+) -> str:
+    """Put `{token0}` where the rule looks, mostly; return the query."""
+    mark = "{token0}"
+    params = rule.get("fromParams", ())
+    is_default = not any(each in rule for each in ("fromHeaders", "fromParams", "fromCookies"))
+    choices: list[str] = ["bearer"] if is_default else []
+    choices += ["x-token"] * any(h["name"] == "x-token" for h in rule.get("fromHeaders", ()))
+    choices += ["bearer"] * any(h["name"] != "x-token" for h in rule.get("fromHeaders", ()))
+    choices += ["param"] * bool(params) + ["cookie"] * bool(rule.get("fromCookies"))
+    place = rng.choice(choices)
+    if rng.random() < 0.15:
+        place = rng.choice(("bearer", "lower", "basic", "param", "cookie", "x-token", "twice"))
+    if place in ("bearer", "twice"):
+        headers.append(("Authorization", f"Bearer {mark}"))
+    if place == "twice":
+        headers.append(("authorization", rng.choice(("Basic abc", f"Bearer {mark}", "Bearer x"))))
+    if place == "lower":
+        headers.append(("Authorization", f"bearer {mark}"))
+    if place == "basic":
+        headers.append(("Authorization", f"Basic abc, Bearer {mark}"))
+    if place == "x-token":
+        headers.append(("X-Token", mark))
+    if place == "cookie":
+        headers.append(("Cookie", f"a=b; session={mark}"))
+    if place == "param":
+        name = params[0] if params else "access_token"
+        return f"{query}&{name}={mark}" if query else f"{name}={mark}"
+    return query
+
+
+def _sendable(text: str) -> str:
+    return "".join(char for char in _latin(text) if char not in _UNSENDABLE)
+
+
+def _latin(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("latin-1")
