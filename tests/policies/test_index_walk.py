@@ -295,7 +295,7 @@ def plain_walk(policies: list[CompiledPolicy], mesh: Mesh, request: Request) -> 
 
 
 @given(st.integers(0, 2**64))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_indexed_verdict_is_the_plain_one(seed: int) -> None:
     """Effect, rule and audits of the indexed decision are those of trying everything."""
     # WHY a seed: drawn piece by piece, such a set takes hypothesis longer than its test.
