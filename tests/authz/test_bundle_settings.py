@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from authz.bundle_parts import build_bundle_watch
 from authz.config_file import load_settings
 from identity.bundle_watch import WatchTimes
 from identity.spiffe_id import TrustDomain
+from identity.svid_fault import SvidFault
 from identity.trust_bundle import BundleError
 from policies.diagnostic import LoadError
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "identity-svids.md").read_text("utf-8")
 CASES = yaml.safe_load(Path(__file__).with_name("bundle_settings.yaml").read_text("utf-8"))
 
 
@@ -83,6 +86,24 @@ def test_intermediates_help_and_are_no_authorities(tmp_path: Path) -> None:
     assert bundle is not None
     assert (len(bundle.x509_authorities), len(bundle.intermediates)) == (1, 1)
     assert bundle.x509_authorities != bundle.intermediates
+
+
+def test_the_pages_example_loads(tmp_path: Path) -> None:
+    """What docs/identity-svids.md shows is a configuration."""
+    [example] = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "meshwarden.yaml").write_text(example)
+
+    bundles = load_settings(tmp_path / "meshwarden.yaml").identity.trust_bundles
+
+    assert [each.trust_domain for each in bundles] == ["cluster.local", "partner.example"]
+
+
+def test_the_page_explains_every_fault() -> None:
+    """Whoever reads a code in the record finds it in docs/identity-svids.md, and nothing older."""
+    rows = re.findall(r"^\| (`[^|]+) \|", PAGE, flags=re.MULTILINE)
+    codes = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
+
+    assert sorted(SvidFault) == sorted(codes)
 
 
 @pytest.mark.parametrize("number", [0, 1])
