@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checking import MemoryRecorder, ask, make_authorizer, make_message
 from pydantic import ValidationError
 
+from audit.document import document_from_record
+from audit.redact import Redactor
 from authz.config_file import load_settings
 from authz.identity_settings import IdentitySettings
 from authz.token_parts import build_token_parts
@@ -129,3 +132,40 @@ def test_defaults_refuse_loopback() -> None:
     assert not settings.jwks.to_address_rules().why_refused("10.0.0.1")
     networks = IdentitySettings.model_validate({"jwks": {"refusedNetworks": ["10.0.0.0/8"]}})
     assert networks.jwks.to_address_rules().why_refused("::ffff:10.0.0.1")
+
+
+@pytest.mark.parametrize("where", ["header", "param"])
+def test_opaque_token_through_the_whole_walk(endpoint: str, where: str) -> None:
+    """An opaque token is a request principal that policies see, and no record holds the token."""
+    provider = OPAQUE | {"endpoint": endpoint, "clientSecretEnv": "SEC"}
+    settings = IdentitySettings.model_validate(
+        {"jwks": {"allowLoopback": True}, "introspection": [provider]}
+    )
+    parts = build_token_parts(settings, {"SEC": "s3cret-client"})
+    principals = [f"{OPAQUE['issuer']}/alice"]
+    specs: list[dict[str, Any]] = [
+        {"kind": "RequestAuthentication", "jwtRules": [{"issuer": OPAQUE["issuer"]}]},
+        {"rules": [{"from": [{"source": {"requestPrincipals": principals}}]}]},
+    ]
+    recorder = MemoryRecorder()
+    authorizer = make_authorizer(specs, recorder, verify_token=parts.verify)
+    token = "2YotnFZFEjr1zCsicMWpAA~handle"
+    message = (
+        make_message(authorization=f"Bearer {token}")
+        if where == "header"
+        else make_message(path=f"/x?access_token={token}")
+    )
+    try:
+        answers = [
+            ask(authorizer, message).status.code,
+            ask(authorizer, make_message()).status.code,
+        ]
+    finally:
+        parts.close()
+    assert answers == [0, 7]
+    lines = [
+        json.dumps(document_from_record(each, node="n", redactor=Redactor()))
+        for each in recorder.records
+    ]
+    assert "alice" in lines[0]
+    assert [each for each in (token, "2YotnF", "s3cret-client") if each in "".join(lines)] == []

@@ -321,7 +321,9 @@ def _ask(ring: Any, desk: Desk, rules: list[JwtRule], token: str) -> Authenticat
     )
 
 
-@pytest.mark.parametrize("token", [TOKEN, "a~b+c/d==", "~", "+start/with-odd", "a.b", "a.b.c.d", "a.b~c.d+e"])
+@pytest.mark.parametrize(
+    "token", [TOKEN, "a~b+c/d==", "~", "+start/with-odd", "a.b", "a.b.c.d", "a.b~c.d+e"]
+)
 def test_request_with_opaque_token(ring: Any, desk: Desk, token: str) -> None:
     """The whole of an opaque token arrives at its issuer, and its claims at the decision."""
     outcome = _ask(ring, desk, [RULE], token)
