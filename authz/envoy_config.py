@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    HeaderValue,
     Http2ProtocolOptions,
     Pipe,
     SocketAddress,
@@ -60,6 +61,7 @@ SDS_CLUSTER: Final = "meshwarden_sds"
 SVID_SECRET: Final = "default"  # noqa: S105 - the name of an SDS resource
 BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - the name of an SDS resource
 LABELS_KEY: Final = "LABELS"
+PEER_STATE: Final = "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
 _UNIX: Final = "unix:"
@@ -126,8 +128,11 @@ def cluster(name: str, listen: str, *, http2: bool = False) -> Cluster:
     )
 
 
-def ext_authz_filter(*, timeout_seconds: float = 0.2) -> HttpFilter:
+def ext_authz_filter(*, timeout_seconds: float = 0.2, peer_metadata_key: str = "") -> HttpFilter:
     """Return the `ext_authz` HTTP filter that asks the cluster `meshwarden`.
+
+    With a `peer_metadata_key`, each check carries under it the peer that a waypoint's
+    listener put into the filter state.
 
     Spec: Envoy 1.40 `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`.
     """
@@ -138,6 +143,11 @@ def ext_authz_filter(*, timeout_seconds: float = 0.2) -> HttpFilter:
                 grpc_service=GrpcService(
                     envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=AUTHORIZER_CLUSTER),
                     timeout=timedelta(seconds=timeout_seconds),
+                    # WHY not a header of the request: one that a client wrote stays where
+                    # there is no filter state, and nobody could tell.
+                    initial_metadata=[HeaderValue(key=peer_metadata_key, value=PEER_STATE)]
+                    if peer_metadata_key
+                    else [],
                 ),
                 transport_api_version=ApiVersion.V3,
                 # INVARIANT: an authorizer that does not answer lets nobody in. (`false` is
@@ -181,18 +191,22 @@ def envoy_snippets(
     *,
     timeout_seconds: float = 0.2,
     server_ids: Sequence[str] = (),
+    peer_metadata_key: str = "",
 ) -> str:
     """Return, as YAML, what a proxy needs to ask this authorizer and to fetch its SVID.
 
     `grpc_listen` is the authorizer's `host:port` or `unix:///path`; `sds_socket` is the
     path of the Unix socket on which the CA serves this workload (empty: no TLS part).
+    `peer_metadata_key` is `identity.waypoint.peerMetadataKey` of a waypoint's authorizer.
     """
     clusters = [cluster(AUTHORIZER_CLUSTER, grpc_listen, http2=True)]
     if sds_socket:
         clusters.append(cluster(SDS_CLUSTER, f"{_UNIX}{sds_socket}", http2=True))
     return render_snippets(
         Snippets(
-            http_filter=ext_authz_filter(timeout_seconds=timeout_seconds),
+            http_filter=ext_authz_filter(
+                timeout_seconds=timeout_seconds, peer_metadata_key=peer_metadata_key
+            ),
             clusters=tuple(clusters),
             downstream_transport_socket=downstream_tls() if sds_socket else None,
             upstream_transport_socket=upstream_tls(server_ids=server_ids) if sds_socket else None,

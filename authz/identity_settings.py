@@ -11,13 +11,7 @@ from authz.bundle_settings import (
     TrustBundleSettings,
     check_trust_bundles,
 )
-from authz.peer_settings import (
-    MappingSettings,
-    WaypointSettings,
-    XfccSettings,
-    check_mappings,
-    mapping_set,
-)
+from authz.peer_settings import Mappings, WaypointSettings, XfccSettings, mapping_set
 from authz.section import Section
 from authz.token_settings import IntrospectionSettings, JwksSettings, TokenMemorySettings
 from identity.peer_finding import PeerRules
@@ -32,7 +26,7 @@ class IdentitySettings(Section):
     waypoint: WaypointSettings = Field(
         default_factory=WaypointSettings, description="Peers of a waypoint."
     )
-    mappings: Annotated[tuple[MappingSettings, ...], AfterValidator(check_mappings)] = Field(
+    mappings: Mappings = Field(
         default=(), description="Names of other meshes, in the words of policies."
     )
     trust_bundles: Annotated[

@@ -187,6 +187,10 @@ def check_mappings(value: tuple[MappingSettings, ...]) -> tuple[MappingSettings,
     return value
 
 
+Mappings = Annotated[tuple[MappingSettings, ...], AfterValidator(check_mappings)]
+"""Mappings that were checked against each other."""
+
+
 def mapping_set(value: tuple[MappingSettings, ...]) -> MappingSet:
     """Return the mappings as `identity` takes them."""
     return MappingSet(tuple(each.to_mapping() for each in value))

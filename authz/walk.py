@@ -111,7 +111,7 @@ def _walk(request: Request, state: ServingState, around: Surroundings) -> Outcom
         refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail="the path is not one")
         return Outcome(request=request, decision=replace(refused, http_status=400))
     request = _with_path(request, path)
-    workload = resolve_workload(request, around.static_workload)
+    workload = resolve_workload(request, around.static_workload, around.peer_rules.mappings)
     if workload is None:
         return Outcome(
             request=request,

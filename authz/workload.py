@@ -16,39 +16,43 @@ A waypoint whose policies hang on services denies what names neither of the last
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
-from identity.errors import SpiffeIdError
-from identity.peer import KubernetesIdentity
-from identity.spiffe_id import SpiffeId
+from identity.mapping import MappingSet
+from identity.peer import Peer
 from policies.request import Request, Service, Workload
 
 NAMESPACE_EXTENSION = "meshwarden.namespace"
 SERVICE_ACCOUNT_EXTENSION = "meshwarden.service_account"
 SERVICE_EXTENSION = "meshwarden.service"
 SERVICE_ENTRY_EXTENSION = "meshwarden.service_entry"
+_NO_MAPPINGS = MappingSet()
 _NO_SERVICE = Service(kind="", namespace="", name="")
 
 
-def resolve_workload(request: Request, static: Workload | None) -> Workload | None:
+def resolve_workload(
+    request: Request, static: Workload | None, mappings: MappingSet = _NO_MAPPINGS
+) -> Workload | None:
     """Return the workload, or None when nothing names its namespace.
 
     The most specific word wins: `context_extensions` of the route, then the
-    static setting, then the certificate of the listener (`destination.principal`).
+    static setting, then the certificate of the listener (`destination.principal`),
+    read as that of a peer is.
     """
-    local = _local_identity(request.destination_principal)
+    local = _local_identity(request.destination_principal, mappings)
     extensions: Mapping[str, str] = request.context_extensions
     namespace = (
         extensions.get(NAMESPACE_EXTENSION)
         or (static.namespace if static else "")
-        or (local.namespace if local else "")
+        or (local[0] if local else "")
     )
     if not namespace:
         return None
     account = (
         extensions.get(SERVICE_ACCOUNT_EXTENSION)
         or (static.service_account if static else "")
-        or (local.service_account if local else "")
+        or (local[1] if local else "")
     )
     labels = {**request.destination_labels, **(static.labels if static else {})}
     return Workload(
@@ -72,8 +76,10 @@ def _service(extensions: Mapping[str, str]) -> Service | None:
     return Service(kind=kind, namespace=namespace, name=name)
 
 
-def _local_identity(principal: str) -> KubernetesIdentity | None:
-    try:
-        return KubernetesIdentity.of(SpiffeId.parse(principal)) if principal else None
-    except SpiffeIdError:
+def _local_identity(principal: str, mappings: MappingSet) -> tuple[str, str] | None:
+    """Return namespace and service account of the listener's own certificate."""
+    local = Peer.from_principal(principal)
+    if local is None:
         return None
+    reading = mappings.read(local.names)
+    return local.workload if reading is None else replace(local, reading=reading).workload

@@ -123,7 +123,8 @@ def believe(
     SHA-256 of its certificate in hex, empty when that is not known.
     """
     if trust.forwarder_of(direct, source_ip) is None:
-        is_own = trust.own_mode in _APPENDING and direct is not None and len(elements) == 1
+        is_alone = trust.own_mode in _APPENDING and len(elements) == 1
+        is_own = is_alone and direct is not None and _speaks_of(elements[0], direct, digest)
         return Forwarded(ignored="" if is_own else untrusted(direct, source_ip))
     walk = _Walk(list(elements), [])
     # "SANITIZE: do not send the XFCC header"; the other modes drop it over plaintext.
@@ -156,13 +157,18 @@ def _take_own(walk: _Walk, direct: Peer | None, digest: str, mode: ForwardMode) 
     """Take Envoy's own element, which speaks of the direct peer; return a refusal if not."""
     own = walk.elements.pop()
     # "APPEND_FORWARD: append the client certificate information to the request's XFCC header".
-    is_other = bool(own.names) and (direct is None or direct.principal not in own.names)
-    if is_other or (own.hash and digest and own.hash != digest):
+    if direct is None or not _speaks_of(own, direct, digest):
         return walk.refused("the last element is not Envoy's own: it names another peer")
     if mode is ForwardMode.SANITIZE_SET and walk.elements:
         return walk.refused("Envoy's own mode sends one element, and there are more")
     walk.steps.append("the last element is Envoy's own, about the peer of the connection")
     return None
+
+
+def _speaks_of(own: XfccElement, direct: Peer, digest: str) -> bool:
+    """Whether an element can be Envoy's own about this peer; it may hold no names at all."""
+    is_other = bool(own.names) and direct.principal not in own.names
+    return not is_other and not (own.hash and digest and own.hash != digest)
 
 
 def _distrust(walk: _Walk, forwarder: TrustedForwarder, peer: Peer | None) -> str:

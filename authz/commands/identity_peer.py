@@ -14,8 +14,10 @@ import click
 
 from authz.commands.failing import clear_errors
 from authz.config_file import load_settings
+from authz.identity_settings import IdentitySettings
 from authz.inspect_peer import Inspection, inspect_certificate, inspect_xfcc
 from identity.bundle_document import load_bundle
+from identity.bundle_source import BundleFile
 from identity.errors import SpiffeIdError
 from identity.peer_finding import PeerEvidence, PeerRules
 from identity.spiffe_id import TrustDomain
@@ -75,9 +77,10 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     def run(
         config: Path | None, bundles: tuple[TrustBundle, ...], at: datetime | None, **rest: Any
     ) -> None:
-        basis = _Basis(
-            rules=_rules(config), bundles=BundleSet.of(*bundles), at=at or datetime.now(UTC)
-        )
+        with clear_errors():
+            identity = IdentitySettings() if config is None else load_settings(config).identity
+            held = BundleSet.of(*_bundles_in_files(identity), *bundles)
+        basis = _Basis(rules=identity.to_peer_rules(), bundles=held, at=at or datetime.now(UTC))
         command(basis=basis, **rest)
 
     decorated: Callable[..., None] = run
@@ -105,7 +108,8 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
             "-c",
             "--config",
             type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="The configuration whose `identity` section counts; default: none.",
+            help="The configuration whose `identity` section counts; of its trust bundles the "
+            "files do, no endpoint is asked. Default: none.",
         ),
         click.argument("file", type=click.File("rb"), metavar="FILE"),
     ):
@@ -151,9 +155,13 @@ def inspect_xfcc_command(
     _finish(inspect_xfcc(evidence, basis.rules, basis.bundles, basis.at), format_)
 
 
-def _rules(config: Path | None) -> PeerRules:
-    with clear_errors():
-        return PeerRules() if config is None else load_settings(config).identity.to_peer_rules()
+def _bundles_in_files(settings: IdentitySettings) -> list[TrustBundle]:
+    """Return the configured bundles that are files; nothing is fetched here."""
+    return [
+        BundleFile(trust_domain=TrustDomain(each.trust_domain), path=each.file).load(BundleSet())
+        for each in settings.trust_bundles
+        if each.file is not None
+    ]
 
 
 def _header_value(raw: bytes) -> str:

@@ -44,7 +44,12 @@ def envoy_config_command(config: Path, sds_socket: str) -> None:
 
     with clear_errors():
         settings: Settings = load_settings(config)
-        click.echo(envoy_snippets(settings.listen.grpc, sds_socket), nl=False)
+        text = envoy_snippets(
+            settings.listen.grpc,
+            sds_socket,
+            peer_metadata_key=settings.identity.waypoint.peer_metadata_key,
+        )
+        click.echo(text, nl=False)
 
 
 @click.group("config")

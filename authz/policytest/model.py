@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from authz.mesh_settings import MeshSettings
+from authz.peer_settings import Mappings
 from authz.section import Section
 from authz.settings import ProviderSettings
 from policies.decision import Effect, Reason, ShadowOutcome
@@ -161,6 +162,7 @@ class PolicyTestFile(Section):
     metadata: TestMetadata = Field(description="Name of the suite.")
     policies: PolicySources = Field(description="What is tested.")
     mesh: MeshSettings = Field(default_factory=MeshSettings, description="As in meshwarden.yaml.")
+    mappings: Mappings = Field(default=(), description="As `identity.mappings` in meshwarden.yaml.")
     clock: AwareDatetime = Field(
         default=_DEFAULT_CLOCK, description="The time of every request, with its zone."
     )

@@ -12,12 +12,14 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from authz.build import load_state
 from authz.check_request import decode_check_request
 from authz.config_file import load_model
+from authz.peer_settings import mapping_set
 from authz.policytest.expect import Mismatch, compare
 from authz.policytest.model import Case, PolicyTestFile, RequestFixture
 from authz.policytest.tokens import FixtureError, TestIssuer
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings, walk
 from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
+from identity.peer_finding import PeerRules
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.documents import YamlList, YamlMap, parse_documents
 from policies.mesh import Mesh
@@ -81,7 +83,8 @@ def run_test_file(path: Path, mesh: Mesh | None = None) -> Iterator[CaseResult]:
     state = _load_state(path, suite, mesh or suite.mesh.to_mesh())
     issuer = TestIssuer()
     now = suite.clock.timestamp()
-    around = Surroundings(keys=issuer, now=lambda: now)
+    rules = PeerRules(mappings=mapping_set(suite.mappings))
+    around = Surroundings(keys=issuer, now=lambda: now, peer_rules=rules)
     for case, place in zip(suite.cases, places, strict=True):
         message = _message(suite, case, place, issuer)
         outcome = walk(decode_check_request(message), state, around)
