@@ -74,13 +74,15 @@ class GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Return a connection to the first address of the host that takes one."""
         addresses = self._checked_addresses(host, port)
-        failure: httpcore.ConnectError | None = None
-        for address in addresses:
+        failure: httpcore.ConnectError | httpcore.ConnectTimeout | None = None
+        for tried, address in enumerate(addresses):
+            # WHY a share: the first of two addresses may swallow what is sent to it.
+            share = self._deadline.left() / (len(addresses) - tried)
             try:
                 stream = self._sockets.connect_tcp(
-                    address, port, self._deadline.left(), local_address, socket_options
+                    address, port, share, local_address, socket_options
                 )
-            except httpcore.ConnectError as exc:
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
             else:
                 return _TimedStream(stream, self._deadline, self._check_certificate)

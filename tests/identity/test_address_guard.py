@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -160,6 +161,26 @@ def test_name_is_resolved_once(neighbour: Neighbour) -> None:
     with pytest.raises(KeySourceError, match="link-local"):
         fetcher.fetch(url, timeout_seconds=5)
     assert neighbour.asked == 1
+
+
+def test_address_that_swallows(neighbour: Neighbour) -> None:
+    """An address that takes no connection leaves time for the next one of the name."""
+    full = socket.socket()
+    full.bind(("127.0.0.2", neighbour.port))
+    full.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for each in waiting:
+        each.setblocking(False)
+        each.connect_ex(("127.0.0.2", neighbour.port))
+    fetcher = DocumentFetcher(
+        addresses=OPEN, resolve=lambda _host, _port: ["127.0.0.2", "127.0.0.1"]
+    )
+    try:
+        url = f"http://issuer.example:{neighbour.port}/x"
+        assert fetcher.fetch(url, timeout_seconds=1).body == b"ok"
+    finally:
+        for each in (full, *waiting):
+            each.close()
 
 
 def test_odd_numbers() -> None:
