@@ -40,6 +40,17 @@ class NeededInput:
                 _note(tree, path)
         return cls(tree)
 
+    def holds(self, *path: str) -> bool:
+        """Return whether anything at or below a path of keys is needed."""
+        tree = self.tree
+        for key in path:
+            if tree is None:
+                return True
+            if key not in tree:
+                return False
+            tree = tree[key]
+        return True
+
     def pruned(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the document without what is not needed; unchanged parts are shared."""
         return document if self.tree is None else _pruned(document, self.tree)

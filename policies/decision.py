@@ -6,7 +6,7 @@ reconstructed later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -44,6 +44,8 @@ class Reason(StrEnum):
     CUSTOM_DENIED = "custom_denied"
     PROVIDER_UNKNOWN = "provider_unknown"
     PROVIDER_ERROR = "provider_error"
+    PROVIDER_TIMEOUT = "provider_timeout"
+    SEVERAL_PROVIDERS = "several_providers"
     TOKEN_INVALID = "token_invalid"  # noqa: S105 - a reason code, no secret
     PEER_REQUIRED = "peer_required"
     PEER_CERTIFICATE_UNREADABLE = "peer_certificate_unreadable"
@@ -87,13 +89,14 @@ class RuleRef:
 class Mutations:
     """What else the answer does to the request or the response.
 
-    Every `set_*` overwrites; names are lower case. `set_request_headers` and
-    `remove_request_headers` act on the upstream request of an allowed request,
-    `set_response_headers` on what the client gets (allowed or denied; several
-    entries of one name are sent as several headers).
+    Every `set_*` overwrites; names are lower case. `append_request_headers` are added to
+    what is there. They, `set_request_headers` and `remove_request_headers` act on the
+    upstream request of an allowed request, `set_response_headers` on what the client gets
+    (allowed or denied; several entries of one name are sent as several headers).
     """
 
     set_request_headers: tuple[tuple[str, str], ...] = ()
+    append_request_headers: tuple[tuple[str, str], ...] = ()
     remove_request_headers: tuple[str, ...] = ()
     set_response_headers: tuple[tuple[str, str], ...] = ()
     set_query_parameters: tuple[tuple[str, str], ...] = ()
@@ -115,17 +118,45 @@ class ProviderVerdict:
 class ProviderError(Exception):
     """A provider could not answer; the message is for the record, never for the client."""
 
+    reason = Reason.PROVIDER_ERROR
+
+
+class ProviderTimeout(ProviderError):
+    """A provider did not answer within its time."""
+
+    reason = Reason.PROVIDER_TIMEOUT
+
 
 class Provider(Protocol):
     """The back end of CUSTOM policies: one method, safe to call from many threads."""
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
+    def evaluate(
+        self,
+        request: Request,
+        seconds: float | None = None,
+        istio: Callable[[], Decision] | None = None,
+        /,
+    ) -> ProviderVerdict:
         """Return the verdict.
 
+        `seconds` is what is left of the caller's time, None when nobody waits. `istio`
+        returns what token, DENY and ALLOW policies say of the request; it is worked out
+        when called.
+
         Raises:
+            ProviderTimeout: there was none within its time.
             ProviderError: no verdict could be had; the caller denies.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOpen:
+    """A provider that gave no verdict, and whose operator wants the request let past it then."""
+
+    provider: str
+    reason: Reason
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +165,8 @@ class Decision:
 
     `detail` is one clause for people and the record. `near_miss` says, when no
     ALLOW rule matched, which rule came closest and the one condition that failed.
-    `audited_by` are the AUDIT rules that matched.
+    `audited_by` are the AUDIT rules that matched, `failed_open` the providers that
+    were passed without a verdict.
     """
 
     effect: Effect
@@ -146,6 +178,7 @@ class Decision:
     http_status: int = 200
     body: str = ""
     audited_by: tuple[RuleRef, ...] = ()
+    failed_open: tuple[FailedOpen, ...] = ()
     mutations: Mutations = field(default_factory=Mutations)
 
     @property
