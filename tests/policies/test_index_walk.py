@@ -228,7 +228,7 @@ class Provider:
         """Keep the effect."""
         self.effect = effect
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
+    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
         """Return it."""
         return ProviderVerdict(effect=self.effect)
 

@@ -148,7 +148,7 @@ def certificate(uris: tuple[str, ...], dns: tuple[str, ...], subject: str) -> st
 class FixedProvider:
     """A CUSTOM provider that denies paths that begin with `/no`, and breaks at `/broken`."""
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
+    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
         """Return the verdict."""
         if request.path.startswith("/broken"):
             raise ProviderError("out of order")
