@@ -53,6 +53,12 @@ def build_token_parts(
     return TokenParts(keys=keys, verify=verifier.verify, introspector=introspector)
 
 
+def longest_wait_seconds(settings: IdentitySettings) -> float:
+    """Return how long a check may wait for a network at most: for a new key, or for an answer."""
+    waits = [each.timeout_seconds for each in settings.introspection]
+    return max([settings.jwks.wait_seconds, *waits])
+
+
 def _provider(
     settings: IntrospectionSettings, environment: Mapping[str, str]
 ) -> IntrospectionProvider:

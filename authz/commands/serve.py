@@ -13,6 +13,7 @@ from authz.config_file import load_settings
 from authz.logging_setup import set_up_logging
 from authz.serve import serve
 from authz.settings import Settings
+from authz.token_parts import longest_wait_seconds
 
 _config_option = click.option(
     "-c",
@@ -47,6 +48,8 @@ def envoy_config_command(config: Path, sds_socket: str) -> None:
         text = envoy_snippets(
             settings.listen.grpc,
             sds_socket,
+            # A check that asks an issuer must not be given up before the issuer's own limit.
+            timeout_seconds=max(0.2, 0.1 + longest_wait_seconds(settings.identity)),
             peer_metadata_key=settings.identity.waypoint.peer_metadata_key,
         )
         click.echo(text, nl=False)

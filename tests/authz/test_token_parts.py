@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from checking import MemoryRecorder, ask, make_authorizer, make_message
+from click.testing import CliRunner
 from pydantic import ValidationError
 
 from audit.document import document_from_record
 from audit.redact import Redactor
+from authz.cli import main
 from authz.config_file import load_settings
 from authz.identity_settings import IdentitySettings
 from authz.token_parts import build_token_parts
@@ -169,3 +172,16 @@ def test_opaque_token_through_the_whole_walk(endpoint: str, where: str) -> None:
     ]
     assert "alice" in lines[0]
     assert [each for each in (token, "2YotnF", "s3cret-client") if each in "".join(lines)] == []
+
+
+def test_envoy_waits_longer_than_the_authorizer(tmp_path: Path) -> None:
+    """The printed filter's timeout covers the longest wait for an issuer."""
+    config = tmp_path / "m.yaml"
+    provider = OPAQUE | {"endpoint": "https://o/i", "clientSecretEnv": "S", "timeoutSeconds": 2.5}
+    for identity, expected in (({}, "0.2s"), ({"introspection": [provider]}, "2.6s")):
+        config.write_text(json.dumps({"identity": identity}))
+        result = CliRunner().invoke(main, ["envoy-config", "-c", str(config)])
+        assert result.exit_code == 0
+        (filter_,) = yaml.safe_load(result.output)["http_filters"]
+        timeout = filter_["typed_config"]["grpc_service"]["timeout"]
+        assert float(timeout.rstrip("s")) == float(expected.rstrip("s"))
