@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from authz.config_file import load_settings
 from authz.policytest.run import run_test_file
+from authz.settings import Settings
 from identity.peer_finding import PeerRules
 from policies.diagnostic import LoadError
 
@@ -118,3 +121,14 @@ def test_policy_tests_know_mappings(tmp_path: Path) -> None:
     results = list(run_test_file(suite))
 
     assert [True] * 3 == [each.passed for each in results], results
+
+
+def test_the_pages_examples_load() -> None:
+    """Each configuration in docs/identity.md is valid."""
+    page = Path(__file__).parents[2] / "docs" / "identity.md"
+    blocks = re.findall(r"```yaml\n(identity:.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+
+    found = [Settings.model_validate(yaml.safe_load(block)) for block in blocks]
+
+    assert 3 == len(found)
+    assert 6 == len(found[-1].identity.to_peer_rules().mappings.mappings)
