@@ -20,7 +20,7 @@ from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
-from identity.certificate_reading import read_certificate, split_pem
+from identity.certificate_reading import ReadCertificate, read_certificate, split_pem
 from identity.errors import CertificateError, KeySourceError
 from identity.jwks import Jwk, parse_jwk_set
 from identity.spiffe_id import TrustDomain
@@ -83,13 +83,21 @@ def bundle_from_pem(trust_domain: TrustDomain, pem: bytes) -> TrustBundle:
     """Return a bundle of the certificates in a PEM text, which has no JWT authorities.
 
     Raises:
-        BundleError: there is no certificate, or one cannot be read.
+        BundleError: there is no certificate, or one cannot be read or is not that of a CA.
     """
     try:
-        read = [read_certificate(der).certificate for der in split_pem(pem)]
+        read = [_check_authority(read_certificate(der)) for der in split_pem(pem)]
     except CertificateError as exc:
         raise BundleError(str(exc)) from exc
     return TrustBundle(trust_domain=trust_domain, x509_authorities=tuple(dict.fromkeys(read)))
+
+
+def _check_authority(read: ReadCertificate) -> x509.Certificate:
+    """Return a CA's certificate; any other vouches for nobody, itself included (X509-SVID §3.2)."""
+    basic = read.extension(x509.BasicConstraints)
+    if basic is None or not basic.value.ca:
+        raise BundleError("a certificate is not that of a CA")
+    return read.certificate
 
 
 def load_bundle(trust_domain: TrustDomain, raw: bytes) -> TrustBundle:
@@ -188,7 +196,7 @@ def _read_x509_entry(entry: Mapping[str, Any]) -> x509.Certificate:
     # RFC 7517 §4.7: the key in the first certificate "MUST match the public key" of the entry.
     if entry.keys() & {"n", "x"} and _key_of(entry) != read.public_key:
         raise BundleError("its `x5c` holds another key than its other members")
-    return read.certificate
+    return _check_authority(read)
 
 
 def _key_of(entry: Mapping[str, Any]) -> Any:

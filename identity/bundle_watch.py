@@ -8,7 +8,7 @@ seconds, endpoints as their refresh hint says. Rules this file keeps:
   wait that doubles up to its refresh interval;
 - a fetched copy that grew too old is no longer believed, but still serves to verify
   the endpoint that would bring a new one;
-- a bundle whose sequence number went back is not taken;
+- a fetched bundle whose sequence number went back is not taken;
 - a bundle without keys is taken: it says that nobody of the trust domain is trusted.
 
 Spec: SPIFFE Federation §4 (managing bundles), §6.2 (polling).
@@ -173,7 +173,9 @@ class BundleWatch:
         watched.fetches += 1
         try:
             bundle = watched.source.load(self._held())
-            _check_sequence(watched.bundle, bundle)
+            # §4.2: what operators "locally update ... is considered the latest".
+            if watched.source.is_remote:
+                _check_sequence(watched.bundle, bundle)
         except BundleError as exc:
             self._note_failure(watched, str(exc))
         # WHY every exception: were this thread to die, no bundle would ever change again.

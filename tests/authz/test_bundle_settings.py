@@ -33,6 +33,7 @@ def root_pem(name: str) -> bytes:
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject)
     builder = builder.public_key(key.public_key()).serial_number(1)
     builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from certificate_making import AUTHORITY, Made, Recipe, make
+from certificate_making import AUTHORITY, LEAF, Made, Recipe, make
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +137,7 @@ LEFT_OUT = {
     "PEM": (x509_entry(authority(), x5c=[authority().pem.decode()]), "not base64"),
     "no DER": (x509_entry(authority(), x5c=["AAAA"]), "cannot be read"),
     "another key than the certificate's": (x509_entry(authority(), **jwt_key()), "another key"),
+    "a leaf": (x509_entry(make(LEAF, authority())), "not that of a CA"),
     "half a key": (x509_entry(authority(), kty="EC", crv="P-256", x="AA"), "make a key"),
     "no kid": (jwt_entry(kid=None), "no `kid`"),
     "an empty kid": (jwt_entry(kid=""), "no `kid`"),
@@ -232,6 +233,7 @@ def test_what_is_no_bundle(raw: bytes, why: str) -> None:
         authority().pem[:200],
         authority().pem.replace(b"M", b"!", 1),
         authority().pem * 501,
+        authority().pem + make(LEAF, authority()).pem,
     ],
 )
 def test_what_is_no_pem(pem: bytes) -> None:

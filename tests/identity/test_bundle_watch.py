@@ -88,6 +88,10 @@ def test_a_file_is_read_at_once_and_again(tmp_path: Path) -> None:
         assert (status.x509_authorities, status.last_error) == (2, "")
         assert names_in(running.watch.current().bundle_for(EXAMPLE)) == ["root", "next"]
 
+        # The operator has the last word, whatever number it bears.
+        path.write_bytes(encode_bundle(bundle("next", sequence=1)))
+        assert running.until(lambda each: each.sequence == 1).last_error == ""
+
 
 def test_the_set_is_the_same_while_nothing_changes(tmp_path: Path) -> None:
     """Verdicts may be remembered by the set itself: equal bundles make no new one."""

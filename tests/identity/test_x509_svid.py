@@ -261,6 +261,18 @@ def test_intermediates_beside_the_bundle() -> None:
         assert want == refused.fault
 
 
+def test_a_leaf_vouches_for_nobody() -> None:
+    """Not even where it stands among the authorities is a leaf one, of itself or of others."""
+    own = make(LEAF)
+    below = make(LEAF, own)
+    bundle = TrustBundle(trust_domain=EXAMPLE, x509_authorities=(own.certificate,))
+
+    for chain in ([own.der], [below.der], [below.der, own.der]):
+        refused = verify_svid(chain, bundle, NOW)
+        assert isinstance(refused, SvidRefusal)
+        assert refused.fault in (SvidFault.UNTRUSTED, SvidFault.SIGNING_CERTIFICATE)
+
+
 def test_a_path_of_nine_intermediates_is_too_long() -> None:
     """Eight intermediates are followed, nine are not, however valid each of them is."""
     above, chain = mint().authority("root"), []
