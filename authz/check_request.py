@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import MessageToDict
@@ -72,6 +73,7 @@ def _http_request(attributes: AttributeContext, forwarded: tuple[str, ...]) -> R
         stream_id=http.id,
         size=http.size,
         body=http.raw_body or http.body.encode(),
+        body_is_raw=bool(http.raw_body),
     )
 
 
@@ -91,7 +93,8 @@ def _connection(attributes: AttributeContext, forwarded: tuple[str, ...]) -> Req
         sni=sni.lower(),
         received_at=_seconds(attributes),
         context_extensions=dict(attributes.context_extensions),
-        filter_metadata=_filter_metadata(attributes),
+        filter_metadata=_filter_metadata(attributes.metadata_context),
+        route_metadata=_filter_metadata(attributes.route_metadata_context),
         destination_labels=dict(attributes.destination.labels),
         peer_evidence=PeerEvidence(
             principal=attributes.source.principal,
@@ -127,9 +130,8 @@ def _seconds(attributes: AttributeContext) -> float:
     return float(time.seconds + time.nanos / 1e9)
 
 
-def _filter_metadata(attributes: AttributeContext) -> Mapping[str, Any]:
-    sections = attributes.metadata_context.filter_metadata
+def _filter_metadata(metadata: Metadata) -> Mapping[str, Any]:
     try:
-        return {name: MessageToDict(section) for name, section in sections.items()}
+        return {name: MessageToDict(section) for name, section in metadata.filter_metadata.items()}
     except ValueError as exc:
         raise MalformedRequestError("the metadata holds a number that is not finite") from exc

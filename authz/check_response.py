@@ -58,6 +58,7 @@ def _fill_allowed(response: CheckResponse, decision: Decision) -> None:
     response.status.code = code_pb2.OK
     ok = response.ok_response
     ok.headers.extend(_options(mutations.set_request_headers))
+    ok.headers.extend(_additions(mutations.append_request_headers))
     ok.headers_to_remove.extend(mutations.remove_request_headers)
     ok.response_headers_to_add.extend(_options(mutations.set_response_headers))
     for name, value in mutations.set_query_parameters:
@@ -89,8 +90,18 @@ def _options(headers: Iterable[tuple[str, str]]) -> Iterable[HeaderValueOption]:
     for name, value in headers:
         repeated = name in seen
         seen.add(name)
-        yield HeaderValueOption(
-            header=HeaderValue(key=name, value=value),
-            append=BoolValue(value=repeated),
-            append_action=_APPEND if repeated else _OVERWRITE,
-        )
+        yield _option(name, value, is_added=repeated)
+
+
+def _additions(headers: Iterable[tuple[str, str]]) -> Iterable[HeaderValueOption]:
+    """Yield header options that leave what is there."""
+    for name, value in headers:
+        yield _option(name, value, is_added=True)
+
+
+def _option(name: str, value: str, *, is_added: bool) -> HeaderValueOption:
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=value),
+        append=BoolValue(value=is_added),
+        append_action=_APPEND if is_added else _OVERWRITE,
+    )

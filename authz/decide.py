@@ -7,52 +7,79 @@ Istio AuthorizationPolicy reference that it implements.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
-from policies.decision import (
-    Decision,
-    Effect,
-    Layer,
-    Provider,
-    ProviderError,
-    ProviderVerdict,
-    Reason,
-    RuleRef,
-)
+from authz.custom import Asking, CustomTerms, after_custom, decide_custom
+from authz.denial import denial
+from authz.mutation_sequence import as_changed
+from policies.decision import Decision, Effect, Layer, Provider, Reason
 from policies.index import PolicyIndex
 from policies.matchers import CompiledRule
 from policies.model import Clause
 from policies.request import Request
 from policies.snapshot import WorkloadPolicies
 
-DENIED_BODY = "RBAC: access denied"
-_FORBIDDEN = 403
 _OPERATION_KEYS = frozenset(
     {"operation.hosts", "operation.methods", "operation.paths", "destination.port"}
 )
 
 
-def decide(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStage:
+    """What became of the request's tokens.
+
+    `refusal` is the answer where one does not hold. `verified` is the request as the
+    DENY and ALLOW layers see it: the verification takes headers away and writes some.
+    None: it did neither.
+    """
+
+    refusal: Decision | None = None
+    verified: Request | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A decision, and the request as the DENY and ALLOW policies saw it."""
+
+    decision: Decision
+    request: Request
+
+
+def decide(  # noqa: PLR0913 - keyword-only facts of one walk
     policies: WorkloadPolicies,
     request: Request,
     providers: Mapping[str, Provider],
-    verified: Request | None = None,
-) -> Decision:
+    *,
+    token: TokenStage = TokenStage(),  # noqa: B008 - an immutable value
+    terms: CustomTerms = CustomTerms(),  # noqa: B008 - an immutable value
+    asking: Asking = Asking(),  # noqa: B008 - an immutable value
+) -> Judgement:
     """Return the verdict on a request whose peer and claims are already in it.
 
-    `verified` is the request as the DENY and ALLOW layers see it: the verification
-    of tokens takes headers away and writes some. None: it did neither.
+    Tokens were verified before, so that providers see their claims; the order in which
+    refusals are told is Istio's: peer, CUSTOM, token, DENY, ALLOW.
     """
+    verified = token.verified or request
     denied = deny_without_peer(policies, request)
     if denied is not None:
-        return denied
-    custom = decide_custom(policies, request, providers)
-    if custom is not None and not custom.is_allowed:
-        return custom
-    verdict = decide_rules(policies, verified or request)
-    if custom is None or not verdict.is_allowed:
-        return verdict
-    return replace(verdict, mutations=custom.mutations)
+        return Judgement(decision=denied, request=verified)
+
+    @cache
+    def as_it_came() -> Decision:
+        return token.refusal or decide_rules(policies, verified)
+
+    asking = replace(asking, istio=as_it_came)
+    custom = decide_custom(policies, request, providers, terms, asking)
+    if custom is None:
+        return Judgement(decision=as_it_came(), request=verified)
+    # A filter sees the request as the one before it left it.
+    seen = as_changed(verified, custom.mutations) if custom.is_allowed else verified
+    if not custom.is_allowed:
+        return Judgement(decision=custom, request=seen)
+    is_unchanged = seen is verified or token.refusal is not None
+    verdict = as_it_came() if is_unchanged else decide_rules(policies, seen)
+    return Judgement(decision=after_custom(custom, verdict), request=seen)
 
 
 def deny_without_peer(policies: WorkloadPolicies, request: Request) -> Decision | None:
@@ -67,24 +94,6 @@ def deny_without_peer(policies: WorkloadPolicies, request: Request) -> Decision 
         detail="mTLS is STRICT here and the request came without "
         + ("a client certificate" if request.peer is None else "a workload's identity"),
     )
-
-
-def decide_custom(
-    policies: WorkloadPolicies, request: Request, providers: Mapping[str, Provider]
-) -> Decision | None:
-    """Return the providers' common verdict, or None when no CUSTOM rule matches."""
-    # "If there are any CUSTOM policies that match the request, evaluate and deny the
-    # request if the evaluation result is deny."
-    answer: Decision | None = None
-    for name, named in policies.custom.items():
-        matched = named.first_match(request)
-        if matched is None:
-            continue
-        verdict = _ask(name, providers, request, matched)
-        if not verdict.is_allowed:
-            return verdict
-        answer = verdict if answer is None else _both(answer, verdict)
-    return answer
 
 
 def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
@@ -130,29 +139,6 @@ def decide_rules(policies: WorkloadPolicies, request: Request) -> Decision:
     )
 
 
-def denial(  # noqa: PLR0913 - keyword-only facts of one value
-    reason: Reason,
-    layer: Layer,
-    *,
-    rule: RuleRef | None = None,
-    detail: str = "",
-    near_miss: str = "",
-    audited_by: tuple[RuleRef, ...] = (),
-) -> Decision:
-    """Return a denial with Istio's own status and body."""
-    return Decision(
-        effect=Effect.DENY,
-        reason=reason,
-        layer=layer,
-        rule=rule,
-        detail=detail,
-        near_miss=near_miss,
-        http_status=_FORBIDDEN,
-        body=DENIED_BODY,
-        audited_by=audited_by,
-    )
-
-
 def near_miss(allow: PolicyIndex, request: Request) -> str:
     """Return which ALLOW rule came closest and what kept it from matching."""
     best: tuple[tuple[int, int], CompiledRule, tuple[Clause, ...]] | None = None
@@ -172,60 +158,3 @@ def near_miss(allow: PolicyIndex, request: Request) -> str:
 def _peerless(request: Request) -> str:
     """Return the clause that says so when nobody is known at the other end."""
     return "" if request.peer is not None else "; the request has no peer (no client certificate)"
-
-
-def _ask(
-    name: str, providers: Mapping[str, Provider], request: Request, matched: RuleRef
-) -> Decision:
-    """Return a provider's verdict as a decision; one that cannot answer denies."""
-    provider = providers.get(name)
-    if provider is None:
-        # Istio turns rules that name an unknown provider into DENY rules.
-        return denial(
-            Reason.PROVIDER_UNKNOWN,
-            Layer.CUSTOM,
-            rule=matched,
-            detail=f"no provider `{name}` is configured",
-        )
-    try:
-        verdict = provider.evaluate(request)
-    except ProviderError as exc:
-        return denial(
-            Reason.PROVIDER_ERROR,
-            Layer.CUSTOM,
-            rule=matched,
-            detail=f"provider `{name}` gave no verdict: {exc}",
-        )
-    return _from_verdict(name, verdict, matched)
-
-
-def _from_verdict(name: str, verdict: ProviderVerdict, matched: RuleRef) -> Decision:
-    allowed = verdict.effect is Effect.ALLOW
-    said = f": {verdict.detail}" if verdict.detail else ""
-    return Decision(
-        effect=verdict.effect,
-        reason=Reason.ALLOW_RULE_MATCHED if allowed else Reason.CUSTOM_DENIED,
-        layer=Layer.CUSTOM,
-        rule=matched,
-        detail=f"provider `{name}` {'allowed' if allowed else 'denied'}{said}",
-        http_status=200 if allowed else verdict.http_status,
-        body="" if allowed else verdict.body or DENIED_BODY,
-        mutations=verdict.mutations,
-    )
-
-
-def _both(first: Decision, second: Decision) -> Decision:
-    """Return the allow of two providers: the later one's mutations are applied last."""
-    one, two = first.mutations, second.mutations
-    return replace(
-        second,
-        mutations=replace(
-            two,
-            set_request_headers=one.set_request_headers + two.set_request_headers,
-            remove_request_headers=one.remove_request_headers + two.remove_request_headers,
-            set_response_headers=one.set_response_headers + two.set_response_headers,
-            set_query_parameters=one.set_query_parameters + two.set_query_parameters,
-            remove_query_parameters=one.remove_query_parameters + two.remove_query_parameters,
-            dynamic_metadata={**one.dynamic_metadata, **two.dynamic_metadata},
-        ),
-    )

@@ -32,7 +32,10 @@ def merge_mutations(
     present = tuple((name, value) for name, value in identity if value)
     absent = tuple(name for name, value in identity if not value)
     set_headers = wanted + present
-    names = {name for name, _ in set_headers}
+    added = tuple(
+        (name, value) for name, value in custom.append_request_headers if name not in protected
+    )
+    names = {name for name, _ in set_headers + added}
     removed = dict.fromkeys(
         (
             *authentication.remove_request_headers,
@@ -43,6 +46,7 @@ def merge_mutations(
     )
     return Mutations(
         set_request_headers=set_headers,
+        append_request_headers=added,
         # Envoy removes after it sets: a name that is set must not be on this list.
         remove_request_headers=tuple(name for name in removed if name not in names),
         set_response_headers=custom.set_response_headers,

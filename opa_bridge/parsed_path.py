@@ -8,18 +8,31 @@ from urllib.parse import unquote, unquote_plus
 from opa_bridge.errors import InputError
 
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ENCODED_SLASH = re.compile(r"%2f", re.IGNORECASE)
 
 
-def parse_path(path: str) -> list[str]:
-    """Return the decoded segments; an encoded slash separates, as in opa-envoy-plugin."""
+def parse_path(path: str, *, is_encoded_slash_taken: bool = False) -> list[str]:
+    """Return the decoded segments.
+
+    With `is_encoded_slash_taken` an encoded slash separates, as in opa-envoy-plugin.
+
+    Raises:
+        InputError: a bad escape, or an encoded slash, which upstreams read either way.
+    """
     raw = path.partition("?")[0]
     if _BAD_ESCAPE.search(raw):
         raise InputError("the path holds a bad percent escape")
+    if not is_encoded_slash_taken and _ENCODED_SLASH.search(raw):
+        raise InputError("the path holds an encoded slash")
     return unquote(raw, errors="replace").lstrip("/").split("/")
 
 
 def parse_query(path: str) -> dict[str, list[str]]:
-    """Return the query's values by name, by the rules of Go's url.ParseQuery."""
+    """Return the query's values by name, by the rules of Go's url.ParseQuery.
+
+    Raises:
+        InputError: a bad escape or a `;`.
+    """
     values: dict[str, list[str]] = {}
     for pair in path.partition("?")[2].split("&"):
         if not pair:

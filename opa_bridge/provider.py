@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from identity.claims import VerifiedClaims
 from identity.peer import Peer
 from opa_bridge.capabilities import Module, check_entrypoint, check_modules, scan_module
-from opa_bridge.embedded import EmbeddedEngine
+from opa_bridge.compatibility import Compatibility
+from opa_bridge.embedded import BUDGET_SECONDS, EmbeddedEngine
 from opa_bridge.engine import Engine
-from opa_bridge.errors import RegoError
-from opa_bridge.input_document import input_document
+from opa_bridge.errors import EngineError, EngineTimeout, InputError, RegoError
+from opa_bridge.grpc_bodies import GrpcBodies
+from opa_bridge.input_document import InputOptions, input_document
+from opa_bridge.istio_verdict import istio_verdict
+from opa_bridge.needed_input import NeededInput
+from opa_bridge.opa_address import OpaServer
+from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
 from opa_bridge.rego_files import digest, read_data, read_modules
 from opa_bridge.result import KNOWN_KEYS, read_verdict, unknown_keys
-from policies.decision import ProviderError, ProviderVerdict
+from policies.decision import Decision, Effect, ProviderError, ProviderTimeout, ProviderVerdict
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity
 from policies.request import Request, Workload
 
 # BUDGET: Envoy sends no more than its `max_request_bytes`; this bounds one evaluation.
 MAX_BODY_BYTES = 1024 * 1024
+_ISTIO_KEY: Final = ("meshwarden", "istio")
+_SAMPLE_VERDICT: Final = {"would": "allow", "layer": "default", "reason": "no_allow_policy"}
+_BAD_REQUEST, _TOO_LARGE = 400, 413
+# Constant texts: nothing of the request, nothing of a parser.
+_REFUSED_BODY = {_BAD_REQUEST: "request_parse_error", _TOO_LARGE: "request_too_large"}
 
 _PLAIN = Request(
     method="GET",
@@ -46,10 +58,42 @@ _SAMPLES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderOptions:
+    """What a provider does besides asking its engine.
+
+    `proto_descriptor` is a FileDescriptorSet for gRPC bodies. `budget_seconds` bounds each
+    evaluation, `start_seconds` the wait for an OPA server, `max_body_bytes` a request.
+    """
+
+    compatibility: Compatibility = field(default_factory=Compatibility)
+    proto_descriptor: Path | None = None
+    skip_body: bool = False
+    max_body_bytes: int = MAX_BODY_BYTES
+    budget_seconds: float = BUDGET_SECONDS
+    start_seconds: float = START_SECONDS
+    workers: int | None = None
+
+    def for_input(self) -> InputOptions:
+        """Return what concerns the input document.
+
+        Raises:
+            LoadError: the proto descriptor cannot be used.
+        """
+        descriptor = self.proto_descriptor
+        return InputOptions(
+            is_encoded_slash_taken=self.compatibility.encoded_slash,
+            is_body_parsed=not self.skip_body,
+            grpc_bodies=None if descriptor is None else GrpcBodies.from_file(descriptor),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RegoProvider:
     """Implements `policies.decision.Provider` with a Rego engine; safe from many threads.
 
-    `revision` is the SHA-256 of modules, data and entrypoint. `warnings` were found at load.
+    `revision` is the SHA-256 of modules, data and entrypoint, or what an OPA server calls
+    its own. `warnings` were found at load. `needs_istio` says whether the policy may look
+    at `input.meshwarden.istio`.
     """
 
     name: str
@@ -57,21 +101,47 @@ class RegoProvider:
     revision: str = ""
     warnings: tuple[Diagnostic, ...] = ()
     max_body_bytes: int = MAX_BODY_BYTES
+    input_options: InputOptions = field(default_factory=InputOptions)
+    compatibility: Compatibility = field(default_factory=Compatibility)
+    needs_istio: bool = True
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
-        """Return the policy's verdict.
+    def evaluate(
+        self,
+        request: Request,
+        seconds: float | None = None,
+        istio: Callable[[], Decision] | None = None,
+    ) -> ProviderVerdict:
+        """Return the policy's verdict; `seconds` is what is left of the caller's time.
+
+        `istio` works out what token, DENY and ALLOW policies say; it is called when needed.
+
+        A request that cannot be turned into an input is denied by it: that is the caller's
+        doing, so it must not count as a failure, which may be configured to allow.
 
         Raises:
+            ProviderTimeout: the evaluation was stopped at its limit, or never began.
             ProviderError: undefined, malformed or failed; the caller denies.
         """
+        if seconds is not None and seconds <= 0:
+            raise ProviderTimeout("the caller's time was over before the policy was asked")
         if len(request.body) > self.max_body_bytes:
-            raise ProviderError(f"the body is larger than {self.max_body_bytes} bytes")
+            return _refused(_TOO_LARGE, f"the body is larger than {self.max_body_bytes} bytes")
         try:
-            result = self.engine.evaluate(input_document(request))
-            verdict = read_verdict(result)
+            document = input_document(request, self.input_options)
+        except InputError as exc:
+            # opa-envoy-plugin: 400 with the parser's text; the text is for the record alone.
+            return _refused(_BAD_REQUEST, f"{exc.code}: {exc}")
+        # Working it out tries every DENY and ALLOW rule, and most policies never look.
+        if istio is not None and self.needs_istio:
+            document["meshwarden"]["istio"] = istio_verdict(istio())
+        try:
+            result = self.engine.evaluate(document, seconds)
+            verdict = read_verdict(result, self.compatibility)
+        except EngineTimeout as exc:
+            raise ProviderTimeout(f"{exc.code}: {exc}") from exc
         except RegoError as exc:
             raise ProviderError(f"{exc.code}: {exc}") from exc
-        unknown = unknown_keys(result)
+        unknown = () if self.compatibility.silent_unknown_keys else unknown_keys(result)
         if unknown:
             listed = ", ".join(f"`{key}`" for key in unknown)
             detail = f"{verdict.detail} (unknown result keys {listed})".strip()
@@ -80,25 +150,70 @@ class RegoProvider:
 
 
 def load_provider(
-    name: str, paths: Iterable[Path], entrypoint: str, data_paths: Iterable[Path] = ()
+    name: str,
+    paths: Iterable[Path],
+    entrypoint: str,
+    data_paths: Iterable[Path] = (),
+    options: ProviderOptions | None = None,
 ) -> RegoProvider:
     """Return a provider that answers from Rego files, proven on sample requests.
 
     Raises:
         LoadError: something in the files would not serve; nothing was loaded.
     """
+    options = options or ProviderOptions()
     paths = tuple(paths)
     texts = read_modules(paths)
     data, data_texts = read_data(data_paths)
     entrypoint = entrypoint.strip("/")
     warnings = _check(texts, entrypoint, str(paths[0]))
-    engine = EmbeddedEngine(texts, entrypoint, data)
-    warnings += _try_samples(engine, entrypoint, str(paths[0]))
+    engine = EmbeddedEngine(
+        texts, entrypoint, data, budget_seconds=options.budget_seconds, workers=options.workers
+    )
+    revision = digest([*texts, *data_texts], entrypoint)
+    loaded = _proven(name, engine, options, entrypoint, str(paths[0]))
+    return replace(
+        loaded,
+        revision=revision,
+        warnings=(*warnings, *loaded.warnings),
+        needs_istio=NeededInput.of_sources(source for _, source in texts).holds(*_ISTIO_KEY),
+    )
+
+
+def connect_provider(
+    name: str, server: OpaServer, entrypoint: str, options: ProviderOptions | None = None
+) -> RegoProvider:
+    """Return a provider that asks a real OPA server, proven on sample requests.
+
+    Raises:
+        LoadError: the server is not there, not ready, or does not answer as a policy must.
+    """
+    options = options or ProviderOptions()
+    entrypoint = entrypoint.strip("/")
+    engine = OpaServerEngine(server, entrypoint, budget_seconds=options.budget_seconds)
+    revision = engine.check(options.start_seconds)
+    return replace(_proven(name, engine, options, entrypoint, server.url), revision=revision)
+
+
+def _proven(
+    name: str, engine: Engine, options: ProviderOptions, entrypoint: str, place: str
+) -> RegoProvider:
+    """Return the provider of an engine that gives every sample request a verdict."""
+    compatibility = options.compatibility
+    warnings = _try_samples(engine, entrypoint, place, compatibility)
     return RegoProvider(
         name=name,
         engine=engine,
-        revision=digest([*texts, *data_texts], entrypoint),
         warnings=tuple(warnings),
+        max_body_bytes=options.max_body_bytes,
+        input_options=options.for_input(),
+        compatibility=compatibility,
+    )
+
+
+def _refused(status: int, detail: str) -> ProviderVerdict:
+    return ProviderVerdict(
+        effect=Effect.DENY, http_status=status, body=_REFUSED_BODY[status], detail=detail
     )
 
 
@@ -115,24 +230,35 @@ def _check(texts: Sequence[tuple[str, str]], entrypoint: str, place: str) -> lis
     return findings
 
 
-def _try_samples(engine: Engine, entrypoint: str, place: str) -> list[Diagnostic]:
+def _try_samples(
+    engine: Engine, entrypoint: str, place: str, compatibility: Compatibility
+) -> list[Diagnostic]:
     """Return warnings from sample evaluations; raise when one gives no verdict."""
     unknown: set[str] = set()
+    warnings: list[Diagnostic] = []
     for sample in _SAMPLES:
         try:
-            result = engine.evaluate(input_document(sample))
-            read_verdict(result)
+            document = input_document(sample)
+            document["meshwarden"]["istio"] = _SAMPLE_VERDICT
+            result = engine.evaluate(document)
+            read_verdict(result, compatibility)
         except RegoError as exc:
-            help_ = f"`{entrypoint}` must answer every request; give it a default"
+            is_warning = compatibility.undefined_samples and isinstance(exc, EngineError)
             problem = Diagnostic(
                 code="rego.sample",
                 message=f"a sample request gets no verdict: {exc}",
                 location=Location(place),
-                help=help_,
+                help=f"`{entrypoint}` must answer every request; give it a default",
+                severity=Severity.WARNING if is_warning else Severity.ERROR,
             )
-            raise LoadError([problem]) from exc
+            if not is_warning:
+                raise LoadError([problem]) from exc
+            warnings.append(problem)
+            continue
         unknown.update(unknown_keys(result))
-    return [_unknown_key(key, place) for key in sorted(unknown)]
+    if compatibility.silent_unknown_keys:
+        unknown.clear()
+    return list(dict.fromkeys(warnings)) + [_unknown_key(key, place) for key in sorted(unknown)]
 
 
 def _unknown_key(key: str, place: str) -> Diagnostic:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opa_bridge.builtin_table import words
+from opa_bridge.compatibility import Compatibility
 from opa_bridge.errors import ResultError
 from policies.decision import Effect, Mutations, ProviderVerdict
 
@@ -30,10 +31,13 @@ _STATUSES = frozenset(
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
+_TARGET_HEADERS = frozenset({":method", ":path", ":authority", "host"})
+_SAFE = Compatibility()
+
 Pairs = tuple[tuple[str, str], ...]
 
 
-def read_verdict(result: Any) -> ProviderVerdict:
+def read_verdict(result: Any, compatibility: Compatibility = _SAFE) -> ProviderVerdict:
     """Return the verdict that a result spells.
 
     Raises:
@@ -46,7 +50,7 @@ def read_verdict(result: Any) -> ProviderVerdict:
     # `allowed` is mandatory: a missing boolean is an error, never false and never true.
     if not isinstance(result.get("allowed"), bool):
         raise ResultError(f"`allowed` must be a boolean, got {_kind(result.get('allowed'))}")
-    return _allowed(result) if result["allowed"] else _denied(result)
+    return _allowed(result, compatibility) if result["allowed"] else _denied(result)
 
 
 def unknown_keys(result: Any) -> tuple[str, ...]:
@@ -54,11 +58,13 @@ def unknown_keys(result: Any) -> tuple[str, ...]:
     return tuple(sorted(set(result) - KNOWN_KEYS)) if isinstance(result, Mapping) else ()
 
 
-def _allowed(result: Mapping[str, Any]) -> ProviderVerdict:
+def _allowed(result: Mapping[str, Any], compatibility: Compatibility) -> ProviderVerdict:
     metadata = _metadata(result)
+    lines = _headers(result, "headers", is_target_open=compatibility.rewrite_target)
     headers: dict[str, list[str]] = {}
-    for name, value in _headers(result, "headers"):
+    for name, value in lines:
         headers.setdefault(name, []).append(value)
+    is_adding = compatibility.append_headers
     removed = tuple(_header_name(name) for name in _texts(result, "request_headers_to_remove"))
     return ProviderVerdict(
         effect=Effect.ALLOW,
@@ -66,7 +72,10 @@ def _allowed(result: Mapping[str, Any]) -> ProviderVerdict:
         detail=_detail(metadata, ""),
         mutations=Mutations(
             # Each entry overwrites, so several values of one name go as one line.
-            set_request_headers=tuple((name, ",".join(found)) for name, found in headers.items()),
+            set_request_headers=()
+            if is_adding
+            else tuple((name, ",".join(found)) for name, found in headers.items()),
+            append_request_headers=lines if is_adding else (),
             remove_request_headers=removed,
             set_response_headers=_headers(result, "response_headers_to_add"),
             set_query_parameters=_pairs(result, "query_parameters_to_set"),
@@ -114,7 +123,7 @@ def _metadata(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return metadata
 
 
-def _headers(result: Mapping[str, Any], key: str) -> Pairs:
+def _headers(result: Mapping[str, Any], key: str, *, is_target_open: bool = False) -> Pairs:
     """Return header lines: the value is an object, or a list of such objects."""
     found = result.get(key, {})
     maps = found if isinstance(found, list) else [found]
@@ -123,7 +132,8 @@ def _headers(result: Mapping[str, Any], key: str) -> Pairs:
         for name, value in _pairs({key: one}, key):
             if _BAD_VALUE.search(value):
                 raise ResultError(f"`{key}` holds a control character in the value of `{name}`")
-            lines.append((_header_name(name), value))
+            is_target = is_target_open and name.lower() in _TARGET_HEADERS
+            lines.append((name.lower() if is_target else _header_name(name), value))
     return tuple(lines)
 
 

@@ -47,6 +47,8 @@ class Request:
     texts, empty for a Unix socket. `received_at` is seconds since the epoch.
     `sni_unknown` is true for a TLS connection that Envoy told nothing about (no
     `include_tls_session`); an empty `sni` is then no sign that there was none.
+    `body_is_raw` says that Envoy sent the body's very bytes (`pack_as_bytes`) and not a
+    text in which bytes that are not UTF-8 were replaced.
     `peer_evidence` is what Envoy told of the caller; no policy sees it, and `peer`
     is what was made of it.
     """
@@ -70,9 +72,11 @@ class Request:
     stream_id: str = ""
     size: int = -1
     body: bytes = b""
+    body_is_raw: bool = False
     received_at: float = 0.0
     context_extensions: Mapping[str, str] = field(default_factory=dict)
     filter_metadata: Mapping[str, Any] = field(default_factory=dict)
+    route_metadata: Mapping[str, Any] = field(default_factory=dict)
     workload: Workload | None = None
     peer: Peer | None = None
     peer_evidence: PeerEvidence | None = None

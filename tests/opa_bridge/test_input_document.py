@@ -34,7 +34,6 @@ def body_request(kind: str, body: bytes, **headers: str) -> Request:
     [
         ("/my/test/path", ["my", "test", "path"]),
         ("//x/people?lang=en", ["x", "people"]),
-        ("%2Fmy%2Ftest", ["my", "test"]),
         ("/", [""]),
         ("", [""]),
         ("/a/", ["a", ""]),
@@ -46,6 +45,18 @@ def body_request(kind: str, body: bytes, **headers: str) -> Request:
 def test_parsed_path(path: str, want: list[str]) -> None:
     """The path is decoded whole, stripped of leading slashes and split."""
     assert want == parse_path(path)
+
+
+@pytest.mark.parametrize("path", ["%2Fmy%2Ftest", "/a%2fb", "/%zz", "/%2"])
+def test_path_that_two_readers_read_differently(path: str) -> None:
+    """An encoded slash is refused unless the policies are known to count on it."""
+    with pytest.raises(InputError):
+        parse_path(path)
+
+
+def test_encoded_slash_as_the_plugin_takes_it() -> None:
+    """With the switch an encoded slash is a slash."""
+    assert parse_path("%2Fmy%2Ftest", is_encoded_slash_taken=True) == ["my", "test"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,7 @@ def test_attributes_name_what_is_set() -> None:
             path="/a?b=c",
             host="h",
             headers={"x": ("1", "2")},
+            headers_merged=True,
             source_ip="10.0.0.1",
             source_port=7,
             destination_principal="spiffe://td/ns/b/sa/s",
