@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import structlog
 
 from authz.bundle_settings import BundleEndpointSettings, TrustBundleSettings
 from authz.identity_settings import IdentitySettings
+from authz.metrics import Metrics
 from identity.bundle_source import (
     BundleFile,
     BundleSource,
@@ -77,6 +81,31 @@ def _endpoint(
         timeout_seconds=settings.timeout_seconds,
         given=given,
     )
+
+
+def watch_bundles(metrics: Metrics, bundles: BundleWatch) -> None:
+    """Export how many trust domains nobody is believed of, and how many were not read last time."""
+    metrics.watch(
+        "meshwarden_trust_bundles_missing",
+        "Trust domains without a bundle, or with one too old to count: their peers are refused.",
+        lambda: sum(not each.is_ready for each in bundles.status()),
+    )
+    metrics.watch(
+        "meshwarden_trust_bundles_failing",
+        "Trust domains whose bundle could not be read last time; the last good one counts.",
+        lambda: sum(bool(each.last_error) for each in bundles.status()),
+    )
+
+
+def shown_bundle(status: BundleStatus) -> Mapping[str, Any]:
+    """Return how one trust domain's bundle stands, as `/readyz` tells it."""
+    return {
+        "trust_domain": status.trust_domain.name,
+        "ready": status.is_ready,
+        "sequence": status.sequence,
+        "fetched_at": status.fetched_at.isoformat() if status.fetched_at else None,
+        "error": status.last_error,
+    }
 
 
 def _log_change(status: BundleStatus) -> None:

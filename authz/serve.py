@@ -16,7 +16,7 @@ import structlog
 from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
 from authz.build import build_state
-from authz.bundle_parts import build_bundle_watch
+from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
 from authz.errors import ListenError
 from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
@@ -27,7 +27,7 @@ from authz.serving_state import ServingState
 from authz.settings import Settings, WorkloadSettings
 from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
-from identity.bundle_watch import BundleStatus, BundleWatch
+from identity.bundle_watch import BundleWatch
 from identity.jwks_cache import JwksCache, KeySourceStatus
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
@@ -71,6 +71,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         audit.writer = writer
         _watch_audit(metrics, writer)
         _watch_keys(metrics, keys)
+        watch_bundles(metrics, bundles)
         authorizer = Authorizer(
             state=keeper.current,
             around=Surroundings(
@@ -240,21 +241,10 @@ def _readiness(
             "audit": audit_fault or "ok",
             "draining": stop.is_set(),
             "keys": [_key_status(each) for each in keys.status()],
-            "trust_bundles": [_bundle_status(each) for each in bundles.status()],
+            "trust_bundles": [shown_bundle(each) for each in bundles.status()],
         }
 
     return ready
-
-
-def _bundle_status(status: BundleStatus) -> Mapping[str, Any]:
-    """Return how one trust domain's bundle stands, as `/readyz` tells it."""
-    return {
-        "trust_domain": status.trust_domain.name,
-        "ready": status.is_ready,
-        "sequence": status.sequence,
-        "fetched_at": status.fetched_at.isoformat() if status.fetched_at else None,
-        "error": status.last_error,
-    }
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from authz.bundle_parts import build_bundle_watch
+from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
 from authz.config_file import load_settings
+from authz.metrics import Metrics
 from identity.bundle_watch import WatchTimes
 from identity.spiffe_id import TrustDomain
 from identity.svid_fault import SvidFault
@@ -105,6 +106,25 @@ def test_the_page_explains_every_fault() -> None:
     codes = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
 
     assert sorted(SvidFault) == sorted(codes)
+
+
+def test_what_operators_see(tmp_path: Path) -> None:
+    """`/readyz` and `/metrics` tell of every trust domain whether its peers can be believed."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(CASES[1]["yaml"])
+    (tmp_path / "roots.pem").write_bytes(root_pem("own"))
+    watch, metrics = build_bundle_watch(load_settings(path).identity), Metrics()
+
+    watch_bundles(metrics, watch)
+
+    shown = [shown_bundle(each) for each in watch.status()]
+    assert [(each["trust_domain"], each["ready"]) for each in shown] == [
+        ("web.example", False),
+        ("own.example", True),
+        ("other.example", False),
+    ]
+    assert b"\nmeshwarden_trust_bundles_missing 2.0\n" in metrics.text()
+    assert b"\nmeshwarden_trust_bundles_failing 0.0\n" in metrics.text()
 
 
 @pytest.mark.parametrize("number", [0, 1])
