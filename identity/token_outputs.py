@@ -16,7 +16,14 @@ from identity.jwt_rule import JwtRule
 from identity.jwt_verify import VerifiedToken
 
 _SPLIT_ALWAYS: Final = ("scope", "permission")
-_MAX_INTEGER: Final = 2**63
+_INTEGERS_END: Final = 2**64
+# Control and format characters that protobuf's JSON escapes; `<` and `>` besides.
+_ESCAPED: Final = re.compile(
+    "[\x7f-\x9f\xad\u0600-\u0603\u06dd\u070f\u17b4\u17b5\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0001"
+    "\U000e0020-\U000e007f]"
+)
+_ANGLES: Final = {ord("<"): "\\u003c", ord(">"): "\\u003e"}
 # RFC 9110 §5.5: a field value holds no CR, LF or NUL; other controls serve no one either.
 _NOT_IN_HEADERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
@@ -73,12 +80,39 @@ def _header_text(value: Any) -> str:
             return value
         case bool():
             return "true" if value else "false"
-        case int() | float() if 0 <= value < _MAX_INTEGER and value == int(value):
+        case int() | float() if 0 <= value < _INTEGERS_END and value == int(value):
             return str(int(value))
         case int() | float():
             return f"{value:.6f}"
         case dict() | list():
-            text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-            return base64.b64encode(text.encode()).decode("ascii")
+            return base64.b64encode(_json_text(value).encode()).decode("ascii")
         case _:
             return ""
+
+
+def _json_text(value: Any) -> str:
+    """Return a claim as protobuf prints JSON, members by name (protobuf knows no order)."""
+    match value:
+        case dict():
+            members = (f"{_json_string(name)}:{_json_text(value[name])}" for name in sorted(value))
+            return f"{{{','.join(members)}}}"
+        case list():
+            return f"[{','.join(map(_json_text, value))}]"
+        case str():
+            return _json_string(value)
+        case bool() | None:
+            return json.dumps(value)
+        case _:
+            return _json_number(float(value))
+
+
+def _json_string(text: str) -> str:
+    """Return a text quoted, with what protobuf escapes beyond RFC 8259 §7."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _ESCAPED.sub(lambda found: json.dumps(found[0])[1:-1].lower(), quoted).translate(_ANGLES)
+
+
+def _json_number(value: float) -> str:
+    """Return a double in 15 digits, or in 17 where 15 would be another double."""
+    text = f"{value:.15g}"
+    return text if float(text) == value else f"{value:.17g}"

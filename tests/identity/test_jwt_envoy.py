@@ -246,6 +246,28 @@ def test_claims(ring: Any, envoy: Any, key_text: str, claims: dict[str, Any], st
     assert compare(ring, envoy, key_text, headers=bearer(text)) == status
 
 
+NUMBERS = (
+    2**53 + 1, 1e15, 2**63 - 1, 2**63, 2**64 - 2048, 2**64, 1e20, 1e308, -1e20, -(2**63), -1,
+    -0.0, 0.1, 1e-7, 5e-324, 1.9999999, 123456789.123456789,
+)  # fmt: skip
+# One member each: the order of several is not said anywhere, and Envoy's is that of a hash.
+VALUES = (
+    {"e": 1e14}, {"e": 1e15}, {"e": 1e17}, {"e": 1e20}, {"e": 1e-7}, {"e": 5e-324}, {"e": 1 / 3},
+    {"e": 2**53 + 1}, {"e": 2**63}, {"e": -0.0}, {"e": -5}, {"e": None}, {"e": True}, [[], {}],
+    [1, 2.5, "x", None, False], {"<\x7f>": "\u2028&'\"\\/\0\x85\xad\u200b\ufeff\b\f\n\r\t\x1f"},
+    ["\u0600\u0604\u06dd\u070f\u17b4\u17b6\u2027\u202f\u2064\u206a\u2070\ufff9\ufffc"],
+    ["\U0001d173\U0001f600\U000e0001\U000e0020\U000e0080"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, *VALUES], ids=lambda value: ascii(value)[:40])
+def test_output_forms(ring: Any, envoy: Any, key_text: str, value: Any) -> None:
+    """Numbers, lists and objects go into headers digit by digit as Envoy writes them."""
+    name = "n" if isinstance(value, (int, float)) else "obj"
+    text = ring.mint(**{"exp": int(time.time()) + 600, name: value})
+    assert compare(ring, envoy, key_text, headers=bearer(text)) == 200
+
+
 def test_malformed_tokens(ring: Any, envoy: Any, key_text: str) -> None:
     """Each fault of form is answered with Envoy's text for it."""
     head, payload, signature = ring.mint(exp=NOW + 600).split(".")
