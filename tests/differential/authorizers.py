@@ -58,7 +58,7 @@ class HeaderProvider:
         """Look at the header of the provider of this name."""
         self._header = _ALLOW_HEADERS[name]
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
+    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
         """Return the verdict."""
         if request.is_http:
             is_allowed = request.header(self._header) == _ALLOW_VALUE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from tests.differential.identities import CLIENTS, is_ipv6
 from tests.differential.model import NO_CERTIFICATE, PLAINTEXT, Answer, Probe
@@ -38,6 +38,11 @@ class Tally:
             self.connections["open" if answer.status == _ALLOWED else "closed"] += 1
         else:
             self.answers[answer.status] += 1
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of another part of the run."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def __str__(self) -> str:
         """The counts, a line for each subject."""

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.__main__ import Plan, run
+from policies.decision import Effect, ProviderVerdict
+from tests.differential.authorizers import HeaderProvider
 from tests.differential.cases import Case, read_cases
 from tests.differential.known import explanation
+from tests.differential.probe_maker import make_probes
+from tests.differential.run import Plan, run
 from tests.differential.shrink import shrink
 from tests.differential.trial import Refusal, Standing, Trial, running_trial
 
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.envoy
 
 CASES = read_cases()
 # A seed names its sets and requests for good; another one is another run.
-PLAN = Plan(requests=2_000, sets=40, seed="short")
+PLAN = Plan(requests=1_000, sets=24, seed="short")
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +96,19 @@ def test_explained_differences_are_recognized(trial: Trial) -> None:
         found[case.policies.name] = difference and explanation(difference)
 
     assert {name: name for name in found} == found
+
+
+def test_a_lie_of_ours_is_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider of ours that allows what Envoy's refuses is a difference, cut to one policy."""
+    allowed = ProviderVerdict(effect=Effect.ALLOW)
+    monkeypatch.setattr(HeaderProvider, "evaluate", lambda self, request: allowed)
+    case = next(each for each in CASES if each.policies.name == "custom-allow-is-not-the-last-word")
+    (standing,) = trial.stand([case.policies])
+
+    found = list(trial.run(standing, make_probes(case.policies, 20, "lie")))
+    least = shrink(trial, found[0])
+
+    assert (403, 200) == (least.envoy.status, least.ours.status)
+    (policy,) = least.policies.resources
+    assert "CUSTOM" == policy["spec"]["action"]
+    assert {} == least.probe.plain()
