@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 
 from authz.cli import main
+from authz.commands.identity import identity_group
 
 ISSUER = "https://issuer.example"
 AT = "2026-01-01T00:00:00"
@@ -206,3 +208,14 @@ def test_fetch_without_usable_key(publisher: Any) -> None:
     result = run("fetch-jwks", publisher.url + "/keys", "--allow-loopback")
     assert result.exit_code == 1
     assert "every token of this issuer is refused" in result.output
+
+
+def test_the_page_shows_what_there_is() -> None:
+    """Each command line of docs/identity-tokens.md names a command and options that exist."""
+    page = (Path(__file__).resolve().parents[2] / "docs/identity-tokens.md").read_text("utf-8")
+    lines = re.findall(r"^meshwarden identity (\S+)(.*)$", page, flags=re.MULTILINE)
+    assert {name for name, _ in lines} == {"inspect-token", "fetch-jwks"}
+    for name, rest in lines:
+        command = identity_group.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z]+", rest)) <= known

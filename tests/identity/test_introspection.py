@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback_issuer import FETCHER, PATIENCE, Issuer, eventually
 
+from identity.document_fetch import Document
 from identity.introspection import IntrospectionProvider, Introspector
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
@@ -356,3 +357,30 @@ def test_beside_a_jwt_rule(ring: Any, desk: Desk) -> None:
     failure = _ask(ring, desk, rules, "another").failure
     assert failure is not None
     assert failure.http_status == 401
+
+
+ANSWER = st.binary(max_size=60) | st.dictionaries(
+    st.sampled_from(["active", "iss", "sub", "aud", "exp", "nbf", "iat", "jti", "scope"]),
+    st.booleans() | st.none() | st.integers() | st.floats() | st.text(max_size=6)
+    | st.sampled_from([ISSUER, NOW + 60]) | st.lists(st.text(max_size=3), max_size=2),
+    max_size=6,
+).map(lambda document: json.dumps(document).encode())  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=ANSWER)
+def test_any_answer_is_judged(body: bytes) -> None:
+    """Whatever an endpoint answers: verified only where it says `active` and the claims hold."""
+    provider = IntrospectionProvider(
+        issuer=ISSUER, endpoint="https://o.example/", client_id="c", client_secret=SECRET
+    )
+    introspector = Introspector([provider], lambda _url, **_fields: Document(body=body))
+    verdict = introspector.verify(TOKEN, RULE, NOW)
+    introspector.close()
+    assert verdict is not None
+    if isinstance(verdict, VerifiedToken):
+        document = json.loads(body)
+        assert document["active"] is True
+        assert document.get("iss", ISSUER) == ISSUER
+        assert document.get("exp", NOW) >= NOW - 60 or document["exp"] < 1
+        assert "active" not in verdict.payload
