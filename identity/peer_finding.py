@@ -25,7 +25,7 @@ from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
 from identity.x509_svid import X509Svid
 from identity.xfcc import XfccElement, parse_xfcc
-from identity.xfcc_trust import XfccTrust, believe, untrusted
+from identity.xfcc_trust import APPENDING, XfccTrust, believe, untrusted
 
 # BUDGET: SPIFFE-ID §2.3 has 2048 bytes; a subject may be longer.
 _MAX_PRINCIPAL: Final = 8192
@@ -191,7 +191,7 @@ class _Search:
     ) -> tuple[Peer | None, str]:
         """Return the peer that a trusted proxy's header names, and what became of the header."""
         text = self.evidence.xfcc
-        if text is None:
+        if text is None or self._is_plainly_own(text, direct):
             return direct, ""
         trust, source_ip = self.rules.xfcc, self.evidence.source_ip
         is_trusted = trust.forwarder_of(direct, source_ip) is not None
@@ -212,6 +212,15 @@ class _Search:
             return direct, self._ignored(found.ignored) if found.ignored else ""
         peer = self._peer_of(found.element)
         return peer, f"believed: it names `{peer.principal}`"
+
+    def _is_plainly_own(self, text: str, direct: Peer | None) -> bool:
+        """Whether nobody is believed anyway and the header is but Envoy's own element.
+
+        WHY before it is parsed: Istio's sidecars write one into every request.
+        """
+        trust = self.rules.xfcc
+        is_written = not trust.forwarders and trust.own_mode in APPENDING
+        return is_written and direct is not None and "," not in text and direct.principal in text
 
     def mapped(self, peer: Peer | None) -> Peer | None:
         """Return the peer with what the mappings make of its names."""
@@ -258,6 +267,8 @@ class _Search:
 
     def _names_verified_domain(self, certificate: PeerCertificate) -> bool:
         """Whether any name, of whatever kind, claims a trust domain that we verify ourselves."""
+        if not (self.rules.verified_domains or len(self.bundles)):
+            return False
         # WHY in lower case: what is nearly such a name is verified too, and refused then.
         texts = (name.lower() for name in certificate.names)
         claimed = {

@@ -26,6 +26,7 @@ MAX_ELEMENTS: Final = 32
 MAX_PAIRS: Final = 256
 
 _ONCE: Final = ("hash", "cert", "chain", "subject")
+_VISIBLE: Final = re.compile(r"[\t -~]*")
 _KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 # WHY `"` is not among the plain characters: a quote in the middle of a value is how a client
 # tries to move the border between what it wrote and what a proxy wrote behind it.
@@ -70,7 +71,7 @@ def parse_xfcc(text: str) -> tuple[XfccElement, ...]:
     """
     if len(text) > MAX_HEADER_CHARACTERS:
         raise XfccError(f"the header is longer than {MAX_HEADER_CHARACTERS} characters")
-    if not (text.isascii() and all(" " <= each <= "~" or each == "\t" for each in text)):
+    if not _VISIBLE.fullmatch(text):
         raise XfccError("the header holds control characters or such as are not ASCII")
     if not text.strip(_SPACE):
         return ()

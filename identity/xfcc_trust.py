@@ -37,7 +37,8 @@ class ForwardMode(StrEnum):
     """It leaves what comes in, over plaintext too."""
 
 
-_APPENDING: Final = (ForwardMode.APPEND_FORWARD, ForwardMode.SANITIZE_SET)
+APPENDING: Final = (ForwardMode.APPEND_FORWARD, ForwardMode.SANITIZE_SET)
+"""The modes in which the last element over mTLS is Envoy's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def believe(
     SHA-256 of its certificate in hex, empty when that is not known.
     """
     if trust.forwarder_of(direct, source_ip) is None:
-        is_alone = trust.own_mode in _APPENDING and len(elements) == 1
+        is_alone = trust.own_mode in APPENDING and len(elements) == 1
         is_own = is_alone and direct is not None and _speaks_of(elements[0], direct, digest)
         return Forwarded(ignored="" if is_own else untrusted(direct, source_ip))
     walk = _Walk(list(elements), [])
@@ -132,7 +133,7 @@ def believe(
         return Forwarded(ignored="Envoy's own mode forwards no header")
     if direct is None and trust.own_mode is not ForwardMode.ALWAYS_FORWARD_ONLY:
         return Forwarded(ignored="Envoy's own mode forwards no header over plaintext")
-    if trust.own_mode in _APPENDING:
+    if trust.own_mode in APPENDING:
         refusal = _take_own(walk, direct, digest, trust.own_mode)
         if refusal is not None:
             return refusal
