@@ -62,6 +62,7 @@ class Peer:
     `names` are all its names, of which policies try each: the principal alone
     unless Envoy sent the certificate. `reading` is None where no mapping is
     configured for any of the names: they then are read as Istio reads them.
+    `over_mtls` is false for a peer that was forwarded over a plaintext connection.
     """
 
     principal: str
@@ -69,6 +70,7 @@ class Peer:
     names: tuple[str, ...] = ()
     proof: PeerProof = PeerProof.TLS
     reading: WorkloadReading | None = None
+    over_mtls: bool = True
 
     def __post_init__(self) -> None:
         """Make the principal the first of the names."""

@@ -210,7 +210,7 @@ class _Search:
             raise _Refused(PeerFault.XFCC_INVALID, found.refusal)
         if found.element is None:
             return direct, self._ignored(found.ignored) if found.ignored else ""
-        peer = self._peer_of(found.element)
+        peer = replace(self._peer_of(found.element), over_mtls=direct is not None)
         return peer, f"believed: it names `{peer.principal}`"
 
     def _is_plainly_own(self, text: str, direct: Peer | None) -> bool:

@@ -45,9 +45,10 @@ class PeerRequirement:
         """Whether the request comes as it must."""
         if not self.is_strict(request.destination_port):
             return True
-        if self.needs_identity:
-            return bool(l4_workloads(request, wide=False))
-        return request.peer is not None
+        # WHY over_mtls: a trusted proxy's word about its client is no mTLS of this connection.
+        if request.peer is None or not request.peer.over_mtls:
+            return False
+        return not self.needs_identity or bool(l4_workloads(request, wide=False))
 
 
 def resolve_peer_requirement(

@@ -267,3 +267,22 @@ def test_unusable_options(tmp_path: Path) -> None:
         ("-c", str(tmp_path / "none.yaml")),
     ):
         assert 2 == run("inspect-cert", "-", *arguments).exit_code, arguments
+
+
+def test_forwarded_over_plaintext_is_no_mtls() -> None:
+    """STRICT asks for mTLS of the connection itself; a proxy's word about its client is none."""
+    rules = PeerRules(
+        xfcc=XfccTrust(
+            forwarders=(parse_forwarder("10.0.0.0/8"),), own_mode=ForwardMode.ALWAYS_FORWARD_ONLY
+        )
+    )
+    message = forwarded("", f"URI={ALICE}")
+    message.attributes.source.address.socket_address.address = "10.1.2.3"
+
+    passed, record = check(message, allow(namespaces=["web"]), rules=rules)
+    assert (True, "xfcc") == (passed, record["peer"]["proof"])
+    strict = {"kind": "PeerAuthentication", "mtls": {"mode": "STRICT"}}
+    passed, record = check(message, strict, rules=rules)
+    assert (False, "peer_required") == (passed, record["decision"]["reason"])
+    passed, record = check(forwarded(GW, f"URI={ALICE}"), strict, rules=TRUSTING)
+    assert passed
