@@ -87,12 +87,13 @@ def deny_without_peer(policies: WorkloadPolicies, request: Request) -> Decision 
     # "STRICT: Connection is an mTLS tunnel (TLS with client cert must be presented)."
     if policies.peer.admits(request):
         return None
+    is_mtls = request.peer is not None and request.peer.over_mtls
     return denial(
         Reason.PEER_REQUIRED,
         Layer.PEER_AUTHENTICATION,
         rule=policies.peer.ref_for(request.destination_port),
         detail="mTLS is STRICT here and the request came without "
-        + ("a client certificate" if request.peer is None else "a workload's identity"),
+        + ("a workload's identity" if is_mtls else "a client certificate"),
     )
 
 
