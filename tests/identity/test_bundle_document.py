@@ -277,7 +277,7 @@ ENTRIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(ENTRIES | JSON, max_size=4), st.dictionaries(st.text(max_size=8), JSON))
 def test_any_document(entries: list[Any], fields: dict[str, Any]) -> None:
     """Whatever a document holds, it is a bundle or refused by name, and notes are one line each."""

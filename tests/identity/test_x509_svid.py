@@ -177,7 +177,7 @@ def test_any_bytes_are_refused_by_name(chain: list[bytes], begins_well: bool) ->
 
 
 @IN_THE_MINT
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_one_changed_byte_is_never_verified(data: st.DataObject) -> None:
     """A chain with bytes changed, cut out or put in is refused; only the unread tail may differ."""
@@ -214,7 +214,7 @@ RECIPES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(RECIPES)
 def test_any_well_signed_leaf(recipe: dict[str, Any]) -> None:
     """A leaf that our root did sign is the SVID of exactly its one ID, or refused by name."""
