@@ -46,7 +46,14 @@ class Judgement:
     request: Request
 
 
-def decide(  # noqa: PLR0913 - keyword-only facts of one walk
+def decide(
+    policies: WorkloadPolicies, request: Request, providers: Mapping[str, Provider]
+) -> Decision:
+    """Return the verdict on a request without tokens whose peer is in it."""
+    return judge(policies, request, providers).decision
+
+
+def judge(  # noqa: PLR0913 - keyword-only facts of one walk
     policies: WorkloadPolicies,
     request: Request,
     providers: Mapping[str, Provider],
@@ -65,20 +72,23 @@ def decide(  # noqa: PLR0913 - keyword-only facts of one walk
     if denied is not None:
         return Judgement(decision=denied, request=verified)
 
+    if not (policies.custom or terms.default):
+        decision = token.refusal or decide_rules(policies, verified)
+        return Judgement(decision=decision, request=verified)
+
     @cache
     def as_it_came() -> Decision:
         return token.refusal or decide_rules(policies, verified)
 
-    asking = replace(asking, istio=as_it_came)
-    custom = decide_custom(policies, request, providers, terms, asking)
+    custom = decide_custom(policies, request, providers, terms, replace(asking, istio=as_it_came))
     if custom is None:
         return Judgement(decision=as_it_came(), request=verified)
-    # A filter sees the request as the one before it left it.
-    seen = as_changed(verified, custom.mutations) if custom.is_allowed else verified
     if not custom.is_allowed:
-        return Judgement(decision=custom, request=seen)
-    is_unchanged = seen is verified or token.refusal is not None
-    verdict = as_it_came() if is_unchanged else decide_rules(policies, seen)
+        return Judgement(decision=custom, request=verified)
+    # A filter sees the request as the one before it left it.
+    seen = as_changed(verified, custom.mutations)
+    is_known = seen is verified or token.refusal is not None
+    verdict = as_it_came() if is_known else decide_rules(policies, seen)
     return Judgement(decision=after_custom(custom, verdict), request=seen)
 
 

@@ -19,7 +19,7 @@ from audit.errors import AuditUnavailable
 from audit.record import AuditRecord
 from authz.check_request import MalformedRequestError, decode_check_request
 from authz.check_response import encode_check_response
-from authz.decide import denial
+from authz.denial import denial
 from authz.metrics import Metrics
 from authz.record import record_decision
 from authz.serving_state import ServingState
@@ -31,6 +31,8 @@ _log = structlog.get_logger(__name__)
 _BAD_REQUEST = 400
 _INTERNAL_ERROR = 500
 _UNAVAILABLE = 503
+# What is left is for the answer's way back: one that comes too late says nothing.
+_SHARE_OF_PROVIDERS = 0.9
 _NOTHING = Request(method="", path="", host="")
 
 
@@ -55,28 +57,40 @@ class Authorizer:
     metrics: Metrics
     new_id: Callable[[], str] = _new_id
 
-    def check(self, message: bytes, forwarded: tuple[str, ...] = ()) -> bytes:
+    def check(
+        self, message: bytes, forwarded: tuple[str, ...] = (), seconds: float | None = None
+    ) -> bytes:
         """Return the serialized CheckResponse; never raises.
 
         `forwarded` is what the call's metadata says of the peer, see `identity.waypoint`.
+        `seconds` is how long the caller waits, None where nobody knows.
         """
         begun = time.perf_counter()
+        until = None if seconds is None else begun + seconds * _SHARE_OF_PROVIDERS
         decision_id = self.new_id()
         state = self.state()
         # WHY encoded before it is recorded: the record must tell the answer that is sent.
-        outcome, answer = self._encoded(self._decide(message, forwarded, state), decision_id)
+        decided = self._decide(message, forwarded, state, until)
+        outcome, answer = self._encoded(decided, decision_id)
         recorded = self._recorded(outcome, decision_id, state.revision, begun)
         if recorded is not outcome:
             outcome, answer = self._encoded(recorded, decision_id)
         self._count(outcome, time.perf_counter() - begun)
         return answer
 
-    def _decide(self, message: bytes, forwarded: tuple[str, ...], state: ServingState) -> Outcome:
+    def _decide(
+        self, message: bytes, forwarded: tuple[str, ...], state: ServingState, until: float | None
+    ) -> Outcome:
         """Return the outcome; a message or a walk that fails is a denial."""
         request = _NOTHING
         try:
             request = decode_check_request(message, forwarded)
-            return walk(request, state, self.around)
+            return walk(
+                request,
+                state,
+                self.around,
+                lambda: None if until is None else until - time.perf_counter(),
+            )
         except MalformedRequestError as exc:
             refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail=str(exc))
             refused = replace(refused, http_status=_BAD_REQUEST, body="Bad Request")
@@ -157,6 +171,8 @@ def _metadata(outcome: Outcome, decision_id: str) -> Mapping[str, Any]:
     )
     if decision.rule is not None:
         metadata.update(policy=decision.rule.name, rule_place=decision.rule.place)
+    if decision.failed_open:
+        metadata["failed_open"] = [each.provider for each in decision.failed_open]
     if outcome.shadow:
         metadata["shadow"] = {verdict.policy: str(verdict.outcome) for verdict in outcome.shadow}
     return metadata

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from authz.custom import CustomTerms
 from policies.decision import Provider
 from policies.diagnostic import Diagnostic
 from policies.request import Service, Workload
@@ -19,12 +20,16 @@ _SelectionKey = tuple[str, frozenset[tuple[str, str]], Service | None, bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingState:
-    """A policy snapshot with its providers. `revision` and `warnings` cover both."""
+    """A policy snapshot with its providers. `revision` and `warnings` cover both.
+
+    `terms` say how the providers come to be asked, and what their failure means.
+    """
 
     snapshot: Snapshot
     providers: Mapping[str, Provider] = field(default_factory=dict)
     revision: str
     warnings: tuple[Diagnostic, ...] = ()
+    terms: CustomTerms = CustomTerms()
     _selections: dict[_SelectionKey, WorkloadPolicies] = field(
         default_factory=dict, repr=False, compare=False
     )

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from authz.decide import decide, decide_rules, denial
+from authz.custom import Asking, Observe
+from authz.decide import TokenStage, decide_rules, judge
+from authz.denial import denial
 from authz.mutations import merge_mutations
 from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
@@ -44,9 +46,21 @@ from policies.request import Request, Workload
 _DEFAULT_CARRIERS = ("authorization", "access_token")
 
 
+SecondsLeft = Callable[[], float | None]
+"""Returns what is left of the caller's time, None when nobody waits."""
+
+
+def _nobody_waits() -> float | None:
+    return None
+
+
 def _ignore(rule: JwtRule) -> bool:
     """Take no notice of a token signed with an unknown key."""
     return False
+
+
+def _look_away(name: str, came: str, seconds: float) -> None:
+    """Take no notice of what a provider answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +72,8 @@ class Surroundings:
     `on_unknown_key` hears of a token whose key the issuer's set did not hold;
     `verify_token` judges a token, and may remember its verdicts. `bundles` returns
     the trust bundles that hold now; ask it once in a walk. `peer_rules` say what
-    counts as a proof of who asks; `svids` remembers verified certificates.
+    counts as a proof of who asks; `svids` remembers verified certificates. `observe`
+    hears of every provider that was asked.
     """
 
     keys: KeyLookup
@@ -71,6 +86,7 @@ class Surroundings:
     bundles: Callable[[], BundleSet] = BundleSet
     peer_rules: PeerRules = PeerRules()
     svids: SvidMemory = field(default_factory=SvidMemory)
+    observe: Observe = _look_away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,21 +104,28 @@ class Outcome:
     xfcc: str = ""
 
 
-def walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
+def walk(
+    request: Request,
+    state: ServingState,
+    around: Surroundings,
+    seconds_left: SecondsLeft = _nobody_waits,
+) -> Outcome:
     """Return the outcome for a decoded request; one without evidence keeps the peer it has."""
     if request.peer_evidence is None:
-        return _walk(request, state, around)
+        return _walk(request, state, around, seconds_left)
     at = datetime.fromtimestamp(around.now(), UTC)
     found = find_peer(request.peer_evidence, around.peer_rules, around.bundles(), at, around.svids)
     if found.fault is not None:
         reason = Reason(found.fault.value)
         refused = denial(reason, Layer.PEER_AUTHENTICATION, detail=found.detail)
         return Outcome(request=request, decision=refused, xfcc=found.xfcc)
-    outcome = _walk(replace(request, peer=found.peer), state, around)
+    outcome = _walk(replace(request, peer=found.peer), state, around, seconds_left)
     return replace(outcome, xfcc=found.xfcc) if found.xfcc else outcome
 
 
-def _walk(request: Request, state: ServingState, around: Surroundings) -> Outcome:
+def _walk(
+    request: Request, state: ServingState, around: Surroundings, seconds_left: SecondsLeft
+) -> Outcome:
     """Return the outcome for a request whose peer is known."""
     level = state.snapshot.mesh.path_normalization
     path = normalize_path(request.path, level)
@@ -134,13 +157,21 @@ def _walk(request: Request, state: ServingState, around: Surroundings) -> Outcom
     policies = state.policies_for(workload, is_http=request.is_http)
     authentication = _authenticate(request, policies.jwt_rules, around)
     carriers = _carriers(policies.jwt_rules)
-    if authentication.failure is not None:
-        refused = _refusal(authentication.failure)
-        return Outcome(request=request, decision=refused, token_carriers=carriers)
-    request = replace(request, claims=authentication.claims)
-    verified = as_verified(request, authentication)
-    decision = decide(policies, request, state.providers, verified)
-    shadow = shadow_verdicts(policies, verified, decision, decide_rules)
+    failure = authentication.failure
+    if failure is None:
+        request = replace(request, claims=authentication.claims)
+    token = TokenStage(
+        refusal=None if failure is None else _refusal(failure),
+        verified=request if failure is not None else as_verified(request, authentication),
+    )
+    asking = Asking(seconds_left=seconds_left, observe=around.observe)
+    judged = judge(
+        policies, request, state.providers, token=token, terms=state.terms, asking=asking
+    )
+    decision = judged.decision
+    if failure is not None:
+        return Outcome(request=request, decision=decision, token_carriers=carriers)
+    shadow = shadow_verdicts(policies, judged.request, decision, decide_rules)
     # A connection has no headers to carry anything upstream.
     if decision.is_allowed and request.is_http:
         mutations = merge_mutations(decision.mutations, authentication, request, around.headers)

@@ -57,7 +57,7 @@ class FixedProvider:
         self.answer = answer
         self.asked = 0
 
-    def evaluate(self, request: Request) -> ProviderVerdict:
+    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
         """Return or raise the answer."""
         self.asked += 1
         if isinstance(self.answer, Exception):
