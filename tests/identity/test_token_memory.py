@@ -237,3 +237,19 @@ def test_refusal_is_a_value(ring: Any, desk: Desk) -> None:
     assert isinstance(verdict, TokenRefusal)
     assert "secret" not in repr(verdict)
     assert jwt_verify.CLOCK_SKEW_SECONDS == 60
+
+
+def test_all_that_a_verdict_asks_of_a_rule_is_in_the_key(ring: Any, desk: Desk) -> None:
+    """Judging reads issuer and audiences of a rule and nothing else: these two the memory keeps."""
+    asked: set[str] = set()
+
+    class Spy:
+        """A rule that notes what is asked of it."""
+
+        def __getattr__(self, name: str) -> object:
+            asked.add(name)
+            return getattr(JwtRule(issuer=ring.issuer, audiences=("shop",)), name)
+
+    for text in (ring.mint(), ring.mint(aud="x"), ring.mint("stranger"), "a.b.c"):
+        verify_token(text, Spy(), lambda: desk.keys, desk.now)  # type: ignore[arg-type]
+    assert asked == {"issuer", "audiences"}
