@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import click
 
+from authz.bundle_parts import build_bundle_watch
 from authz.commands.failing import clear_errors
 from authz.config_file import load_settings
 from authz.identity_settings import IdentitySettings
 from authz.inspect_peer import Inspection, inspect_certificate, inspect_xfcc
 from identity.bundle_document import load_bundle
-from identity.bundle_source import BundleFile
 from identity.errors import SpiffeIdError
 from identity.peer_finding import PeerEvidence, PeerRules
 from identity.spiffe_id import TrustDomain
@@ -79,7 +79,10 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         with clear_errors():
             identity = IdentitySettings() if config is None else load_settings(config).identity
-            held = BundleSet.of(*_bundles_in_files(identity), *bundles)
+            # What is not started reads files and asks no endpoint.
+            held = build_bundle_watch(identity).current()
+        for bundle in bundles:
+            held = held.with_bundle(bundle)
         basis = _Basis(rules=identity.to_peer_rules(), bundles=held, at=at or datetime.now(UTC))
         command(basis=basis, **rest)
 
@@ -153,15 +156,6 @@ def inspect_xfcc_command(
     text = _header_value(file.read())
     evidence = PeerEvidence(principal=peer, source_ip=source_ip, xfcc=text)
     _finish(inspect_xfcc(evidence, basis.rules, basis.bundles, basis.at), format_)
-
-
-def _bundles_in_files(settings: IdentitySettings) -> list[TrustBundle]:
-    """Return the configured bundles that are files; nothing is fetched here."""
-    return [
-        BundleFile(trust_domain=TrustDomain(each.trust_domain), path=each.file).load(BundleSet())
-        for each in settings.trust_bundles
-        if each.file is not None
-    ]
 
 
 def _header_value(raw: bytes) -> str:

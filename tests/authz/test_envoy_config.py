@@ -75,6 +75,17 @@ def test_the_filter_fails_closed() -> None:
     assert config["grpc_service"]["timeout"] == "0.200s"
 
 
+def test_a_waypoint_names_the_peer() -> None:
+    """With a metadata key each check carries the filter state, and without one nothing."""
+    found = yaml.safe_load(envoy_snippets("127.0.0.1:1", peer_metadata_key="x-peer"))
+    service = found["http_filters"][0]["typed_config"]["grpc_service"]
+    value = "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
+
+    assert [{"key": "x-peer", "value": value}] == service["initial_metadata"]
+    plain = yaml.safe_load(envoy_snippets("127.0.0.1:1"))
+    assert "initial_metadata" not in plain["http_filters"][0]["typed_config"]["grpc_service"]
+
+
 def test_mtls_is_required_of_every_client() -> None:
     """The listener's transport socket asks for a client certificate."""
     snippets = yaml.safe_load(envoy_snippets("127.0.0.1:9191", "/run/m/orders.sock"))
