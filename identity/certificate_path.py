@@ -159,8 +159,9 @@ def _refusal_of(reason: str) -> SvidRefusal:
 
 def _one_clause(text: str) -> str:
     """Return a foreign message as one printable clause: it may quote the certificate."""
-    bare = text.partition(" (encountered")[0]
+    bare = text.partition(" (encountered")[0].partition(": AlgorithmIdentifier")[0]
     for prefix in ("validation failed: ", "candidates exhausted: "):
         bare = bare.removeprefix(prefix)
+    bare = bare[:1].lower() + bare[1:]
     clean = "".join(char if char.isascii() and char.isprintable() else "?" for char in bare)
     return clean[:_LONGEST_DETAIL] or "no path to an authority of the bundle holds"

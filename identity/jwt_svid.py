@@ -19,7 +19,13 @@ from jwt.exceptions import PyJWTError
 
 from identity.bundle_document import JWT_SVID_ALGORITHMS
 from identity.errors import SpiffeIdError
-from identity.jose import TokenFormatError, UnverifiedToken, parse_json_object, parse_token
+from identity.jose import (
+    MAX_TOKEN_CHARS,
+    TokenFormatError,
+    UnverifiedToken,
+    parse_json_object,
+    parse_token,
+)
 from identity.spiffe_id import SpiffeId
 from identity.svid_fault import SvidFault, SvidRefusal
 from identity.trust_bundle import BundleSet, TrustBundle
@@ -59,6 +65,8 @@ def verify_jwt_svid(
 
     `audiences` are our own names: the token has to be meant for one of them, to the letter.
     """
+    if len(text) > MAX_TOKEN_CHARS:
+        return SvidRefusal(SvidFault.TOKEN_FORMAT, f"longer than {MAX_TOKEN_CHARS} characters")
     header_fault = _header_fault(text)
     if header_fault is not None:
         return header_fault

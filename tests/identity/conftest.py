@@ -237,17 +237,33 @@ def provider(issuer: str, jwks: str, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def launch_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return a function that starts one Envoy; all are ended with the run."""
+def run_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a function that starts an Envoy and gives its base URL; all are ended with the run."""
     running: list[subprocess.Popen[str]] = []
+
+    def run(config: str) -> str:
+        process, base = start_envoy(config, tmp_path_factory.mktemp("envoy"))
+        running.append(process)
+        return base
+
+    yield run
+    for process in running:
+        process.terminate()
+        process.wait(10)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def launch_envoy(run_envoy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a function that starts one Envoy with a `jwt_authn` filter."""
     clients: list[httpx.Client] = []
 
     def launch(
         providers: Mapping[str, Any], groups: Mapping[str, list[str]], seen: list[str]
     ) -> JwtEnvoy:
-        folder = tmp_path_factory.mktemp("envoy")
-        process, base = start_envoy(envoy_config(providers, groups, seen, folder), folder)
-        running.append(process)
+        folder = tmp_path_factory.mktemp("config")
+        base = run_envoy(envoy_config(providers, groups, seen, folder))
         client = httpx.Client(base_url=base, timeout=10, trust_env=False)
         clients.append(client)
         return JwtEnvoy(client)
@@ -255,8 +271,3 @@ def launch_envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     yield launch
     for client in clients:
         client.close()
-    for process in running:
-        process.terminate()
-        process.wait(10)
-        if process.stderr is not None:
-            process.stderr.close()

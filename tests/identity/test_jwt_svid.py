@@ -255,6 +255,12 @@ def test_a_leap_of_the_clock(ring: Any, bundles: BundleSet) -> None:
         assert want == fault_of(text, bundles, at)
 
 
+def test_a_token_without_end_is_not_read(bundles: BundleSet) -> None:
+    """A token is refused by its length before any of it is decoded."""
+    for text in ("A" * 65_537, "eyJ." * 30_000, "." * 70_000):
+        assert fault_of(text, bundles) == SvidFault.TOKEN_FORMAT
+
+
 def test_duplicates_nesting_and_size(ring: Any, bundles: BundleSet) -> None:
     """Two readers could read such a token in two ways, or one of them not at all."""
     texts = [
