@@ -10,6 +10,8 @@ import pytest
 from checking import MemoryRecorder, ask, make_authorizer, make_message
 from click.testing import CliRunner, Result
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audit.document import LINE_ADAPTER, document_from_record
 from audit.redact import Redactor
@@ -286,3 +288,38 @@ def test_forwarded_over_plaintext_is_no_mtls() -> None:
     assert (False, "peer_required") == (passed, record["decision"]["reason"])
     passed, record = check(forwarded(GW, f"URI={ALICE}"), strict, rules=TRUSTING)
     assert passed
+
+
+def test_repeated_header() -> None:
+    """Several headers of the name are one list, as they would be on the way."""
+    message = forwarded(GW, f"URI={ALICE}")
+    http = message.attributes.request.http
+    http.header_map.headers.add(key="X-Forwarded-Client-Cert", raw_value=b"URI=spiffe://td/x")
+    passed, record = check(message, rules=TRUSTING)
+
+    assert (False, "xfcc_invalid") == (passed, record["decision"]["reason"])
+    assert "there are 2" in record["decision"]["detail"]
+
+
+def test_connection_with_a_certificate() -> None:
+    """A connection's certificate is weighed as a request's is; it has no header to forge."""
+    message = CheckRequest()
+    attributes = message.attributes
+    attributes.source.principal, attributes.source.certificate = ALICE, "x"
+    attributes.destination.address.socket_address.port_value = 80
+    passed, record = check(message)
+
+    assert (False, "peer_certificate_unreadable") == (passed, record["decision"]["reason"])
+
+
+@given(st.binary(max_size=80), st.text(max_size=40), st.text(max_size=40), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_evidence(header: bytes, certificate: str, principal: str, is_trusted: bool) -> None:
+    """Whatever Envoy says of the caller, there is one answer and one record of it."""
+    message = make_message(GW if is_trusted else principal)
+    message.attributes.source.certificate = certificate
+    headers = message.attributes.request.http.header_map.headers
+    headers.add(key="x-forwarded-client-cert", raw_value=header)
+    _, record = check(message, allow(namespaces=["web"]), rules=TRUSTING)
+
+    assert "internal_error" != record["decision"]["reason"]
