@@ -86,9 +86,9 @@ def read_endpoint(server: OpaServer) -> Endpoint:
     )
 
 
-def refusal(url: str, message: str, help_: str = "") -> LoadError:
+def refusal(url: str, message: str, help_: str = "", code: str = "rego.opa") -> LoadError:
     """Return the error of a server that cannot serve."""
-    problem = Diagnostic(code="rego.opa", message=message, location=Location(url), help=help_)
+    problem = Diagnostic(code=code, message=message, location=Location(url), help=help_)
     return LoadError([problem])
 
 

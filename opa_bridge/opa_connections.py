@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException, HTTPResponse
@@ -46,6 +47,8 @@ class OpaConnections:
         self._retries = RetryBudget()
         self._tls: tuple[object, ssl.SSLContext] | None = None
         self._is_closed = False
+        # What a reload leaves behind closes with the last reference.
+        weakref.finalize(self, _close_all, self._idle)
 
     def call(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, seconds: float
@@ -76,9 +79,7 @@ class OpaConnections:
         """Close what is idle; what is in use closes after its answer."""
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            _close_all(self._idle)
 
     def _message(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
         lines = [f"{method} {self._endpoint.prefix}{path} HTTP/1.1"]
@@ -160,6 +161,11 @@ class OpaConnections:
                 return self._tls[1]
         except OSError as exc:
             raise EngineError(f"the TLS files for OPA cannot be read: {_why(exc)}") from exc
+
+
+def _close_all(idle: list[_Connection]) -> None:
+    while idle:
+        idle.pop().close()
 
 
 class RetryBudget:

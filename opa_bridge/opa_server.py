@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from opa_bridge.errors import EngineError, EngineTimeout
+from opa_bridge.engine import EngineStats
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
 from opa_bridge.opa_address import OpaServer, read_endpoint, refusal
 from opa_bridge.opa_connections import OpaConnections
 
@@ -28,6 +29,8 @@ _BETWEEN_ATTEMPTS: Final = 0.1
 # The embedded engine's own limit.
 _MAX_DEPTH: Final = 128
 _OK, _UNAUTHORIZED, _FORBIDDEN = 200, 401, 403
+# What OPA answers to an input that it cannot read, or that is larger than it wants.
+_UNFIT = frozenset({400, 413})
 _CODE = re.compile(r"[a-z_]{1,40}")
 _CONFLICT = "eval_conflict_error"
 
@@ -88,10 +91,15 @@ class OpaServerEngine:
                     self._server.url,
                     f"no rule `{self._entrypoint}`",
                     "write it as package/path/rule; OPA's own bundles must define it",
+                    "rego.entrypoint",
                 )
             return self._revision()
         except EngineError as exc:
             raise refusal(self._server.url, str(exc)) from exc
+
+    def stats(self) -> EngineStats:
+        """Return nothing counted: OPA has metrics of its own."""
+        return EngineStats()
 
     def close(self) -> None:
         """Close the connections."""
@@ -186,6 +194,8 @@ class OpaServerEngine:
         said = f" ({', '.join(codes)})" if codes else ""
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             return EngineError(f"OPA does not let us ask: {status}{said}")
+        if status in _UNFIT:
+            return EngineInputError(f"OPA does not take the input: {status}{said}")
         return EngineError(f"OPA answered {status}{said}")
 
 
@@ -202,7 +212,7 @@ def _body(document: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps({"input": document}, default=_plain, allow_nan=False).encode()
     except (ValueError, TypeError, RecursionError) as exc:
-        raise EngineError(f"the input is no JSON document: {exc}") from exc
+        raise EngineInputError(f"the input is no JSON document: {exc}") from exc
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from opa_bridge.capabilities import Module, check_entrypoint, check_modules, sca
 from opa_bridge.compatibility import Compatibility
 from opa_bridge.embedded import BUDGET_SECONDS, EmbeddedEngine
 from opa_bridge.engine import Engine
-from opa_bridge.errors import EngineError, EngineTimeout, InputError, RegoError
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout, InputError, RegoError
 from opa_bridge.grpc_bodies import GrpcBodies
 from opa_bridge.input_document import InputOptions, input_document
 from opa_bridge.istio_verdict import istio_verdict
@@ -23,7 +23,14 @@ from opa_bridge.opa_address import OpaServer
 from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
 from opa_bridge.rego_files import digest, read_data, read_modules
 from opa_bridge.result import KNOWN_KEYS, read_verdict, unknown_keys
-from policies.decision import Decision, Effect, ProviderError, ProviderTimeout, ProviderVerdict
+from policies.decision import (
+    Decision,
+    Effect,
+    ProviderError,
+    ProviderTimeout,
+    ProviderVerdict,
+    UnfitRequest,
+)
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity
 from policies.request import Request, Workload
 
@@ -104,6 +111,7 @@ class RegoProvider:
     input_options: InputOptions = field(default_factory=InputOptions)
     compatibility: Compatibility = field(default_factory=Compatibility)
     needs_istio: bool = True
+    budget_seconds: float = BUDGET_SECONDS
 
     def evaluate(
         self,
@@ -120,10 +128,12 @@ class RegoProvider:
 
         Raises:
             ProviderTimeout: the evaluation was stopped at its limit, or never began.
+            UnfitRequest: the engine cannot carry the input.
             ProviderError: undefined, malformed or failed; the caller denies.
         """
         if seconds is not None and seconds <= 0:
             raise ProviderTimeout("the caller's time was over before the policy was asked")
+        limit = self.budget_seconds if seconds is None else min(seconds, self.budget_seconds)
         if len(request.body) > self.max_body_bytes:
             return _refused(_TOO_LARGE, f"the body is larger than {self.max_body_bytes} bytes")
         try:
@@ -135,10 +145,12 @@ class RegoProvider:
         if istio is not None and self.needs_istio:
             document["meshwarden"]["istio"] = istio_verdict(istio())
         try:
-            result = self.engine.evaluate(document, seconds)
+            result = self.engine.evaluate(document, limit)
             verdict = read_verdict(result, self.compatibility)
         except EngineTimeout as exc:
             raise ProviderTimeout(f"{exc.code}: {exc}") from exc
+        except EngineInputError as exc:
+            raise UnfitRequest(f"{exc.code}: {exc}") from exc
         except RegoError as exc:
             raise ProviderError(f"{exc.code}: {exc}") from exc
         unknown = () if self.compatibility.silent_unknown_keys else unknown_keys(result)
@@ -168,7 +180,7 @@ def load_provider(
     entrypoint = entrypoint.strip("/")
     warnings = _check(texts, entrypoint, str(paths[0]))
     engine = EmbeddedEngine(
-        texts, entrypoint, data, budget_seconds=options.budget_seconds, workers=options.workers
+        texts, entrypoint, data, budget_seconds=_engine_budget(options), workers=options.workers
     )
     revision = digest([*texts, *data_texts], entrypoint)
     loaded = _proven(name, engine, options, entrypoint, str(paths[0]))
@@ -190,9 +202,13 @@ def connect_provider(
     """
     options = options or ProviderOptions()
     entrypoint = entrypoint.strip("/")
-    engine = OpaServerEngine(server, entrypoint, budget_seconds=options.budget_seconds)
-    revision = engine.check(options.start_seconds)
-    return replace(_proven(name, engine, options, entrypoint, server.url), revision=revision)
+    engine = OpaServerEngine(server, entrypoint, budget_seconds=_engine_budget(options))
+    try:
+        revision = engine.check(options.start_seconds)
+        return replace(_proven(name, engine, options, entrypoint, server.url), revision=revision)
+    except LoadError:
+        engine.close()
+        raise
 
 
 def _proven(
@@ -208,7 +224,13 @@ def _proven(
         max_body_bytes=options.max_body_bytes,
         input_options=options.for_input(),
         compatibility=compatibility,
+        budget_seconds=options.budget_seconds,
     )
+
+
+def _engine_budget(options: ProviderOptions) -> float:
+    """Return the time of a sample at load, where a cold engine is not a policy too slow."""
+    return max(options.budget_seconds, BUDGET_SECONDS)
 
 
 def _refused(status: int, detail: str) -> ProviderVerdict:

@@ -22,7 +22,7 @@ from typing import Any, Final
 from regopy import Bundle, BundleFormat, Interpreter, LogLevel, Node, NodeKind, RegoError
 from regopy.rego_shared import rego as _library
 
-from opa_bridge.errors import EngineError
+from opa_bridge.errors import EngineError, EngineInputError
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 # BUDGET: nesting of input and result; OPA users' documents stay below 20.
@@ -31,6 +31,7 @@ _INT64 = range(-(2**63), 2**63)
 _PLACE = re.compile(r"\(error \d+:(?P<file>[^\n|]*)\|(?P<offset>\d+)\|\d+\n")
 _MESSAGE = re.compile(r"\(errormsg \d+:(?P<text>[^\n]*?)\)")
 _FINDING = re.compile(_PLACE.pattern + r"\s*\(errormsg \d+:(?P<text>[^\n]*?)\)\n", re.MULTILINE)
+_HALF = re.compile("[\ud800-\udfff]")
 # Texts that are spelled the same when escaped.
 _PLAIN_TEXT = re.compile(r"[ !#-\[\]-~]*")
 # Whole outputs that need no reading of the tree: no string stands in them.
@@ -187,7 +188,7 @@ def _lowered(text: str) -> str:
 def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one branch a JSON type
     """Add a value to an input under way, every string in JSON's escaped spelling."""
     if depth == 0:
-        raise EngineError(f"the input is nested deeper than {MAX_DEPTH}")
+        raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
         _add_text(place, value)
     elif value is None:
@@ -197,11 +198,11 @@ def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one bra
     elif isinstance(value, int):
         # WHY: the interface keeps the low 64 bits, so 2**64 + 1 would arrive as 1.
         if value not in _INT64:
-            raise EngineError("the input holds an integer of more than 64 bits")
+            raise EngineInputError("the input holds an integer of more than 64 bits")
         _library.regoInputInt(place, value)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise EngineError("the input holds a number that is not finite")
+            raise EngineInputError("the input holds a number that is not finite")
         _library.regoInputFloat(place, value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -214,7 +215,7 @@ def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one bra
             _add(place, item, depth - 1)
         _library.regoInputArray(place, len(value))
     else:
-        raise EngineError(f"the input holds a {type(value).__name__}, which is no JSON value")
+        raise EngineInputError(f"the input holds a {type(value).__name__}, which is no JSON value")
 
 
 def _add_text(place: int, text: str) -> None:
@@ -223,9 +224,8 @@ def _add_text(place: int, text: str) -> None:
 
 
 def _escaped_text(text: str) -> str:
-    """Return the escaped spelling; halves of surrogate pairs become U+FFFD, as in Go."""
-    whole = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return json.dumps(whole, ensure_ascii=False)[1:-1]
+    """Return the escaped spelling; each half of a surrogate pair becomes U+FFFD, as in Go."""
+    return json.dumps(_HALF.sub("\ufffd", text), ensure_ascii=False)[1:-1]
 
 
 def _plain(node: Node, depth: int) -> Any:
@@ -239,11 +239,28 @@ def _plain(node: Node, depth: int) -> Any:
             # INVARIANT: the keys of an object node are JSON texts.
             return {_key(key): _plain(node.at(key), depth - 1) for key in node}
         case NodeKind.Set:
-            return [_plain(node.at(key), depth - 1) for key in node]
+            return sorted((_plain(node.at(key), depth - 1) for key in node), key=_rank)
         case NodeKind.Array:
             return [_plain(node.at(index), depth - 1) for index in range(len(node))]
         case _:
             return _scalar(node.json())
+
+
+def _rank(value: Any) -> tuple[Any, ...]:
+    """Return what OPA sorts a set by: null, booleans, numbers, texts, lists, objects."""
+    match value:
+        case None:
+            return (0,)
+        case bool():
+            return (1, value)
+        case int() | float():
+            return (2, value)
+        case str():
+            return (3, value.encode("utf-8", "surrogatepass"))
+        case list():
+            return (4, [_rank(each) for each in value])
+        case _:
+            return (5, sorted((_rank(key), _rank(each)) for key, each in value.items()))
 
 
 def _scalar(text: str) -> Any:

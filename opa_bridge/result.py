@@ -108,7 +108,10 @@ def _detail(metadata: Mapping[str, Any], body: str) -> str:
 
 def _status(result: Mapping[str, Any]) -> int:
     status = result.get("http_status", _DEFAULT_STATUS)
-    # A boolean is an int in Python, and a float is none in OPA.
+    # WHY 401.0 counts: to Rego it equals 401, and not every engine tells them apart.
+    if isinstance(status, float) and status.is_integer():
+        status = int(status)
+    # A boolean is an int in Python.
     if type(status) is not int:
         raise ResultError(f"`http_status` must be an integer, got {_kind(status)}")
     if status not in _STATUSES:

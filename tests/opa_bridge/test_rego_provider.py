@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_values_pass_through_the_engine_unchanged(value: Any) -> None:
 @settings(max_examples=200, deadline=None)
 def test_strings_are_equal_only_when_they_are(one: str, other: str) -> None:
     """Two texts are one in the engine only when they are one outside (lone surrogates fold)."""
-    fold = [t.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for t in (one, other)]
+    fold = [re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", t) for t in (one, other)]
     assert SAME.evaluate({"value": one, "twin": other}) is (fold[0] == fold[1])
 
 

@@ -38,7 +38,7 @@ from policies.decision import Effect
         {"allowed": True, "dynamic_metadata": []},
         {"allowed": False, "body": 1},
         {"allowed": False, "http_status": "403"},
-        {"allowed": False, "http_status": 403.0},
+        {"allowed": False, "http_status": 403.5},
         {"allowed": False, "http_status": True},
         {"allowed": False, "http_status": 100},
         {"allowed": False, "http_status": 999},
