@@ -5,6 +5,7 @@ IdentityError
 ├── CertificateError     a client certificate cannot be read
 ├── XfccError            an X-Forwarded-Client-Cert header departs from its grammar
 ├── MappingError         a mapping of identities could name two workloads alike
+├── BundleError          a trust bundle cannot be read or had (in `trust_bundle`)
 ├── TokenError           a token cannot be believed (the caller's fault)
 └── KeySourceError       keys cannot be had (the operator's or the issuer's fault)
     └── KeySourceUnreachableError   there was no answer at all
