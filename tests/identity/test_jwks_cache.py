@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -164,15 +165,17 @@ def test_unknown_key_hastens_within_the_floor(ring: Any, issuer: Issuer, cache_o
     now = [0.0]
     issuer.answers["/keys"] = (200, {}, ring.public("rsa").encode())
     rule = JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")
-    cache = cache_of(clock=lambda: now[0], times=SLOW)
+    # Whoever begins a fetch waits for its end, so that a fetch too many would be seen.
+    times = dataclasses.replace(SLOW, wait_seconds=PATIENCE)
+    cache = cache_of(clock=lambda: now[0], times=times)
     cache.prepare([rule], wait_seconds=PATIENCE)
     issuer.answers["/keys"] = (200, {}, ring.public("p256").encode())
-    for _ in range(50):
-        cache.hasten(rule)
+    assert [cache.hasten(rule) for _ in range(50)] == [False] * 50
     assert issuer.asked == ["/keys"]
     now[0] = 31.0
-    cache.hasten(rule)
-    issuer.wait_asked(2)
+    assert cache.hasten(rule)
+    assert [cache.hasten(rule) for _ in range(50)] == [False] * 50
+    assert issuer.asked == ["/keys", "/keys"]
     eventually(lambda: cache.keys_for(rule).keys[0].kid == "p256")
 
 
