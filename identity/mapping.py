@@ -199,7 +199,7 @@ class MappingSet:
 
     def _find(self, name: str, *, is_alone: bool) -> tuple[tuple[str, MappedWorkload] | None, bool]:
         """Return Kubernetes' form and workload of a name, and whether a mapping concerns it."""
-        if not name.startswith(_SPIFFE):
+        if name[: len(_SPIFFE)].lower() != _SPIFFE:
             # A certificate with better names is not known by its common name (RFC 9525 §2).
             texts = (name, *(_common_name(name) if is_alone else ()))
             found = next((found for text in texts if (found := _first(self._names, text))), None)

@@ -71,6 +71,7 @@ def read(maps: Sequence[IdentityMapping], *names: str) -> tuple[Any, ...]:
         ("kubernetes", "spiffe://td/ns/shop/sa/", None),
         ("kubernetes", "spiffe://td/ns/sh%6fp/sa/web", None),
         ("kubernetes", "spiffe://TD/ns/shop/sa/web", None),
+        ("kubernetes", "SPIFFE://td/ns/shop/sa/web", None),
         ("kubernetes", "spiffe://td/ns/shop/sa/web\0", None),
         ("kubernetes", "spiffe://td2/ns/shop/sa/web", "untouched"),
         ("kubernetes", "spiffe://tdx/ns/shop/sa/web", "untouched"),
