@@ -234,3 +234,28 @@ def test_bad_urls(url: str) -> None:
     """Any URL that cannot be fetched is a named error."""
     with pytest.raises(KeySourceError):
         fetch_document(url, timeout_seconds=0.5, resolve=lambda _host, _port: [])
+
+
+def test_max_age_of_the_issuer(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """Keys are fetched again ahead of the `max-age` their issuer gave, when that is sooner."""
+    body = ring.public().encode()
+    issuer.answers["/short"] = (200, {"cache-control": "public, max-age=1"}, body)
+    issuer.answers["/long"] = (200, {"cache-control": "max-age=86400"}, body)
+    issuer.answers["/zero"] = (200, {"cache-control": "no-store, max-age=0"}, body)
+    cache = cache_of(times=dataclasses.replace(SLOW, early_floor_seconds=0))
+    rules = [JwtRule(issuer="i", jwks_uri=issuer.url + path) for path in issuer.answers]
+    cache.prepare(rules, wait_seconds=PATIENCE)
+    issuer.wait_asked(4)
+    assert issuer.asked[3] == "/short"
+
+
+def test_pauses_are_shortened_by_chance(ring: Any, issuer: Issuer, cache_of: Any) -> None:
+    """A part of the pause, drawn by chance, is left out, so that a fleet does not ask at once."""
+    issuer.answers["/keys"] = (200, {}, ring.public().encode())
+    fractions = iter([1.0, 1.0])
+    cache = cache_of(
+        times=dataclasses.replace(SLOW, jitter=1.0), fraction=lambda: next(fractions, 0.0)
+    )
+    cache.prepare([JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")], wait_seconds=PATIENCE)
+    issuer.wait_asked(3)
+    eventually(lambda: cache.status()[0].fetches == 3)
