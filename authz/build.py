@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from authz.provider_parts import load_providers, make_terms, open_doors, revisions
+from authz.provider_settings import ProviderSettings
 from authz.serving_state import ServingState, combined_revision
-from authz.settings import ProviderSettings, Settings
+from authz.settings import Settings
 from identity.errors import KeySourceError
 from identity.jwks_cache import JwksCache
-from opa_bridge.provider import RegoProvider, load_provider
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.files import read_policy_files
 from policies.mesh import Mesh
@@ -42,23 +43,20 @@ def prepare_keys(snapshot: Snapshot, keys: JwksCache) -> None:
 
 
 def load_state(
-    paths: Sequence[Path], mesh: Mesh, provider_settings: Sequence[ProviderSettings]
+    paths: Sequence[Path],
+    mesh: Mesh,
+    provider_settings: Sequence[ProviderSettings],
+    *,
+    is_patient: bool = False,
 ) -> ServingState:
     """Return the state of policy and Rego files, without any key fetched.
+
+    `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
 
     Raises:
         LoadError: with the findings of all of them.
     """
-    problems: list[Diagnostic] = []
-    providers: dict[str, RegoProvider] = {}
-    for provider in provider_settings:
-        rego = provider.rego
-        try:
-            providers[provider.name] = load_provider(
-                provider.name, rego.paths, rego.entrypoint, rego.data
-            )
-        except LoadError as exc:
-            problems.extend(exc.diagnostics)
+    providers, problems = load_providers(provider_settings, is_patient=is_patient)
     snapshot: Snapshot | None = None
     try:
         snapshot = build_snapshot(read_policy_files(paths), mesh)
@@ -67,15 +65,17 @@ def load_state(
         problems.extend(exc.diagnostics)
     if problems or snapshot is None:
         raise LoadError(problems)
-    revisions = {name: provider.revision for name, provider in providers.items()}
+    terms = make_terms(provider_settings, mesh)
     return ServingState(
         snapshot=snapshot,
         providers=providers,
-        revision=combined_revision(snapshot, revisions),
+        revision=combined_revision(snapshot, revisions(providers)),
         warnings=(
+            *open_doors(terms),
             *snapshot.warnings,
             *(found for provider in providers.values() for found in provider.warnings),
         ),
+        terms=terms,
     )
 
 

@@ -26,29 +26,13 @@ def load_settings(path: Path) -> Settings:
         LoadError: the file cannot be read, or any setting in it is wrong.
     """
     settings = load_model(path, Settings)
-    names = [provider.name for provider in settings.providers]
-    if len(set(names)) != len(names):
-        twin = next(name for name in names if names.count(name) > 1)
-        raise LoadError([_diagnostic(Location(str(path)), f"provider `{twin}` is defined twice")])
     base = path.resolve().parent
     return settings.model_copy(
         update={
             "policies": settings.policies.model_copy(
                 update={"paths": _absolute(base, settings.policies.paths)}
             ),
-            "providers": tuple(
-                provider.model_copy(
-                    update={
-                        "rego": provider.rego.model_copy(
-                            update={
-                                "paths": _absolute(base, provider.rego.paths),
-                                "data": _absolute(base, provider.rego.data),
-                            }
-                        )
-                    }
-                )
-                for provider in settings.providers
-            ),
+            "providers": tuple(each.made_absolute(base) for each in settings.providers),
             "identity": _with_absolute_files(base, settings.identity),
             "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
         }

@@ -25,6 +25,7 @@ from policies.decision import (
     ProviderVerdict,
     Reason,
     RuleRef,
+    UnfitRequest,
 )
 from policies.request import Request
 from policies.snapshot import WorkloadPolicies
@@ -160,7 +161,7 @@ def _without_verdict(
     name: str, exc: ProviderError, terms: ProviderTerms, matched: RuleRef | None
 ) -> Decision:
     why = "was out of time" if isinstance(exc, ProviderTimeout) else "gave no verdict"
-    if not terms.fails_open:
+    if not terms.fails_open or isinstance(exc, UnfitRequest):
         return denial(
             exc.reason,
             Layer.CUSTOM,

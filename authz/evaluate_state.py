@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from authz.provider_parts import load_providers, make_terms, open_doors, patient, revisions
+from authz.provider_settings import ProviderSettings
 from authz.serving_state import ServingState, combined_revision
 from opa_bridge.entrypoint import choose_entrypoint
-from opa_bridge.provider import RegoProvider, load_provider
+from opa_bridge.provider import ProviderOptions, RegoProvider, load_provider
 from opa_bridge.rego_files import read_modules
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity
 from policies.files import read_policy_files
@@ -29,17 +31,21 @@ class RegoSource:
 
 
 def load_evaluation(
-    paths: Sequence[Path], mesh: Mesh, rego: Mapping[str, RegoSource]
+    paths: Sequence[Path],
+    mesh: Mesh,
+    rego: Mapping[str, RegoSource],
+    configured: Sequence[ProviderSettings] = (),
 ) -> ServingState:
     """Return the state of policy files and of the Rego by provider, without any key fetched.
 
-    A provider that no Rego answers for is a warning here: what it guards is denied.
+    `rego` stands in the place of what is `configured` for a provider of that name. A
+    provider that no Rego answers for is a warning here: what it guards is denied.
 
     Raises:
         LoadError: with the findings of all files.
     """
-    problems: list[Diagnostic] = []
-    loaded: dict[str, RegoProvider] = {}
+    own = [each for each in configured if each.name not in rego]
+    loaded, problems = load_providers(own, is_patient=True)
     for name, source in rego.items():
         try:
             loaded[name] = _load_provider(name, source)
@@ -51,21 +57,24 @@ def load_evaluation(
         raise LoadError([*problems, *exc.diagnostics]) from exc
     if problems:
         raise LoadError(problems)
+    terms = make_terms(configured, mesh)
+    asked = dict.fromkeys((*snapshot.providers, *([terms.default] if terms.default else ())))
     providers = {
         name: found
-        for name in snapshot.providers
+        for name in asked
         if (found := loaded.get(name) or loaded.get(ANY_PROVIDER)) is not None
     }
-    revisions = {name: provider.revision for name, provider in providers.items()}
     return ServingState(
         snapshot=snapshot,
         providers=providers,
-        revision=combined_revision(snapshot, revisions),
+        revision=combined_revision(snapshot, revisions(providers)),
         warnings=(
+            *open_doors(terms),
             *snapshot.warnings,
             *(found for provider in loaded.values() for found in provider.warnings),
             *_unanswered(snapshot, providers),
         ),
+        terms=terms,
     )
 
 
@@ -85,7 +94,8 @@ def only_namespace(snapshot: Snapshot) -> str:
 
 def _load_provider(name: str, source: RegoSource) -> RegoProvider:
     entrypoint = source.entrypoint or choose_entrypoint(read_modules(source.paths))
-    return load_provider(name or "rego", source.paths, entrypoint, source.data)
+    options = patient(ProviderOptions())
+    return load_provider(name or "rego", source.paths, entrypoint, source.data, options)
 
 
 def _unanswered(

@@ -215,6 +215,14 @@ class MeshSettings(Section):
         "`policy compile` and `policy validate`; what answers here stands under `providers:`.",
     )
 
+    multiple_providers: bool | None = Field(
+        default=None,
+        description="Whether every CUSTOM provider of a workload is asked, and all have to allow; "
+        "`false`: policies of more than one deny what they match, as with istiod unless its "
+        "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS is set. Unset: they are asked here, and "
+        "`policy compile` writes what istiod does by default.",
+    )
+
     @field_validator("extension_providers")
     @classmethod
     def _names_differ(
@@ -239,4 +247,5 @@ class MeshSettings(Section):
             envoy_version=version,
             path_normalization=self.path_normalization,
             extension_providers=tuple(each.to_provider() for each in self.extension_providers),
+            multiple_providers=self.multiple_providers,
         )

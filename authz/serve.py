@@ -96,7 +96,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
 
 def watched_paths(settings: Settings) -> tuple[Any, ...]:
     """Return every path whose edit is a reload."""
-    rego = [path for each in settings.providers for path in (*each.rego.paths, *each.rego.data)]
+    rego = [path for each in settings.providers for path in each.rego.files]
     return (*settings.policies.paths, *rego)
 
 

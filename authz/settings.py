@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from audit.settings import AuditSettings
 from authz.identity_settings import IdentitySettings
 from authz.mesh_settings import MeshSettings
+from authz.provider_settings import ProviderSettings, check_providers
 from authz.section import Section
 
 _UNIX_ADDRESS = re.compile(r"unix:///.+", re.ASCII)
@@ -90,32 +91,6 @@ class WorkloadSettings(Section):
     )
 
 
-class RegoSettings(Section):
-    """A Rego back end."""
-
-    paths: tuple[Path, ...] = Field(
-        min_length=1, description="Files and folders of `.rego` modules; `*_test.rego` is left out."
-    )
-    entrypoint: str = Field(
-        default="envoy/authz/allow",
-        description="The rule that is asked, as a path (`package/rule`); its value is a boolean or "
-        "an object as opa-envoy-plugin has it.",
-    )
-    data: tuple[Path, ...] = Field(
-        default=(), description="JSON files merged into Rego's `data` document."
-    )
-
-
-class ProviderSettings(Section):
-    """An extension provider that CUSTOM policies name."""
-
-    name: str = Field(
-        pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-        description="The name in `spec.provider.name`: lower-case letters, digits and `-`.",
-    )
-    rego: RegoSettings = Field(description="The Rego policy that decides.")
-
-
 class IdentityHeaderSettings(Section):
     """Headers that tell the upstream who was verified; what a client sends there is overwritten."""
 
@@ -158,8 +133,8 @@ class Settings(Section):
     workload: WorkloadSettings = Field(
         default_factory=WorkloadSettings, description="Static override of the workload."
     )
-    providers: tuple[ProviderSettings, ...] = Field(
-        default=(), description="Extension providers of CUSTOM policies."
+    providers: Annotated[tuple[ProviderSettings, ...], AfterValidator(check_providers)] = Field(
+        default=(), description="The Rego that CUSTOM policies ask."
     )
     identity: IdentitySettings = Field(
         default_factory=IdentitySettings, description="Who is asking."

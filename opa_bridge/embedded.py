@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from opa_bridge.errors import EngineError
+from opa_bridge.engine import EngineStats
+from opa_bridge.errors import EngineInputError
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.result_memory import ResultMemory
 from opa_bridge.worker_pool import WorkerPool, default_size
@@ -54,6 +55,14 @@ class EmbeddedEngine:
             self._memory.keep(asked, result)
         return json.loads(result)
 
+    def stats(self) -> EngineStats:
+        """Return what was counted so far."""
+        return EngineStats(
+            workers_replaced=self._pool.replaced,
+            remembered_hits=self._memory.hits,
+            remembered=len(self._memory),
+        )
+
     def close(self) -> None:
         """End the workers now; otherwise they end with the last reference."""
         self._pool.close()
@@ -63,7 +72,7 @@ def _json(document: Mapping[str, Any]) -> bytes:
     try:
         return json.dumps(document, default=_plain, allow_nan=False).encode()
     except (ValueError, TypeError, RecursionError) as exc:
-        raise EngineError(f"the input is no JSON document: {exc}") from exc
+        raise EngineInputError(f"the input is no JSON document: {exc}") from exc
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,23 @@
-"""The seam behind which Rego is evaluated: one method, any engine."""
+"""The seam behind which Rego is evaluated: any engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine counted since it was loaded; 0 where it has nothing of the kind.
+
+    `workers_replaced` were stopped or died, `remembered_hits` are results that were not
+    worked out anew, of the `remembered` ones.
+    """
+
+    workers_replaced: int = 0
+    remembered_hits: int = 0
+    remembered: int = 0
 
 
 class Engine(Protocol):
@@ -13,6 +27,12 @@ class Engine(Protocol):
         """Return the entrypoint's value, a JSON value, for an input document.
 
         Raises:
+            EngineTimeout: there was no answer within the time.
+            EngineInputError: this input cannot be carried.
             EngineError: undefined, conflicting or unreadable; the caller denies.
         """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return what was counted so far."""
         ...

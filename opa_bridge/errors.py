@@ -3,8 +3,10 @@
 RegoError
 ├── InputError     the request cannot be turned into an input document (the caller's fault)
 ├── EngineError    the engine gave no usable answer (the policy's or the engine's fault)
-│   └── EngineTimeout   it was stopped at its time limit
-└── ResultError    the answer has not the shape of a decision (the policy author's fault)
+│   ├── EngineTimeout   it was stopped at its time limit
+│   └── EngineInputError   the engine cannot carry this input (the caller's fault)
+├── ResultError    the answer has not the shape of a decision (the policy author's fault)
+└── PolicyBundleError  a bundle of policy and data cannot be had or is refused
 """
 
 from __future__ import annotations
@@ -34,7 +36,23 @@ class EngineTimeout(EngineError):
     code = "rego.timeout"
 
 
+class EngineInputError(EngineError):
+    """The engine cannot carry this input: a number too large, a nesting too deep."""
+
+    code = "rego.input"
+
+
 class ResultError(RegoError):
     """The answer has not the shape of a decision."""
 
     code = "rego.result"
+
+
+class PolicyBundleError(RegoError):
+    """A bundle is refused as a whole; `code` says by which rule, `help` what mends it."""
+
+    def __init__(self, code: str, why: str, help_: str = "") -> None:
+        """Keep a code that begins with `bundle.`, one clause and advice."""
+        super().__init__(why)
+        self.code = code
+        self.help = help_

@@ -22,6 +22,7 @@ class ResultMemory:
     def __init__(self, entries: int = _ENTRIES) -> None:
         """Begin empty."""
         self._entries = entries
+        self.hits = 0
         self._found: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -31,6 +32,7 @@ class ResultMemory:
         with self._lock:
             found = self._found.get(key)
             if found is not None:
+                self.hits += 1
                 self._found.move_to_end(key)
             return found
 

@@ -10,7 +10,8 @@ Frames to the nursery: `C` compile (JSON: modules, entrypoint, data), `L` load (
 NUL, binary), `F` fork onto the socket that is sent
 once it is waited for, `K` end a worker (its number).
 Answers: `B` binary, `E` findings (JSON), `O` done (a number for `F`), `X` a text.
-A worker's socket: `Q` an input (JSON) is answered by `V` a value (JSON) or `X` a text.
+A worker's socket: `Q` an input (JSON) is answered by `V` a value (JSON), `X` a text, or `I` a
+text where the input cannot be carried.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from opa_bridge.errors import EngineError
+from opa_bridge.errors import EngineError, EngineInputError
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
 from opa_bridge.rego_library import LoadedPolicy, compile_bundle
 from policies.diagnostic import LoadError
@@ -120,10 +121,12 @@ def _work(channel: socket.socket, policy: LoadedPolicy) -> None:
 def _evaluated(policy: LoadedPolicy, payload: bytes) -> tuple[bytes, bytes]:
     try:
         return b"V", json.dumps(policy.evaluate(json.loads(payload))).encode()
+    except EngineInputError as exc:
+        return b"I", str(exc).encode()
     except EngineError as exc:
         return b"X", str(exc).encode()
     except RecursionError:
-        return b"X", b"the input or the result is nested too deep"
+        return b"I", b"the input or the result is nested too deep"
 
 
 def _compiled(request: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from opa_bridge.errors import EngineError, EngineTimeout
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
 from opa_bridge.fair_queue import FairQueue
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
 from policies.diagnostic import Diagnostic, LoadError, Location
@@ -143,6 +143,8 @@ class WorkerPool:
         """
         self._idle: FairQueue[_Worker | None] = FairQueue()
         self._lock = threading.Lock()
+        self.replaced = 0
+        """Workers that were ended, or died, and made way for others."""
         self._nursery = _Nursery()
         # The nursery of the moment, for the finalizer, which must not hold the pool itself.
         self._current = [self._nursery]
@@ -165,6 +167,7 @@ class WorkerPool:
 
         Raises:
             EngineTimeout: no answer within `seconds`; the evaluation was stopped.
+            EngineInputError: the input cannot be carried.
             EngineError: the policy gives no value, or the worker died of it.
         """
         deadline = time.monotonic() + seconds
@@ -191,7 +194,8 @@ class WorkerPool:
                 _close_all([], self._idle)
         if kind == b"V":
             return payload
-        raise EngineError(payload.decode("utf-8", "replace"))
+        failure = EngineInputError if kind == b"I" else EngineError
+        raise failure(payload.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """End every worker."""
@@ -202,6 +206,8 @@ class WorkerPool:
 
     def _replaced(self, worker: _Worker | None) -> _Worker | None:
         """End a worker; return another, or None when there is none to be had now."""
+        with self._lock:
+            self.replaced += 1
         with suppress(EngineError):
             if worker is not None:
                 worker.nursery.end(worker)

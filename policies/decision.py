@@ -127,6 +127,14 @@ class ProviderTimeout(ProviderError):
     reason = Reason.PROVIDER_TIMEOUT
 
 
+class UnfitRequest(ProviderError):
+    """A provider cannot be asked about this request, whatever its own state.
+
+    INVARIANT: a denial, also where the provider fails open; else clients could choose
+    to be let in.
+    """
+
+
 class Provider(Protocol):
     """The back end of CUSTOM policies: one method, safe to call from many threads."""
 

@@ -77,6 +77,9 @@ class Mesh:
     `trusted_proxy_hops` counts the proxies in front whose `x-forwarded-for`
     entries are believed; None means that `remote.ip` cannot be told, and then a
     condition on it never lets a request in and never lets one past a DENY.
+    `multiple_providers` says whether every CUSTOM provider of a workload is asked; else
+    policies of more than one deny what they match. None leaves it to who reads it: the
+    authorizer asks them all, istiod by default does not.
     `envoy_version` is the (major, minor) version of the Envoy that asks: matching
     follows it where versions differ.
     """
@@ -89,6 +92,7 @@ class Mesh:
     envoy_version: tuple[int, int] = (1, 40)
     path_normalization: PathNormalization = PathNormalization.AS_IS
     extension_providers: tuple[ExtensionProvider, ...] = ()
+    multiple_providers: bool | None = None
 
     @property
     def trust_domains(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 _OWN_KEYS = (
     "trustDomain", "trustDomainAliases", "rootNamespace", "trustedProxyHops", "mode",
-    "envoyVersion", "pathNormalization", "extensionProviders",
+    "envoyVersion", "pathNormalization", "extensionProviders", "multipleProviders",
 )  # fmt: skip
 # The other fields of MeshConfig, retired ones included: any of them tells Istio's file from ours.
 _ISTIO_KEYS = frozenset(
@@ -179,12 +179,18 @@ def _read_mesh(fields: Fields, *, is_istio: bool, unusable: list[Diagnostic] | N
         envoy_version=_envoy_version(fields, default.envoy_version),
         path_normalization=_path_normalization(fields),
         extension_providers=read_providers(fields, is_istio=is_istio, unusable=unusable),
+        multiple_providers=_asks_several(fields),
     )
 
 
 def _name(fields: Fields, key: str, default: str) -> str:
     """Return a text; protobuf does not tell an empty one from one that is not written."""
     return fields.text(key) or default
+
+
+def _asks_several(fields: Fields) -> bool | None:
+    """Return the setting; istiod has it in its environment, where no mesh file tells."""
+    return fields.boolean("multipleProviders") if fields.has("multipleProviders") else None
 
 
 def _choice(fields: Fields, key: str, choices: type[Choice], default: Choice) -> Choice:

@@ -65,7 +65,8 @@ class _PlainDumper(yaml.SafeDumper):
     "--multiple-providers",
     is_flag=True,
     help="Ask every CUSTOM provider, as istiod with PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS; "
-    "without it, policies of more than one provider deny what they match.",
+    "without it, and without `multipleProviders` among the mesh settings, policies of more than "
+    "one provider deny what they match.",
 )
 @click.option(
     "-o", "--output", type=click.Choice(("yaml", "json")), default="yaml", show_default=True
@@ -103,7 +104,11 @@ def compile_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         target = replace(workload, service=service)
         try:
             filters = compile_filters(
-                policies, target, mesh, tcp=tcp, many_providers=multiple_providers
+                policies,
+                target,
+                mesh,
+                tcp=tcp,
+                many_providers=multiple_providers or mesh.multiple_providers is True,
             )
         except UnsupportedModeError as exc:
             click.echo(f"error: {exc}", err=True)

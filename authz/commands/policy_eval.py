@@ -144,9 +144,11 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         settings = _AT_HAND if config is None else load_settings(config)
         tokens = build_token_parts(settings.identity)
         stack.callback(tokens.close)
-        sources = _configured(settings) | _by_provider(rego, rego_data, rego_entrypoint)
+        sources = _by_provider(rego, rego_data, rego_entrypoint)
         mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
-        state = load_evaluation(policies or settings.policies.paths, mesh, sources)
+        state = load_evaluation(
+            policies or settings.policies.paths, mesh, sources, settings.providers
+        )
         prepare_keys(state.snapshot, tokens.keys)
         if not quiet:
             _tell(state, tokens.keys)
@@ -187,16 +189,6 @@ def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
             answer = malformed_answer(str(exc), place)
         click.echo(json.dumps(answer))
     return malformed
-
-
-def _configured(settings: Settings) -> dict[str, RegoSource]:
-    """Return the Rego of the configuration by the provider it is for."""
-    return {
-        each.name: RegoSource(
-            paths=each.rego.paths, data=each.rego.data, entrypoint=each.rego.entrypoint
-        )
-        for each in settings.providers
-    }
 
 
 def _by_provider(

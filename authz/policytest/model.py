@@ -11,8 +11,8 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from authz.mesh_settings import MeshSettings
 from authz.peer_settings import Mappings
+from authz.provider_settings import ProviderSettings, check_providers
 from authz.section import Section
-from authz.settings import ProviderSettings
 from policies.decision import Effect, Reason, ShadowOutcome
 
 _DURATION = re.compile(r"(-?)([0-9]+)([smhd])", re.ASCII)
@@ -49,7 +49,7 @@ class PolicySources(Section):
     """What is tested; paths count from the test file's folder."""
 
     istio: tuple[Path, ...] = Field(min_length=1, description="Istio policy files and folders.")
-    providers: tuple[ProviderSettings, ...] = Field(
+    providers: Annotated[tuple[ProviderSettings, ...], AfterValidator(check_providers)] = Field(
         default=(), description="Extension providers of CUSTOM policies, as in meshwarden.yaml."
     )
 

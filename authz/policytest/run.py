@@ -99,22 +99,10 @@ def run_test_file(path: Path, mesh: Mesh | None = None) -> Iterator[CaseResult]:
 
 def _load_state(path: Path, suite: PolicyTestFile, mesh: Mesh) -> ServingState:
     base = path.resolve().parent
-    providers = tuple(
-        provider.model_copy(
-            update={
-                "rego": provider.rego.model_copy(
-                    update={
-                        "paths": tuple(base / each for each in provider.rego.paths),
-                        "data": tuple(base / each for each in provider.rego.data),
-                    }
-                )
-            }
-        )
-        for provider in suite.policies.providers
-    )
+    providers = tuple(each.made_absolute(base) for each in suite.policies.providers)
     istio = [_shown(base / each) for each in suite.policies.istio]
     try:
-        return load_state(istio, mesh, providers)
+        return load_state(istio, mesh, providers, is_patient=True)
     except LoadError as exc:
         raise BrokenPoliciesError(exc) from exc
 

@@ -1,0 +1,92 @@
+"""From `providers:` to what answers, and the terms on which it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from authz.custom import CustomTerms, ProviderTerms
+from authz.denial import FORBIDDEN
+from authz.provider_settings import ProviderSettings
+from opa_bridge.provider import ProviderOptions, RegoProvider, connect_provider, load_provider
+from policies.diagnostic import Diagnostic, LoadError, Location, Severity
+from policies.mesh import Mesh
+
+# BUDGET: where nobody waits, a slow machine is no reason for another answer.
+_PATIENCE_SECONDS = 10.0
+
+
+def load_providers(
+    settings: Iterable[ProviderSettings], *, is_patient: bool = False
+) -> tuple[dict[str, RegoProvider], list[Diagnostic]]:
+    """Return the providers that load, and what is wrong with the others.
+
+    `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
+    """
+    problems: list[Diagnostic] = []
+    providers: dict[str, RegoProvider] = {}
+    for each in settings:
+        try:
+            providers[each.name] = make_provider(each, is_patient=is_patient)
+        except LoadError as exc:
+            problems.extend(exc.diagnostics)
+    return providers, problems
+
+
+def make_provider(settings: ProviderSettings, *, is_patient: bool = False) -> RegoProvider:
+    """Return one provider, proven on sample requests.
+
+    Raises:
+        LoadError: its files, or the server that it names, would not serve.
+    """
+    rego = settings.rego
+    options = rego.to_options()
+    options = patient(options) if is_patient else options
+    if rego.opa is not None:
+        return connect_provider(settings.name, rego.opa.to_server(), rego.entrypoint, options)
+    return load_provider(settings.name, rego.paths, rego.entrypoint, rego.data, options)
+
+
+def patient(options: ProviderOptions) -> ProviderOptions:
+    """Return the options with time enough for a slow machine."""
+    return replace(options, budget_seconds=max(options.budget_seconds, _PATIENCE_SECONDS))
+
+
+def make_terms(settings: Sequence[ProviderSettings], mesh: Mesh) -> CustomTerms:
+    """Return how the providers are asked, and what the failure of each one means."""
+    statuses = {
+        each.name: int(each.status_on_error)
+        for each in mesh.extension_providers
+        if each.status_on_error
+    }
+    return CustomTerms(
+        default=next((each.name for each in settings if each.default), ""),
+        asks_several=mesh.multiple_providers is not False,
+        of={
+            each.name: ProviderTerms(
+                fails_open=each.fail_open, error_status=statuses.get(each.name, FORBIDDEN)
+            )
+            for each in settings
+        },
+    )
+
+
+def open_doors(terms: CustomTerms) -> tuple[Diagnostic, ...]:
+    """Return a warning for each provider that fails open."""
+    return tuple(
+        Diagnostic(
+            code="fail-open",
+            message=f"the provider `{name}` fails open: a request that makes it fail, or that "
+            "comes while it is out of order, is not denied by it",
+            location=Location(""),
+            help="leave `failOpen` out, unless an outage is worse than an intruder",
+            severity=Severity.WARNING,
+        )
+        for name, each in terms.of.items()
+        if each.fails_open
+    )
+
+
+def revisions(providers: Mapping[str, RegoProvider]) -> dict[str, str]:
+    """Return the revision of each provider by its name."""
+    return {name: provider.revision for name, provider in providers.items()}
