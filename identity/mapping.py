@@ -204,16 +204,14 @@ class MappingSet:
             texts = (name, *(_common_name(name) if is_alone else ()))
             found = next((found for text in texts if (found := _first(self._names, text))), None)
             return found, found is not None
-        # WHY by text and in lower case: what is nearly a name of the trust domain must not
-        # be read as Istio reads the names of others.
-        domain = name[len(_SPIFFE) :].partition("/")[0].lower()
-        readers = self._paths.get(domain)
-        if readers is None:
-            return None, False
         try:
-            return _first(readers, SpiffeId.parse(name).path), True
+            spiffe_id = SpiffeId.parse(name)
         except SpiffeIdError:
+            # WHY concerned: what is nearly an ID of a mapped trust domain (`td:80`, `TD`, a
+            # `%`) must not be read as Istio reads the IDs of others.
             return None, True
+        readers = self._paths.get(spiffe_id.trust_domain.name)
+        return (None, False) if readers is None else (_first(readers, spiffe_id.path), True)
 
 
 def first_overlap(mappings: Sequence[IdentityMapping]) -> tuple[int, str] | None:
