@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from checking import MemoryRecorder, ask, make_authorizer, make_message
 from click.testing import CliRunner, Result
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from audit.document import LINE_ADAPTER, document_from_record
 from audit.redact import Redactor
 from authz.cli import main
+from authz.grpc_server import SERVICE, GrpcServer
 from identity.mapping import MappingSet, RuleTexts, make_mapping
 from identity.peer_finding import PeerRules
 from identity.spiffe_id import TrustDomain
@@ -323,3 +325,23 @@ def test_any_evidence(header: bytes, certificate: str, principal: str, is_truste
     _, record = check(message, allow(namespaces=["web"]), rules=TRUSTING)
 
     assert "internal_error" != record["decision"]["reason"]
+
+
+def test_metadata_over_the_wire() -> None:
+    """The server hands on what stands under the configured key, and nothing else of the call."""
+    recorder = MemoryRecorder()
+    rules = PeerRules(forwarded_key="x-peer")
+    authorizer = make_authorizer([allow(namespaces=["web"])], recorder, peer_rules=rules)
+    server = GrpcServer("127.0.0.1:0", 1, authorizer.check, metadata_key="x-peer")
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            call = channel.unary_unary(f"/{SERVICE}/Check")
+            raw = make_message("", x_peer=ALICE).SerializeToString()
+            for metadata in ([("x-peer", ALICE)], [("x-other", ALICE)], [("x-peer", ALICE)] * 2):
+                call(raw, metadata=metadata, timeout=10)
+    finally:
+        server.stop(1)
+
+    told = [each.peer.principal if each.peer else None for each in recorder.records]
+    assert [ALICE, None, None] == told
+    assert ["allow", "deny", "deny"] == [each.decision.effect for each in recorder.records]
