@@ -14,7 +14,15 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from audit.record import SCHEMA_VERSION, AuditEvent, AuditRecord, Kind, RequestFacts, ShadowFacts
+from audit.record import (
+    SCHEMA_VERSION,
+    AuditEvent,
+    AuditRecord,
+    FailedOpenFacts,
+    Kind,
+    RequestFacts,
+    ShadowFacts,
+)
 from audit.redact import Redactor
 
 _STRICT = ConfigDict(extra="forbid")
@@ -104,6 +112,15 @@ class DecisionPart(TypedDict):
 
 
 @with_config(_STRICT)
+class FailedOpenPart(TypedDict):
+    """A provider that gave no verdict and was passed all the same."""
+
+    provider: str
+    reason: str
+    error: str
+
+
+@with_config(_STRICT)
 class ShadowPart(TypedDict):
     """What a policy that is not enforced would have answered."""
 
@@ -137,6 +154,9 @@ class DecisionDocument(TypedDict):
     decision: DecisionPart
     audited_by: list[str]
     shadow: list[ShadowPart]
+    failed_open: NotRequired[
+        Annotated[list[FailedOpenPart], Field(description="providers passed without a verdict")]
+    ]
     duration_microseconds: Count
     masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
 
@@ -246,6 +266,11 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
     }
     if record.xfcc:
         document["xfcc"] = _masked_text(record.xfcc, redactor, masked, "xfcc")
+    if record.failed_open:
+        document["failed_open"] = [
+            _failed_open_part(facts, index, redactor, masked)
+            for index, facts in enumerate(record.failed_open)
+        ]
     return document
 
 
@@ -351,6 +376,16 @@ def _shadow_part(
         "effect": str(shadow.effect),
         "outcome": str(shadow.outcome),
         "detail": _masked_text(shadow.detail, redactor, masked, "shadow", index, "detail"),
+    }
+
+
+def _failed_open_part(
+    facts: FailedOpenFacts, index: int, redactor: Redactor, masked: list[str]
+) -> FailedOpenPart:
+    return {
+        "provider": facts.provider,
+        "reason": str(facts.reason),
+        "error": _masked_text(facts.error, redactor, masked, "failed_open", index, "error"),
     }
 
 

@@ -114,6 +114,15 @@ class ShadowFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOpenFacts:
+    """A provider that gave no verdict and was passed all the same, by the operator's wish."""
+
+    provider: str
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4).
 
@@ -133,6 +142,7 @@ class AuditRecord:
     xfcc: str = ""
     audited_by: tuple[str, ...] = ()
     shadow: tuple[ShadowFacts, ...] = ()
+    failed_open: tuple[FailedOpenFacts, ...] = ()
     duration_microseconds: int = 0
 
 

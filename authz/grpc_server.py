@@ -20,6 +20,8 @@ from authz.errors import ListenError
 SERVICE = "envoy.service.auth.v3.Authorization"
 _METHOD = "Check"
 _UNIX = "unix://"
+# gRPC tells of a call without a deadline as of one that ends in centuries.
+_NO_DEADLINE_SECONDS = 86_400.0
 # BUDGET: Envoy's request headers and a buffered body; what is larger is no question for us.
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -28,22 +30,35 @@ _OPTIONS = (
 
 
 Check = Callable[..., bytes]
-"""A message to the answer; never raises. With a metadata key, its values are a second argument."""
+"""A message to the answer; never raises.
+
+With a metadata key, its values are a second argument; a `timed` server's adds `seconds=`, how
+long the caller still waits (None: nobody knows).
+"""
 
 
 class GrpcServer:
     """The running gRPC listener."""
 
-    def __init__(self, address: str, threads: int, check: Check, *, metadata_key: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        threads: int,
+        check: Check,
+        *,
+        metadata_key: str = "",
+        timed: bool = False,
+    ) -> None:
         """Bind and begin to serve; health says SERVING.
 
-        With a `metadata_key`, `check` also gets what the call's metadata holds under it.
+        With a `metadata_key`, `check` also gets what the call's metadata holds under it;
+        `timed`, also what is left of the call's deadline.
 
         Raises:
             ListenError: the address cannot be bound.
         """
         self._server = grpc.server(ThreadPoolExecutor(threads, "check"), options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_check_handler(check, metadata_key),))
+        self._server.add_generic_rpc_handlers((_check_handler(check, metadata_key, timed=timed),))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.port = _bind(self._server, address)
@@ -57,16 +72,23 @@ class GrpcServer:
         self._server.stop(drain_seconds).wait()
 
 
-def _check_handler(check: Check, metadata_key: str) -> grpc.GenericRpcHandler:
+def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> grpc.GenericRpcHandler:
     def handle(message: bytes, context: grpc.ServicerContext) -> bytes:
+        more = {"seconds": _seconds_left(context)} if timed else {}
         if not metadata_key:
-            return check(message)
+            return check(message, **more)
         found = (pair for pair in context.invocation_metadata() or () if pair[0] == metadata_key)
-        return check(message, tuple(_text(value) for _, value in found))
+        return check(message, tuple(_text(value) for _, value in found), **more)
 
     # No (de)serializer: bytes in, bytes out.
     method = grpc.unary_unary_rpc_method_handler(handle)
     return grpc.method_handlers_generic_handler(SERVICE, {_METHOD: method})
+
+
+def _seconds_left(context: grpc.ServicerContext) -> float | None:
+    """Return what is left of the call's deadline, or None where it has none."""
+    left = context.time_remaining()
+    return left if left is not None and left < _NO_DEADLINE_SECONDS else None
 
 
 def _text(value: str | bytes) -> str:

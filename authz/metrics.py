@@ -34,6 +34,12 @@ class Metrics:
             ("policy", "outcome"),
             registry=self.registry,
         )
+        self.failed_open = Counter(
+            "meshwarden_provider_failed_open",
+            "Requests let past a provider that gave no verdict, by its name and the reason.",
+            ("provider", "reason"),
+            registry=self.registry,
+        )
         self.reloads = Counter(
             "meshwarden_reloads",
             "Loads of the policy set by result.",

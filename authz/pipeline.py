@@ -138,6 +138,8 @@ class Authorizer:
         decision = outcome.decision
         self.metrics.decisions.labels(decision.effect, decision.layer, decision.reason).inc()
         self.metrics.seconds.observe(seconds)
+        for passed in decision.failed_open:
+            self.metrics.failed_open.labels(passed.provider, passed.reason).inc()
         for verdict in outcome.shadow:
             self.metrics.shadow.labels(verdict.policy, verdict.outcome).inc()
 

@@ -11,6 +11,7 @@ from audit.record import (
     AuditRecord,
     DecisionFacts,
     DestinationFacts,
+    FailedOpenFacts,
     PeerFacts,
     RequestFacts,
     ShadowFacts,
@@ -40,6 +41,10 @@ def record_decision(
         xfcc=outcome.xfcc,
         audited_by=tuple(ref.name for ref in outcome.decision.audited_by),
         shadow=tuple(_shadow_facts(verdict) for verdict in outcome.shadow),
+        failed_open=tuple(
+            FailedOpenFacts(provider=each.provider, reason=each.reason, error=each.error)
+            for each in outcome.decision.failed_open
+        ),
         duration_microseconds=max(0, int(duration * 1e6)),
     )
 

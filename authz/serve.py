@@ -22,6 +22,7 @@ from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
+from authz.provider_metrics import ProviderMetrics
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
 from authz.settings import Settings, WorkloadSettings
@@ -62,6 +63,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         )
         state = keeper.current()
         _note_state(metrics, state)
+        provider_metrics = ProviderMetrics(metrics.registry, keeper.current)
         writer = AuditWriter(
             settings.audit,
             node=settings.audit.node_name or socket.gethostname(),
@@ -82,6 +84,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
                 headers=settings.identity_headers,
                 peer_rules=settings.identity.to_peer_rules(),
                 bundles=bundles.current,
+                observe=provider_metrics.observe,
             ),
             recorder=writer,
             metrics=metrics,
@@ -132,6 +135,7 @@ def _run(
             listen.threads,
             authorizer.check,
             metadata_key=settings.identity.waypoint.peer_metadata_key,
+            timed=True,
         )
         try:
             _log.info("serving", grpc=listen.grpc, http=listen.http)
