@@ -251,8 +251,9 @@ class _Search:
                 raise _Refused(PeerFault.XFCC_INVALID, why)
             names = certificate.names
             self._verified(certificate)
-        peer = Peer.from_principal(names[0], names, PeerProof.XFCC)
-        assert peer is not None, "an element that names nobody is refused before"
+        peer = Peer.from_principal(next(filter(None, names), ""), names, PeerProof.XFCC)
+        if peer is None:
+            raise _Refused(PeerFault.XFCC_INVALID, "the header's certificate names nobody")
         return peer
 
     def _verified(self, certificate: PeerCertificate) -> X509Svid | None:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from identity.errors import CertificateError
 from identity.peer import Peer
+from identity.peer_certificate import certificate_from_pem
 from identity.spiffe_id import SpiffeId
 from identity.xfcc import XfccElement
 
@@ -149,8 +151,9 @@ def believe(
         if forwarder.mode is ForwardMode.SANITIZE_SET:
             walk.elements.clear()
         walk.believed = element
-        peer, address = Peer.from_principal(element.names[0], element.names), ""
-        walk.steps.append(f"`{element.names[0]}`: forwarded by {_told(forwarder)}")
+        names = _names_of(element)
+        peer, address = Peer.from_principal(names[0], names), ""
+        walk.steps.append(f"`{names[0]}`: forwarded by {_told(forwarder)}")
     return Forwarded(element=walk.believed, steps=tuple(walk.steps))
 
 
@@ -183,12 +186,22 @@ def _distrust(walk: _Walk, forwarder: TrustedForwarder, peer: Peer | None) -> st
     # `By` is the URI name of the certificate that the proxy showed to its client.
     if element.by and writers and not writers & set(element.by):
         return f"the element is not the word of {_told(forwarder)}: `By` names another proxy"
-    if not element.names:
-        return "the element names nobody: neither URI, DNS nor subject"
+    if not _names_of(element):
+        return "the element names nobody: neither URI, DNS, subject nor certificate does"
     # X509-SVID §2: "exactly one URI SAN"; more, and one of them may be smuggled in.
     if len(element.uris) > 1:
         return f"the element has {len(element.uris)} URI names, and one client has one"
     return ""
+
+
+def _names_of(element: XfccElement) -> tuple[str, ...]:
+    """Return the client's names, those of the certificate where the element has no others."""
+    if element.names or not (element.cert or element.chain):
+        return element.names
+    try:
+        return tuple(filter(None, certificate_from_pem(element.cert or element.chain).names))
+    except CertificateError:
+        return ()
 
 
 def untrusted(direct: Peer | None, source_ip: str) -> str:

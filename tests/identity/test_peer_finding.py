@@ -211,6 +211,19 @@ def test_forwarded_certificate() -> None:
     assert (CART, PeerProof.XFCC) == (found.peer.principal, found.peer.proof)
 
 
+def test_forwarded_certificate_alone() -> None:
+    """A certificate needs no other words beside it, and an empty name in it is none."""
+    for made in (GOOD, leaf(uris=("", CART)), leaf(uris=("",), dns=(CART,))):
+        header = forwarded(made=made, URI=None, Hash=None)
+        found = find(GATEWAY, FORWARDING, xfcc=header)
+        assert found.peer is not None, found.detail
+        assert CART == found.peer.principal
+    nameless = forwarded(made=leaf(uris=("",)), URI=None)
+    assert PeerFault.XFCC_INVALID is find(GATEWAY, FORWARDING, xfcc=nameless).fault
+    nobody = forwarded(made=leaf(uris=()), URI=None)
+    assert PeerFault.XFCC_INVALID is find(GATEWAY, FORWARDING, xfcc=nobody).fault
+
+
 @pytest.mark.parametrize(
     ("header", "fault"),
     [
