@@ -61,10 +61,14 @@ def unknown_keys(result: Any) -> tuple[str, ...]:
 def _allowed(result: Mapping[str, Any], compatibility: Compatibility) -> ProviderVerdict:
     metadata = _metadata(result)
     lines = _headers(result, "headers", is_target_open=compatibility.rewrite_target)
+    # What says where the request goes has one value, so it is never added to another.
+    added = tuple(
+        line for line in lines if compatibility.append_headers and line[0] not in _TARGET_HEADERS
+    )
     headers: dict[str, list[str]] = {}
     for name, value in lines:
-        headers.setdefault(name, []).append(value)
-    is_adding = compatibility.append_headers
+        if (name, value) not in added:
+            headers.setdefault(name, []).append(value)
     removed = tuple(_header_name(name) for name in _texts(result, "request_headers_to_remove"))
     return ProviderVerdict(
         effect=Effect.ALLOW,
@@ -72,10 +76,8 @@ def _allowed(result: Mapping[str, Any], compatibility: Compatibility) -> Provide
         detail=_detail(metadata, ""),
         mutations=Mutations(
             # Each entry overwrites, so several values of one name go as one line.
-            set_request_headers=()
-            if is_adding
-            else tuple((name, ",".join(found)) for name, found in headers.items()),
-            append_request_headers=lines if is_adding else (),
+            set_request_headers=tuple((name, ",".join(found)) for name, found in headers.items()),
+            append_request_headers=added,
             remove_request_headers=removed,
             set_response_headers=_headers(result, "response_headers_to_add"),
             set_query_parameters=_pairs(result, "query_parameters_to_set"),
