@@ -3,6 +3,8 @@
 CaError
 ├── SdsRequestError          the asking side named what it may not have, or sent nonsense
 ├── IssueRefusedError        a request for an SVID breaks a rule of issuance
+├── KeyRefusedError          a key is of a kind or strength that this house does not take
+├── RotationRefusedError     a step of a rotation would break traffic, or its slot is not free
 ├── OperatorError            something on this machine must be put right by its operator
 │   ├── StateError           the state folder cannot be believed, read or written
 │   ├── KeyFileError         a key file is missing, unreadable or open to others
@@ -39,6 +41,18 @@ class IssueRefusedError(CaError):
     """An SVID was asked for that this authority must not issue."""
 
     code = "ca.issue_refused"
+
+
+class KeyRefusedError(CaError):
+    """A key is of a kind or strength that this house does not take."""
+
+    code = "ca.key_refused"
+
+
+class RotationRefusedError(CaError):
+    """A step of a rotation would break traffic, or its slot is not free."""
+
+    code = "ca.rotation_refused"
 
 
 class OperatorError(CaError):
