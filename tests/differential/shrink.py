@@ -7,6 +7,7 @@ one push a round; request candidates need none.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -34,9 +35,12 @@ class Sides(Protocol):
         ...
 
 
-def shrink(trial: Sides, found: Difference) -> Difference:
-    """Return the least difference of this kind."""
+def shrink(trial: Sides, found: Difference, seconds: float = 60.0) -> Difference:
+    """Return the least difference of this kind, as far as rounds and seconds go."""
+    end = time.monotonic() + seconds
     for _ in range(_ROUNDS):
+        if time.monotonic() > end:
+            break
         smaller = _smaller(trial, found)
         if smaller is None:
             break

@@ -6,6 +6,7 @@ To go on where this run ends: `make differential N=100000 SEED=anything`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,9 @@ def test_generated_sets(trial: Trial) -> None:
     """Over generated policy sets and requests, no difference stays unexplained."""
     refusals: list[Refusal] = []
 
-    found = [each for each in run(trial, PLAN, refusals) if each is not None]
+    # Where all is wrong there is no need to see all of it.
+    differing = (each for each in run(trial, PLAN, refusals) if each is not None)
+    found = list(islice(differing, 10))
 
     assert [] == [f"{each.policies.name}, by {each.by}: {each.why}" for each in refusals]
     assert [] == [str(shrink(trial, each)) for each in found[:1]]
@@ -101,7 +104,7 @@ def test_explained_differences_are_recognized(trial: Trial) -> None:
 def test_a_lie_of_ours_is_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider of ours that allows what Envoy's refuses is a difference, cut to one policy."""
     allowed = ProviderVerdict(effect=Effect.ALLOW)
-    monkeypatch.setattr(HeaderProvider, "evaluate", lambda self, request: allowed)
+    monkeypatch.setattr(HeaderProvider, "evaluate", lambda self, *_asked: allowed)
     case = next(each for each in CASES if each.policies.name == "custom-allow-is-not-the-last-word")
     (standing,) = trial.stand([case.policies])
 
