@@ -2,18 +2,23 @@
 
 CaError
 ├── SdsRequestError          the asking side named what it may not have, or sent nonsense
-├── IssueRefusedError        a request for an SVID breaks a rule of issuance
+├── IssueRefusedError        a request for an SVID breaks a rule of issuance; has a named reason
+│   └── AttestationError     the caller could not prove who it is
 ├── KeyRefusedError          a key is of a kind or strength that this house does not take
 ├── RotationRefusedError     a step of a rotation would break traffic, or its slot is not free
 ├── OperatorError            something on this machine must be put right by its operator
 │   ├── StateError           the state folder cannot be believed, read or written
 │   ├── KeyFileError         a key file is missing, unreadable or open to others
 │   ├── SocketError          a workload socket cannot be bound safely
+│   ├── StoreError           the ledger cannot be reached, read or written
+│   │   └── DuplicateSerialError  the ledger holds a certificate of this serial number
 │   └── AuthorityExpiredError  an authority is expired, or too near to it to sign
 └── SvidInvalidError         we made, or were about to hand out, an SVID that breaks the standard
 """
 
 from __future__ import annotations
+
+from ca.refusal import Refusal
 
 
 class CaError(Exception):
@@ -38,9 +43,22 @@ class SdsRequestError(CaError):
 
 
 class IssueRefusedError(CaError):
-    """An SVID was asked for that this authority must not issue."""
+    """An SVID was asked for that this authority must not issue; `reason` is the named cause."""
 
     code = "ca.issue_refused"
+
+    def __init__(
+        self, message: str, *, help: str = "", reason: Refusal = Refusal.BAD_REQUEST
+    ) -> None:
+        """Keep the message, the advice and the named reason apart."""
+        super().__init__(message, help=help)
+        self.reason = reason
+
+
+class AttestationError(IssueRefusedError):
+    """The caller could not prove who it is; told to it without detail, recorded with it."""
+
+    code = "ca.attestation"
 
 
 class KeyRefusedError(CaError):
@@ -77,6 +95,18 @@ class SocketError(OperatorError):
     """A workload socket cannot be bound safely."""
 
     code = "ca.socket"
+
+
+class StoreError(OperatorError):
+    """The ledger cannot be reached, read or written; nothing is issued without it."""
+
+    code = "ca.store"
+
+
+class DuplicateSerialError(StoreError):
+    """The ledger holds a certificate of this serial number already."""
+
+    code = "ca.duplicate_serial"
 
 
 class AuthorityExpiredError(OperatorError):

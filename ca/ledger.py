@@ -1,0 +1,167 @@
+"""The rows of issuance: what was signed, for whom, on whose word; written once, never changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Select, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from ca.errors import DuplicateSerialError
+from ca.store_schema import ISSUANCE
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SERIAL_DIGITS: Final = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """One issuance. Digests are SHA-256 in hex; `csr_sha256` is empty where there was no CSR.
+
+    `authority` is the serial number of the certificate that signed; `kind` is `x509` (the leaf's
+    DER in `der`) or `jwt` (`der` is empty and `serial` is the token's `jti`).
+    """
+
+    serial: str
+    spiffe_id: str
+    authority: str
+    spki_sha256: str
+    der_sha256: str
+    der: bytes = field(repr=False)
+    method: str
+    node: str
+    issued_at: datetime
+    not_before: datetime
+    not_after: datetime
+    kind: str = "x509"
+    entry_id: str = ""
+    csr_sha256: str = ""
+    evidence: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerFilter:
+    """Which rows are asked for; what is None or empty does not restrict.
+
+    `is_in_force_at` keeps the certificates that count at that moment.
+    """
+
+    spiffe_id: str = ""
+    serial: str = ""
+    spki_sha256: str = ""
+    issued_since: datetime | None = None
+    issued_until: datetime | None = None
+    is_in_force_at: datetime | None = None
+    limit: int = 1000
+
+
+def format_serial(serial: int) -> str:
+    """Return a serial number as the ledger spells it: 40 lower-case hex digits.
+
+    >>> format_serial(255)[-4:]
+    '00ff'
+    """
+    return f"{serial:0{_SERIAL_DIGITS}x}"
+
+
+def parse_serial(text: str) -> str:
+    """Return a serial number as people write it (hex, with or without colons) in our spelling.
+
+    >>> parse_serial("0x00:FF") == format_serial(255)
+    True
+
+    Raises:
+        ValueError: it is not a hexadecimal number.
+    """
+    return format_serial(int(text.replace(":", ""), 16))
+
+
+def insert_rows(connection: Connection, rows: Iterable[LedgerRow]) -> None:
+    """Write rows within the caller's transaction.
+
+    Raises:
+        DuplicateSerialError: a serial number is taken; the transaction must be given up.
+    """
+    values = [_values(row) for row in rows]
+    if not values:
+        return
+    try:
+        connection.execute(insert(ISSUANCE), values)
+    except IntegrityError as exc:
+        raise DuplicateSerialError("the ledger holds this serial number already") from exc
+
+
+def find_rows(connection: Connection, wanted: LedgerFilter) -> tuple[LedgerRow, ...]:
+    """Return the rows that fit, the newest first."""
+    return tuple(_row(found) for found in connection.execute(_query(wanted)))
+
+
+def _query(wanted: LedgerFilter) -> Select[Any]:
+    """Return the statement of a filter."""
+    columns = ISSUANCE.c
+    query = select(ISSUANCE).order_by(columns.issued_at.desc()).limit(wanted.limit)
+    for column, value in (
+        (columns.spiffe_id, wanted.spiffe_id),
+        (columns.serial, wanted.serial),
+        (columns.spki_sha256, wanted.spki_sha256),
+    ):
+        if value:
+            query = query.where(column == value)
+    if wanted.issued_since is not None:
+        query = query.where(columns.issued_at >= to_microseconds(wanted.issued_since))
+    if wanted.issued_until is not None:
+        query = query.where(columns.issued_at < to_microseconds(wanted.issued_until))
+    if wanted.is_in_force_at is not None:
+        at = int(wanted.is_in_force_at.timestamp())
+        query = query.where(columns.not_before <= at, columns.not_after >= at)
+    return query
+
+
+def to_microseconds(at: datetime) -> int:
+    """Return a moment as whole microseconds since the epoch."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """Return the moment of whole microseconds since the epoch."""
+    return _EPOCH + value * _MICROSECOND
+
+
+def _values(row: LedgerRow) -> dict[str, object]:
+    """Return a row as the columns hold it."""
+    return {
+        "serial": row.serial,
+        "kind": row.kind,
+        "spiffe_id": row.spiffe_id,
+        "authority": row.authority,
+        "entry_id": row.entry_id,
+        "spki_sha256": row.spki_sha256,
+        "der_sha256": row.der_sha256,
+        "der": row.der,
+        "csr_sha256": row.csr_sha256,
+        "method": row.method,
+        "evidence": json.dumps(dict(row.evidence), sort_keys=True),
+        "node": row.node,
+        "issued_at": to_microseconds(row.issued_at),
+        "not_before": int(row.not_before.timestamp()),
+        "not_after": int(row.not_after.timestamp()),
+    }
+
+
+def _row(found: Row[Any]) -> LedgerRow:
+    """Return what the columns hold as a row."""
+    values = dict(found._mapping)
+    return LedgerRow(
+        **values
+        | {
+            "evidence": json.loads(values["evidence"]),
+            "issued_at": from_microseconds(values["issued_at"]),
+            "not_before": datetime.fromtimestamp(values["not_before"], UTC),
+            "not_after": datetime.fromtimestamp(values["not_after"], UTC),
+        }
+    )

@@ -1,0 +1,245 @@
+"""The ledger's database: SQLite beside the keys, or PostgreSQL where replicas share it.
+
+Theory of operation. Everything that must hold together is written in one transaction, and a
+transaction is either durable or did not happen: SQLite runs in WAL mode and syncs at every commit,
+PostgreSQL is asked for `synchronous_commit`. Writers of SQLite take its one write lock at the
+beginning (`BEGIN IMMEDIATE`), so that no transaction has to be given up half-way. A database that
+cannot be reached is an error of that moment: the next transaction tries anew, no restart is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from ca.clock import Clock, utc_now
+from ca.errors import StoreError
+from ca.store_schema import COUNTER, MIGRATIONS, SCHEMA_VERSION, Migration
+
+# BUDGET: how long a writer waits for another one, and a connection for the server, before it is
+# an error: longer than any transaction here, shorter than a caller's patience.
+_WAIT_SECONDS = 5
+_POOL_SIZE = 4
+# Any number will do, as long as nothing else in the database takes it.
+_ROTATION_LOCK = 0x6D657368
+_MIGRATION_LOCK = 0x6D657369
+
+
+class Store:
+    """The open ledger. Any thread may use it; `close` it when done."""
+
+    def __init__(
+        self, url: str, *, migrations: Sequence[Migration] = MIGRATIONS, clock: Clock = utc_now
+    ) -> None:
+        """Open the database behind `url` and bring its tables up to date.
+
+        `url` is `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://…`.
+
+        Raises:
+            StoreError: it cannot be opened, or was written by a newer version.
+        """
+        self._engine = _engine_of(url)
+        try:
+            with self.write() as connection:
+                _migrate(connection, migrations, clock)
+        except StoreError:
+            self._engine.dispose()
+            raise
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines may write this ledger."""
+        return self._engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Run the block in one transaction, durable when the block has ended.
+
+        Raises:
+            StoreError: nothing of the block may be relied on, though it may have happened when
+                the connection was lost in the very commit.
+        """
+        with _wrapped(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Run the block's statements, each on what is committed at that moment.
+
+        Raises:
+            StoreError: the database did not answer.
+        """
+        with _wrapped(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def rotation_lock(self) -> Iterator[bool]:
+        """Hold the lock of key rotation while the block runs; yields whether it was free.
+
+        On PostgreSQL it is an advisory lock of one session: it falls when the holder dies. A
+        SQLite ledger has one holder of its state folder, and so needs none.
+        """
+        if not self.is_shared:
+            yield True
+            return
+        with self.read() as connection:
+            is_held = bool(connection.scalar(select(func.pg_try_advisory_lock(_ROTATION_LOCK))))
+            try:
+                yield is_held
+            finally:
+                if is_held:
+                    connection.execute(select(func.pg_advisory_unlock(_ROTATION_LOCK)))
+
+    def check(self) -> None:
+        """Return when the database answers.
+
+        Raises:
+            StoreError: it does not.
+        """
+        with self.read() as connection:
+            connection.execute(select(COUNTER.c.value).limit(1))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def bump(connection: Connection, counter: str) -> int:
+    """Add one to a counter, within the caller's transaction, and return its new value."""
+    connection.execute(
+        update(COUNTER).where(COUNTER.c.name == counter).values(value=COUNTER.c.value + 1)
+    )
+    return counter_value(connection, counter)
+
+
+def counter_value(connection: Connection, counter: str) -> int:
+    """Return the value of a counter."""
+    value = connection.scalar(select(COUNTER.c.value).where(COUNTER.c.name == counter))
+    if value is None:
+        raise StoreError(f"the ledger has no counter `{counter}`")
+    return int(value)
+
+
+@contextmanager
+def _wrapped() -> Iterator[None]:
+    """Turn the database's errors into ours.
+
+    WHY only the driver's own words, cut to one line: SQLAlchemy's text quotes the statement with
+    its values, and a driver's may go on to name what it was told.
+    """
+    try:
+        yield
+    except DBAPIError as exc:
+        said = str(exc.orig).strip().splitlines() or [type(exc.orig).__name__]
+        raise StoreError(f"the ledger cannot be used: {said[0][:200]}") from exc
+    except PoolTimeoutError as exc:
+        raise StoreError("the ledger cannot be used: every connection is busy") from exc
+    except SQLAlchemyError as exc:
+        raise StoreError(f"the ledger cannot be used: {type(exc).__name__}") from exc
+
+
+def _engine_of(url: str) -> Engine:
+    """Return the engine of a database URL; nothing is opened yet."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            return _postgresql(parsed.set(drivername="postgresql+psycopg"))
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed)
+    except ModuleNotFoundError as exc:
+        raise StoreError(
+            f"the database driver `{exc.name}` is not installed",
+            help="install meshwarden with its extra `postgresql`",
+        ) from exc
+    except (ArgumentError, NoSuchModuleError) as exc:
+        # WHY no text of the URL: it may hold a password.
+        raise StoreError("the ledger's URL cannot be read") from exc
+    raise StoreError("the ledger's URL names neither sqlite nor postgresql")
+
+
+def _sqlite(url: Any) -> Engine:
+    """Return the engine of a SQLite file: WAL, synced at every commit, written by one at a time."""
+    engine = create_engine(
+        url, connect_args={"timeout": _WAIT_SECONDS}, pool_size=_POOL_SIZE, pool_timeout=30
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # WHY None: else the driver itself decides when a transaction begins.
+        connection.isolation_level = None
+        # WAL first: where another process is just turning it on, the file is locked for a moment.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: Any) -> Engine:
+    """Return the engine of a PostgreSQL database that may go away and come back."""
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=_POOL_SIZE,
+        pool_timeout=_WAIT_SECONDS,
+        connect_args={
+            "connect_timeout": _WAIT_SECONDS,
+            # A server that went away without a word is noticed by its silence.
+            "keepalives_idle": _WAIT_SECONDS,
+            "tcp_user_timeout": _WAIT_SECONDS * 1000,
+            "application_name": "meshwarden-ca",
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = on")
+            cursor.execute(f"SET lock_timeout = '{_WAIT_SECONDS}s'")
+            cursor.execute(f"SET statement_timeout = '{2 * _WAIT_SECONDS}s'")
+        connection.commit()
+
+    return engine
+
+
+def _migrate(connection: Connection, migrations: Sequence[Migration], clock: Clock) -> None:
+    """Apply the migrations that are missing; one process does it, the others wait."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+    version = _version(connection)
+    if version > len(migrations):
+        raise StoreError(
+            f"the ledger has version {version}, this program knows up to {len(migrations)}",
+            help="run the newer program, or restore the ledger from before its migration",
+        )
+    for number, migration in enumerate(migrations[version:], version + 1):
+        migration(connection)
+        row = {"version": number, "applied_at": int(clock().timestamp())}
+        connection.execute(insert(SCHEMA_VERSION).values(row))
+
+
+def _version(connection: Connection) -> int:
+    """Return the version of the tables, 0 for a database without them."""
+    if not inspect(connection).has_table(SCHEMA_VERSION.name):
+        return 0
+    return int(connection.scalar(select(func.max(SCHEMA_VERSION.c.version))) or 0)
