@@ -1,81 +1,125 @@
-"""The authority in force: one root that workloads trust, one intermediate that signs.
+"""The authority in force, and those before and after it: what signs, and what is trusted.
 
-Theory of operation. At the first start both are made; at every later start they are loaded and
-checked as if a stranger had written them. The intermediate is renewed when a third of its life is
-left; leaves carry their intermediate with them, so only the root must be known to peers. The root's
-key is used to sign intermediates and for nothing else.
+Theory of operation. At the first start an authority is made (or an existing one plugged in); at
+every later start all are loaded and checked as if a stranger had written them. The intermediate is
+renewed when a third of its life is left; leaves carry their intermediate with them, so only the
+root must be known to peers. A root's key signs intermediates and nothing else, and may be kept
+elsewhere between. Authorities move through three slots; this file moves them, `ca.rotation` says
+when that is safe.
+
+Every change reads the manifest anew and replaces it as a whole, under the store's exclusion: where
+several replicas share one, the last writer has seen what the others wrote.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.clock import Clock
-from ca.errors import AuthorityExpiredError, CaError, StateError, SvidInvalidError
-from ca.keys import KeyStore, generate_key
-from ca.profile import Validity, build_intermediate, build_root
-from ca.state import AuthorityEntry, Manifest, StateFolder
+from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError, StateError
+from ca.key_kinds import PrivateKey
+from ca.keys import KeyStore
+from ca.making import AuthorityMaker, AuthorityPlan, PluggedAuthority
+from ca.slots import Slot, load_slot, load_slots, trusted_roots
+from ca.state import Manifest, ManifestStore, Phase, SlotEntry
 from ca.svid import to_pem
-from ca.validate import verify_authority
 from identity.spiffe_id import TrustDomain
+
+__all__ = ["Authority", "AuthorityKeeper", "AuthorityPlan", "PluggedAuthority"]
 
 _log = structlog.get_logger(__name__)
 _RENEW_AT_REMAINING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityPlan:
-    """What an authority is made for, and for how long; serials and keys come from a CSPRNG."""
-
-    trust_domain: TrustDomain
-    root_lifetime: timedelta
-    intermediate_lifetime: timedelta
-    new_serial: Callable[[], int] = x509.random_serial_number
-    new_key: Callable[[], ec.EllipticCurvePrivateKey] = generate_key
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """The certificates in force and the key that signs leaves."""
+    """The certificates in force and the key that signs leaves.
+
+    `chain` is what a leaf is sent with; `roots` is what a peer has to trust. `number` counts the
+    trust domain's authorities, `sequence` the changes of its roots.
+    """
 
     trust_domain: TrustDomain
     root: x509.Certificate
     intermediate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
-
-    @property
-    def roots(self) -> tuple[x509.Certificate, ...]:
-        """The X.509 trust bundle of the trust domain."""
-        return (self.root,)
+    chain: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...]
+    number: int = 1
+    sequence: int = 1
+    key: PrivateKey = field(repr=False)
 
 
 class AuthorityKeeper:
-    """Makes, loads, checks and renews the authority of one state folder."""
+    """Makes, loads, checks, renews and rotates the authorities of one state."""
 
     def __init__(
-        self, state: StateFolder, keys: KeyStore, plan: AuthorityPlan, clock: Clock
+        self,
+        state: ManifestStore,
+        keys: KeyStore,
+        plan: AuthorityPlan,
+        clock: Clock,
+        *,
+        must_sign: bool = True,
     ) -> None:
-        """Load the authority, or make it at the first start.
+        """Load the authorities, or make the first at the first start.
+
+        `must_sign` false is for looking and repairing: an expired authority is no error then.
 
         Raises:
-            OperatorError: the state cannot be believed or written, or the root is expired.
+            OperatorError: the state cannot be believed or written, or nothing in force signs.
         """
         self._state = state
         self._keys = keys
         self._plan = plan
         self._clock = clock
-        self._manifest = state.load_manifest() or self._make()
-        self._authority = self._load(self._manifest)
-        state.publish_bundle(to_pem(self._authority.roots).decode())
-        self.current()
+        self._maker = AuthorityMaker(plan, keys)
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        self.renewal_error = ""
+        with state.exclusively():
+            manifest = state.load_manifest() or self._make()
+        self._take(manifest)
+        state.publish_bundle(self.bundle_pem())
+        if must_sign:
+            self.current()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every authority, oldest first."""
+        return self._slots
+
+    @property
+    def roots(self) -> tuple[x509.Certificate, ...]:
+        """The X.509 trust bundle of the trust domain."""
+        return trusted_roots(self._slots)
+
+    @property
+    def sequence(self) -> int:
+        """How often the roots changed: the bundle's `spiffe_sequence`."""
+        return self._manifest.sequence
+
+    @property
+    def plan(self) -> AuthorityPlan:
+        """What authorities are made after."""
+        return self._plan
+
+    def bundle_pem(self) -> str:
+        """Return the trust bundle as PEM."""
+        return to_pem(self.roots).decode()
+
+    def in_phase(self, phase: Phase) -> Slot | None:
+        """Return the authority in a slot, or None."""
+        return next((slot for slot in self._slots if slot.phase is phase), None)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every change of the slots, in the thread that made it."""
+        self._listeners.append(listener)
 
     def current(self) -> Authority:
         """Return the authority to sign with now, its intermediate renewed when that is due.
@@ -86,109 +130,232 @@ class AuthorityKeeper:
         Raises:
             AuthorityExpiredError: there is nothing in force to sign with.
         """
-        now = self._clock()
-        _check_in_force(self._authority.root, "root", now)
-        if self._is_renewal_due(now):
-            try:
-                self._renew(now)
-            except CaError as exc:
-                _log.error("intermediate_renewal_failed", error=str(exc), code=exc.code)
-        _check_in_force(self._authority.intermediate, "intermediate", now)
-        return self._authority
+        with self._lock:
+            now, slot = self._clock(), self._active
+            _check_in_force(slot.root, "root", now)
+            if _is_renewal_due(slot, now):
+                try:
+                    self._renew(now)
+                    self.renewal_error = ""
+                except CaError as exc:
+                    self.renewal_error = str(exc)
+                    _log.error("intermediate_renewal_failed", error=str(exc), code=exc.code)
+            for certificate in self._active.chain:
+                _check_in_force(certificate, "intermediate", now)
+            return self._authority
 
-    def _is_renewal_due(self, now: datetime) -> bool:
-        """Return whether a third or less of the intermediate's life is left."""
-        intermediate, root = self._authority.intermediate, self._authority.root
-        if intermediate.not_valid_after_utc >= root.not_valid_after_utc:
-            # Its end is the root's end: a new one would live no longer.
-            return False
-        life = intermediate.not_valid_after_utc - intermediate.not_valid_before_utc
-        return intermediate.not_valid_after_utc - now <= life / _RENEW_AT_REMAINING
+    def refresh(self) -> None:
+        """Take up what another replica changed.
+
+        Raises:
+            StateError: what is there now cannot be believed; what was loaded stays.
+        """
+        with self._lock:
+            manifest = self._state.load_manifest()
+            if manifest is not None and manifest != self._manifest:
+                self._take(manifest)
+                self._announce()
+
+    def prepare(self, plugged: PluggedAuthority | None = None) -> Slot:
+        """Put a new authority (or an existing one) into the prepared slot: trusted, not signing.
+
+        Raises:
+            RotationRefusedError: the slot is taken.
+            StateError, KeyFileError: it could not be written; nothing changed.
+        """
+        with self._changing() as change:
+            if change.manifest.in_phase(Phase.PREPARED) is not None:
+                raise RotationRefusedError("an authority is prepared already")
+            now, number = self._clock(), change.manifest.last_number + 1
+            if plugged is None:
+                entry = self._maker.make_slot(number, Phase.PREPARED, now)
+            else:
+                entry = self._maker.adopt(plugged, number, Phase.PREPARED, now)
+            change.put((*change.manifest.slots, entry), last_number=number)
+        return self._slot(number)
+
+    def activate(self) -> Slot:
+        """Let the prepared authority sign; the one before it retires.
+
+        Raises:
+            RotationRefusedError: there is none, or the retired slot is still taken.
+            StateError, KeyFileError: it could not be written; nothing changed.
+        """
+        with self._changing() as change:
+            prepared = change.manifest.in_phase(Phase.PREPARED)
+            if prepared is None:
+                raise RotationRefusedError("no authority is prepared")
+            if change.manifest.in_phase(Phase.RETIRED) is not None:
+                raise RotationRefusedError(
+                    "the retired slot is taken", help="run `meshwarden ca rotate retire` first"
+                )
+            now, active = self._clock(), self._active
+            ends = min(now + self._plan.leaf_lifetime, active.intermediate.not_valid_after_utc)
+            retired = {"phase": Phase.RETIRED, "since": now, "trusted_until": ends}
+            change.put(
+                (
+                    active.entry.model_copy(update=retired),
+                    prepared.model_copy(update={"phase": Phase.ACTIVE, "since": now}),
+                )
+            )
+        return self._active
+
+    def retire(self) -> Slot:
+        """Take the retired authority's root out of the bundle, and forget its keys.
+
+        Raises:
+            RotationRefusedError: the retired slot is empty.
+            StateError: it could not be written; nothing changed.
+        """
+        with self._changing() as change:
+            gone = self.in_phase(Phase.RETIRED)
+            if gone is None:
+                raise RotationRefusedError("no authority is retired")
+            change.put(tuple(s for s in change.manifest.slots if s.phase is not Phase.RETIRED))
+        for name in (gone.entry.root.key, gone.entry.intermediate.key):
+            if name is not None:
+                self._keys.remove_key(name)
+        return gone
+
+    @property
+    def _active(self) -> Slot:
+        """The authority that signs."""
+        return next(slot for slot in self._slots if slot.phase is Phase.ACTIVE)
+
+    def _slot(self, number: int) -> Slot:
+        """The authority of a number."""
+        return next(slot for slot in self._slots if slot.number == number)
+
+    def _changing(self) -> _Change:
+        """Return one change of the slots, as a context manager."""
+        return _Change(self)
 
     def _make(self) -> Manifest:
-        """Make root and intermediate for the first time and put them in force."""
+        """Make the first authority and put it in force."""
         now, plan = self._clock(), self._plan
-        key, serial = plan.new_key(), plan.new_serial()
-        validity = Validity.of(now, plan.root_lifetime, None)
-        root = build_root(plan.trust_domain, key.public_key(), serial, validity).sign(
-            key, hashes.SHA256()
-        )
-        root_entry = self._store("root", root, key)
-        manifest = Manifest(
-            trust_domain=plan.trust_domain.name,
-            root=root_entry,
-            intermediate=self._make_intermediate(root, key, now),
-        )
+        if plan.plugged is None:
+            entry = self._maker.make_slot(1, Phase.ACTIVE, now)
+        else:
+            entry = self._maker.adopt(plan.plugged(), 1, Phase.ACTIVE, now)
+        expires_at = load_slot(entry, plan.trust_domain).root.not_valid_after_utc
+        manifest = Manifest(trust_domain=plan.trust_domain.name, slots=(entry,))
         self._state.store_manifest(manifest)
-        _log.info(
-            "authority_made", trust_domain=plan.trust_domain.name, expires_at=validity.not_after
-        )
+        _log.info("authority_made", trust_domain=plan.trust_domain.name, expires_at=expires_at)
         return manifest
 
-    def _make_intermediate(
-        self, root: x509.Certificate, root_key: ec.EllipticCurvePrivateKey, now: datetime
-    ) -> AuthorityEntry:
-        """Make an intermediate and store its key; only the manifest puts it in force."""
-        plan = self._plan
-        key, serial = plan.new_key(), plan.new_serial()
-        validity = Validity.of(now, plan.intermediate_lifetime, root)
-        builder = build_intermediate(root, plan.trust_domain, key.public_key(), serial, validity)
-        return self._store("intermediate", builder.sign(root_key, hashes.SHA256()), key)
-
     def _renew(self, now: datetime) -> None:
-        """Put a new intermediate in force and forget the old one's key."""
-        old = self._manifest
-        root_key = self._keys.load_key(old.root.key)
+        """Put a new intermediate of the active authority in force and forget the old one's key."""
+        old = self._active
+        root_key = self._keys.load_key(old.entry.root.key) if old.entry.root.key else None
         if root_key is None:
             raise StateError("the root's key is not here, so no intermediate can be signed")
-        entry = self._make_intermediate(self._authority.root, root_key, now)
-        manifest = old.model_copy(update={"intermediate": entry})
-        authority = self._load(manifest)
-        self._state.store_manifest(manifest)
-        self._manifest, self._authority = manifest, authority
-        _log.info("intermediate_renewed", expires_at=authority.intermediate.not_valid_after_utc)
-        self._keys.remove_key(old.intermediate.key)
-
-    def _store(
-        self, tier: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
-    ) -> AuthorityEntry:
-        """Keep a new authority's key under a name of its own and return its manifest entry."""
-        name = f"{tier}-{certificate.serial_number:040x}"
-        self._keys.store_key(name, key)
-        return AuthorityEntry(key=name, certificate=to_pem((certificate,)).decode())
-
-    def _load(self, manifest: Manifest) -> Authority:
-        """Return the authority a manifest names, every part checked against the others."""
-        trust_domain = self._plan.trust_domain
-        if manifest.trust_domain != trust_domain.name:
-            raise StateError(
-                f"the state is of `{manifest.trust_domain}`, expected `{trust_domain}`",
-                help="set trustDomain back, or give the new trust domain a state folder of its own",
+        with self._changing() as change:
+            entry = self._maker.make_intermediate(old.root, root_key, now)
+            renewed = old.entry.model_copy(update={"intermediate": entry})
+            change.put(
+                tuple(renewed if s.number == old.number else s for s in change.manifest.slots)
             )
-        root, intermediate = _parse(manifest.root), _parse(manifest.intermediate)
-        try:
-            verify_authority(root, f"spiffe://{trust_domain}", below=1)
-            verify_authority(intermediate, f"spiffe://{trust_domain}", below=0)
-            root.verify_directly_issued_by(root)
-            intermediate.verify_directly_issued_by(root)
-        except SvidInvalidError as exc:
-            raise StateError(f"the state's authority is not sound: {exc}") from exc
-        except (ValueError, TypeError, InvalidSignature) as exc:
-            raise StateError("the state's intermediate is not signed by its root") from exc
-        key = self._keys.load_key(manifest.intermediate.key)
+        _log.info("intermediate_renewed", expires_at=self._active.intermediate.not_valid_after_utc)
+        if old.entry.intermediate.key is not None:
+            self._keys.remove_key(old.entry.intermediate.key)
+
+    def _take(self, manifest: Manifest) -> None:
+        """Make `manifest` what this keeper answers from, or leave everything as it was."""
+        slots = load_slots(manifest, self._plan.trust_domain)
+        authority = self._load(slots, manifest.sequence)
+        self._manifest, self._slots, self._authority = manifest, slots, authority
+
+    def _load(self, slots: tuple[Slot, ...], sequence: int) -> Authority:
+        """Return the active one of `slots` with its key."""
+        slot = next(slot for slot in slots if slot.phase is Phase.ACTIVE)
+        name = slot.entry.intermediate.key or ""
+        key = self._keys.load_key(name)
         if key is None:
-            raise StateError(f"key `{manifest.intermediate.key}` of the intermediate is missing")
-        if key.public_key() != intermediate.public_key():
-            raise StateError(f"key `{manifest.intermediate.key}` is not the intermediate's key")
-        return Authority(trust_domain=trust_domain, root=root, intermediate=intermediate, key=key)
+            raise StateError(f"key `{name}` of the intermediate is missing")
+        if key.public_key() != slot.intermediate.public_key():
+            raise StateError(f"key `{name}` is not the intermediate's key")
+        return Authority(
+            trust_domain=self._plan.trust_domain,
+            root=slot.root,
+            intermediate=slot.intermediate,
+            chain=slot.chain,
+            roots=trusted_roots(slots),
+            number=slot.number,
+            sequence=sequence,
+            key=key,
+        )
+
+    def _announce(self) -> None:
+        """Publish the bundle and tell everyone who listens."""
+        self._state.publish_bundle(self.bundle_pem())
+        for listener in self._listeners:
+            listener()
 
 
-def _parse(entry: AuthorityEntry) -> x509.Certificate:
-    """Return the certificate of a manifest entry."""
-    try:
-        return x509.load_pem_x509_certificate(entry.certificate.encode())
-    except ValueError as exc:
-        raise StateError(f"the certificate of key `{entry.key}` cannot be read") from exc
+class _Change:
+    """One change of a keeper's slots: nobody else writes meanwhile, and it is all or nothing."""
+
+    def __init__(self, keeper: AuthorityKeeper) -> None:
+        """Plan a change; nothing is held yet."""
+        self._keeper = keeper
+        self._exclusion = keeper._state.exclusively()
+        self._is_put = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What is in force before the change."""
+        return self._keeper._manifest
+
+    def put(self, slots: tuple[SlotEntry, ...], *, last_number: int | None = None) -> None:
+        """Put `slots` in force; the sequence rises when the roots are others than before."""
+        keeper, manifest = self._keeper, self.manifest
+        new = Manifest(
+            trust_domain=manifest.trust_domain,
+            sequence=manifest.sequence,
+            last_number=last_number or manifest.last_number,
+            slots=slots,
+        )
+        loaded = load_slots(new, keeper._plan.trust_domain)
+        if trusted_roots(loaded) != keeper.roots:
+            new = new.model_copy(update={"sequence": manifest.sequence + 1})
+        authority = keeper._load(loaded, new.sequence)
+        keeper._state.store_manifest(new)
+        keeper._manifest, keeper._slots, keeper._authority = new, loaded, authority
+        self._is_put = True
+
+    def __enter__(self) -> _Change:
+        """Keep the others out, and see what they did last."""
+        self._keeper._lock.acquire()
+        try:
+            self._exclusion.__enter__()
+            manifest = self._keeper._state.load_manifest()
+            if manifest is not None and manifest != self._keeper._manifest:
+                self._keeper._take(manifest)
+        except BaseException:
+            self._keeper._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Let the others in again, and tell those who listen."""
+        try:
+            self._exclusion.__exit__(None, None, None)
+        finally:
+            self._keeper._lock.release()
+        if self._is_put:
+            self._keeper._announce()
+
+
+def _is_renewal_due(slot: Slot, now: datetime) -> bool:
+    """Return whether a third or less of an intermediate's life is left, and a new one helps."""
+    intermediate, root = slot.intermediate, slot.root
+    # A plugged-in signer is renewed by whoever plugged it in.
+    is_own = slot.entry.root.key is not None
+    # Where its end is the root's end, a new one would live no longer.
+    if not is_own or intermediate.not_valid_after_utc >= root.not_valid_after_utc:
+        return False
+    life = intermediate.not_valid_after_utc - intermediate.not_valid_before_utc
+    return intermediate.not_valid_after_utc - now <= life / _RENEW_AT_REMAINING
 
 
 def _check_in_force(certificate: x509.Certificate, tier: str, now: datetime) -> None:
@@ -196,7 +363,7 @@ def _check_in_force(certificate: x509.Certificate, tier: str, now: datetime) -> 
     if now > certificate.not_valid_after_utc:
         raise AuthorityExpiredError(
             f"the {tier} expired at {certificate.not_valid_after_utc.isoformat()}",
-            help="move the state folder away to start anew; workloads then need the new root",
+            help="see `meshwarden ca status`; a prepared authority can be activated",
         )
     if now < certificate.not_valid_before_utc:
         raise AuthorityExpiredError(

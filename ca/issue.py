@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from ca.authority import Authority
 from ca.errors import AuthorityExpiredError, IssueRefusedError
-from ca.keys import generate_key
+from ca.key_kinds import PrivateKey, generate_key, signature_hash
 from ca.profile import Validity, build_leaf
 from ca.svid import X509Svid
 from ca.validate import verify_x509_svid
@@ -40,7 +38,7 @@ def issue_x509_svid(
     authority: Authority,
     *,
     now: datetime,
-    new_key: Callable[[], ec.EllipticCurvePrivateKey] = generate_key,
+    new_key: Callable[[], PrivateKey] = generate_key,
     new_serial: Callable[[], int] = x509.random_serial_number,
 ) -> X509Svid:
     """Return a new SVID with a new key; it ends no later than its signer.
@@ -60,8 +58,8 @@ def issue_x509_svid(
         new_serial(),
         Validity.of(now, request.lifetime, authority.intermediate),
     )
-    leaf = builder.sign(authority.key, hashes.SHA256())
-    svid = X509Svid(spiffe_id=request.spiffe_id, chain=(leaf, authority.intermediate), key=key)
+    leaf = builder.sign(authority.key, signature_hash(authority.key))
+    svid = X509Svid(spiffe_id=request.spiffe_id, chain=(leaf, *authority.chain), key=key)
     verify_x509_svid(svid, authority.roots, now=now)
     return svid
 

@@ -98,7 +98,7 @@ def check_private_key(key: object) -> PrivateKey:
     return key
 
 
-def signature_hash(key: PrivateKey | PublicKey) -> hashes.HashAlgorithm:
+def signature_hash(key: PrivateKey | PublicKey) -> hashes.SHA256 | hashes.SHA384:
     """Return the digest to sign with under `key`: as strong as the key, no stronger.
 
     Spec: RFC 5758 §3.2 (ECDSA), RFC 8017 §8.2 (RSASSA-PKCS1-v1_5).

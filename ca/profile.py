@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ca.key_kinds import PublicKey, check_public_key
 from identity.spiffe_id import SpiffeId, TrustDomain
 
 BACKDATE = timedelta(seconds=60)
@@ -38,7 +38,7 @@ class Validity:
 
 
 def build_root(
-    trust_domain: TrustDomain, key: ec.EllipticCurvePublicKey, serial: int, validity: Validity
+    trust_domain: TrustDomain, key: PublicKey, serial: int, validity: Validity
 ) -> x509.CertificateBuilder:
     """Return an unsigned root that may have one tier of authorities below it."""
     subject = _authority_name("root", serial)
@@ -52,7 +52,7 @@ def build_root(
 def build_intermediate(
     root: x509.Certificate,
     trust_domain: TrustDomain,
-    key: ec.EllipticCurvePublicKey,
+    key: PublicKey,
     serial: int,
     validity: Validity,
 ) -> x509.CertificateBuilder:
@@ -69,7 +69,7 @@ def build_leaf(
     issuer: x509.Certificate,
     spiffe_id: SpiffeId,
     dns_names: tuple[str, ...],
-    key: ec.EllipticCurvePublicKey,
+    key: PublicKey,
     serial: int,
     validity: Validity,
 ) -> x509.CertificateBuilder:
@@ -100,7 +100,7 @@ def build_leaf(
 
 def _authority(
     trust_domain: TrustDomain,
-    key: ec.EllipticCurvePublicKey,
+    key: PublicKey,
     serial: int,
     validity: Validity,
     *,
@@ -117,9 +117,7 @@ def _authority(
     )
 
 
-def _dated(
-    key: ec.EllipticCurvePublicKey, serial: int, validity: Validity
-) -> x509.CertificateBuilder:
+def _dated(key: PublicKey, serial: int, validity: Validity) -> x509.CertificateBuilder:
     """Return a builder with what every certificate has: key, serial, span, key identifier."""
     return (
         x509.CertificateBuilder()
@@ -144,7 +142,13 @@ def _authority_name(tier: str, serial: int) -> x509.Name:
 
 def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """Return the issuer's own key identifier, as its children cite it."""
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        # A plugged-in authority may have none: RFC 5280 §4.2.1.2, method 1, then.
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            check_public_key(issuer.public_key())
+        )
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 

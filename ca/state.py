@@ -1,4 +1,4 @@
-"""The state folder: one manifest that names the authority in force, one lock, the keys.
+"""The state folder: one manifest that names the authorities in their slots, one lock, the keys.
 
 Theory of operation. Keys are stored first, each under a name never used before; the manifest that
 names them and holds the certificates is renamed into place last. So a CA killed at any moment has
@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, model_validator
 
 from ca.errors import StateError
 from ca.files import (
@@ -28,26 +32,108 @@ _MANIFEST = "authority.json"
 _LOCK = "lock"
 _BUNDLE = "bundle.pem"
 _KEYS = "keys"
+_FIRST_VERSION = re.compile(rb'^\s*\{\s*"version":\s*1\b')
+
+
+class Phase(StrEnum):
+    """Where in its life an authority is; all three are trusted, one signs."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    RETIRED = "retired"
 
 
 class AuthorityEntry(BaseModel):
-    """One authority in the manifest: its certificate (PEM) and the name of its key."""
+    """One certificate (PEM) and the name of its key; a root that is offline has no key here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str
+    key: str | None
     certificate: str
 
 
-class Manifest(BaseModel):
-    """What the state folder says is in force; the whole of it is replaced at once."""
+class SlotEntry(BaseModel):
+    """One authority: what peers trust, what signs leaves, and what leads from one to the other.
+
+    `since` is when the slot was entered; `trusted_until` is set on retiring, to the end of the last
+    leaf the authority can have signed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    number: int
+    phase: Phase
+    since: AwareDatetime
+    root: AuthorityEntry
+    intermediate: AuthorityEntry
+    between: tuple[str, ...] = ()
+    more_roots: tuple[str, ...] = ()
+    trusted_until: AwareDatetime | None = None
+
+
+class Manifest(BaseModel):
+    """What the state says is in force; the whole of it is replaced at once.
+
+    `sequence` rises with every change of the trusted roots and never falls.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[2] = 2
+    trust_domain: str
+    sequence: int = 1
+    last_number: int = 1
+    slots: tuple[SlotEntry, ...]
+
+    @model_validator(mode="after")
+    def _check_slots(self) -> Self:
+        """Refuse a manifest without an active authority, or with two in one slot."""
+        phases = [slot.phase for slot in self.slots]
+        if phases.count(Phase.ACTIVE) != 1 or len(set(phases)) != len(phases):
+            raise ValueError("expected one active authority, and one a slot")
+        return self
+
+    def in_phase(self, phase: Phase) -> SlotEntry | None:
+        """Return the authority in a slot, or None."""
+        return next((slot for slot in self.slots if slot.phase is phase), None)
+
+
+class _FirstManifest(BaseModel):
+    """What was written before there were slots: one root, one intermediate, no age."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
     trust_domain: str
     root: AuthorityEntry
     intermediate: AuthorityEntry
+
+    def with_slots(self) -> Manifest:
+        """Return the same authority in the active slot."""
+        slot = SlotEntry(
+            number=1,
+            phase=Phase.ACTIVE,
+            since=datetime.fromtimestamp(0, UTC),
+            root=self.root,
+            intermediate=self.intermediate,
+        )
+        return Manifest(trust_domain=self.trust_domain, slots=(slot,))
+
+
+class ManifestStore(Protocol):
+    """Where the manifest lives: a folder here, or a database that several replicas share."""
+
+    def exclusively(self) -> AbstractContextManager[object]:
+        """Keep every other writer of the manifest out while the block runs."""
+
+    def load_manifest(self) -> Manifest | None:
+        """Return what is in force, or None before the first start."""
+
+    def store_manifest(self, manifest: Manifest) -> None:
+        """Put `manifest` in force, durably and as a whole."""
+
+    def publish_bundle(self, pem: str) -> None:
+        """Show the trusted roots to people and tools; never read back."""
 
 
 class StateFolder:
@@ -69,6 +155,10 @@ class StateFolder:
         """Where the file key store of this state lives."""
         return self._folder / _KEYS
 
+    def exclusively(self) -> AbstractContextManager[object]:
+        """Keep nobody out: the folder's lock already does, for as long as it is held."""
+        return nullcontext()
+
     def load_manifest(self) -> Manifest | None:
         """Return the manifest, or None before the first start.
 
@@ -80,6 +170,8 @@ class StateFolder:
         if content is None:
             return None
         try:
+            if _FIRST_VERSION.search(content[:200]):
+                return _FirstManifest.model_validate_json(content).with_slots()
             return Manifest.model_validate_json(content)
         except ValidationError as exc:
             place = ".".join(str(part) for part in exc.errors()[0]["loc"]) or "the whole"

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from ca.key_kinds import PrivateKey
 from identity.spiffe_id import SpiffeId
 
 
@@ -18,7 +18,7 @@ class X509Svid:
 
     spiffe_id: SpiffeId
     chain: tuple[x509.Certificate, ...]
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: PrivateKey = field(repr=False)
 
     @property
     def leaf(self) -> x509.Certificate:

@@ -17,10 +17,10 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ca.errors import SvidInvalidError
+from ca.errors import KeyRefusedError, SvidInvalidError
+from ca.key_kinds import check_public_key
 from ca.svid import X509Svid
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId
@@ -53,10 +53,10 @@ def verify_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
     _verify_leaf_usage(leaf)
     if not 0 < leaf.serial_number.bit_length() <= _MAX_SERIAL_BITS:
         raise SvidInvalidError("the serial number is not between 1 and 160 bits long")
-    # Envoy and gRPC refuse Ed25519 peers; this house issues P-256.
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        raise SvidInvalidError("the leaf's key is not EC P-256")
+    try:
+        check_public_key(leaf.public_key())
+    except KeyRefusedError as exc:
+        raise SvidInvalidError(f"of the leaf, {exc}") from exc
 
 
 def verify_authority(certificate: x509.Certificate, trust_domain_id: str, *, below: int) -> None:
@@ -75,8 +75,9 @@ def verify_authority(certificate: x509.Certificate, trust_domain_id: str, *, bel
     usage = _extension(certificate, x509.KeyUsage)
     if not usage.critical or not usage.value.key_cert_sign:
         raise SvidInvalidError("an issuer's certificate lacks a critical keyCertSign")
-    # X509-SVID §3: its SPIFFE ID is the trust domain's, without a path.
-    if _uris(certificate) != [trust_domain_id]:
+    # X509-SVID §3: its SPIFFE ID is the trust domain's, without a path; a plugged-in authority's
+    # certificate may have none ("SHOULD").
+    if _names_of(certificate) not in ([], [trust_domain_id]):
         raise SvidInvalidError(f"an issuer's certificate does not name `{trust_domain_id}`")
 
 
@@ -149,6 +150,20 @@ def _uris(certificate: x509.Certificate) -> list[str]:
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
+def _names_of(certificate: x509.Certificate) -> list[str]:
+    """Return the URI SANs of an issuer's certificate, which may have no SAN at all."""
+    try:
+        return _uris(certificate) if _has_names(certificate) else []
+    except ValueError as exc:
+        raise SvidInvalidError("an issuer's extensions cannot be read") from exc
+
+
+def _has_names(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate has a SAN extension."""
+    kind = x509.SubjectAlternativeName
+    return any(isinstance(found.value, kind) for found in certificate.extensions)
+
+
 def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> x509.Extension[_Extension]:
     """Return an extension that must be there."""
     try:
@@ -188,8 +203,10 @@ def _read_back(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certifi
 
 def _spki(key: object) -> bytes:
     """Return a public key as bytes that can be compared."""
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise SvidInvalidError("the key is not an EC key")
-    return key.public_bytes(
+    try:
+        public = check_public_key(key)
+    except KeyRefusedError as exc:
+        raise SvidInvalidError(str(exc)) from exc
+    return public.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -109,25 +109,45 @@ def test_foreign_parts_are_refused(keeper_of, tmp_path):
     mine, other = _manifest(tmp_path / "a"), _manifest(tmp_path / "b")
     path = tmp_path / "a/authority.json"
 
-    path.write_text(json.dumps(mine | {"intermediate": other["intermediate"]}))
-    with pytest.raises(StateError, match="not signed by its root"), keeper_of(tmp_path / "a"):
-        pass
-    path.write_text(json.dumps(mine | {"root": mine["intermediate"]}))
-    with pytest.raises(StateError, match="path length 0 is exceeded"), keeper_of(tmp_path / "a"):
-        pass
-    entry = mine["intermediate"] | {"key": mine["root"]["key"]}
-    path.write_text(json.dumps(mine | {"intermediate": entry}))
-    with (
-        pytest.raises(StateError, match="is not the intermediate's key"),
-        keeper_of(tmp_path / "a"),
+    def write(**changes):
+        slot = mine["slots"][0] | changes
+        path.write_text(json.dumps(mine | {"slots": [slot]}))
+
+    own, others = mine["slots"][0], other["slots"][0]
+    entry = own["intermediate"]
+    for changes, error, words in (
+        ({"intermediate": others["intermediate"]}, StateError, "not signed by its root"),
+        ({"root": entry}, StateError, "not signed by its root"),
+        (
+            {"intermediate": entry | {"key": own["root"]["key"]}},
+            StateError,
+            "is not the intermediate's key",
+        ),
+        ({"intermediate": entry | {"key": "absent"}}, StateError, "is missing"),
+        ({"intermediate": entry | {"key": "../x"}}, KeyFileError, "is not a key name"),
+        ({"phase": "retired"}, StateError, "cannot be read at"),
     ):
-        pass
-    path.write_text(json.dumps(mine | {"intermediate": entry | {"key": "absent"}}))
-    with pytest.raises(StateError, match="is missing"), keeper_of(tmp_path / "a"):
-        pass
-    path.write_text(json.dumps(mine | {"intermediate": entry | {"key": "../x"}}))
-    with pytest.raises(KeyFileError, match="is not a key name"), keeper_of(tmp_path / "a"):
-        pass
+        write(**changes)
+        with pytest.raises(error, match=words), keeper_of(tmp_path / "a"):
+            pass
+
+
+def test_state_from_before_slots(keeper_of, tmp_path):
+    """A manifest of the first version is the same authority, in the active slot."""
+    with keeper_of(tmp_path / "s") as keeper:
+        first = keeper.current()
+    slot = _manifest(tmp_path / "s")["slots"][0]
+    old = {
+        "version": 1,
+        "trust_domain": "example.org",
+        "root": slot["root"],
+        "intermediate": slot["intermediate"],
+    }
+    (tmp_path / "s/authority.json").write_text(json.dumps(old, indent=2))
+    with keeper_of(tmp_path / "s") as keeper:
+        assert keeper.current().intermediate == first.intermediate
+        assert keeper.prepare().number == 2
+    assert _manifest(tmp_path / "s")["version"] == 2
 
 
 def test_full_disk_at_first_start(keeper_of, tmp_path, monkeypatch):

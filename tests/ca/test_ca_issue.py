@@ -82,12 +82,12 @@ def test_refused_requests(issue, spiffe_id, lifetime, words):
 def test_a_bad_result_is_thrown_away(authority, clock):
     """A leaf that breaks the profile, however it came about, never leaves the CA."""
     request = SvidRequest(spiffe_id=ID, lifetime=timedelta(hours=1))
-    with pytest.raises(SvidInvalidError, match="key is not EC P-256"):
+    with pytest.raises(SvidInvalidError, match="on the curve `secp521r1`"):
         issue_x509_svid(
             request,
             authority,
             now=clock(),
-            new_key=lambda: ec.generate_private_key(ec.SECP384R1()),
+            new_key=lambda: ec.generate_private_key(ec.SECP521R1()),
         )
 
 
@@ -232,7 +232,7 @@ def test_a_leaf_cannot_sign_leaves(authority, clock, issue):
 def test_ed25519_is_refused(authority, clock):
     """A leaf that Envoy and gRPC would refuse as a peer is refused here."""
     key = ed25519.Ed25519PrivateKey.generate()
-    with pytest.raises(SvidInvalidError, match="not EC P-256"):
+    with pytest.raises(SvidInvalidError, match="refused by Envoy and gRPC peers"):
         verify_x509_svid(_forge(authority, clock, key=key), authority.roots, now=clock())
 
 
