@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -128,6 +129,11 @@ class RegoSettings(Section):
     skip_request_body_parse: bool = Field(
         default=False, description="No `parsed_body` and no `truncated_body`."
     )
+    dry_run: bool = Field(
+        default=False,
+        description="Its denials are told (record and dynamic metadata) and not enforced, as by "
+        "opa-envoy-plugin's `dry-run`; its failures and bad requests are.",
+    )
     compatibility: CompatibilitySettings = Field(
         default_factory=CompatibilitySettings,
         description="Ways of opa-envoy-plugin that are not safe.",
@@ -163,6 +169,7 @@ class RegoSettings(Section):
             budget_seconds=self.timeout_seconds,
             start_seconds=START_SECONDS if opa is None else opa.start_seconds,
             workers=self.workers,
+            dry_run=self.dry_run,
         )
 
 
@@ -212,6 +219,16 @@ def check_providers(value: tuple[ProviderSettings, ...]) -> tuple[ProviderSettin
         if each.default and first is not None:
             raise _wrong(index, f"`{first}` is the default provider already", "default")
     return value
+
+
+def check_somebody_decides(
+    paths: Sequence[Path], providers: Sequence[ProviderSettings], place: str, *below: str
+) -> None:
+    """Raise what pydantic reports where there is neither a policy nor a default provider."""
+    # INVARIANT: an authorizer without policies lets everybody in, so nobody may begin one
+    # by an empty list.
+    if not paths and not any(each.default for each in providers):
+        raise _wrong(place, "must have at least 1 entry, or a provider be the default", *below)
 
 
 def _wrong(place: str | int, why: str, *below: str) -> PydanticCustomError:

@@ -39,6 +39,14 @@ class ServingState:
         """Whether a request must say which service it is for."""
         return self.snapshot.needs_service
 
+    @property
+    def needs_workload(self) -> bool:
+        """Whether anything hangs on the workload: not where a default provider is all there is."""
+        snapshot = self.snapshot
+        return not self.terms.default or bool(
+            snapshot.policies or snapshot.request_authentications or snapshot.peer_authentications
+        )
+
     def policies_for(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
         """Return what applies to a workload, remembered while this state serves."""
         labels = frozenset(workload.labels.items())

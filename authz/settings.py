@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from audit.settings import AuditSettings
 from authz.identity_settings import IdentitySettings
 from authz.mesh_settings import MeshSettings
-from authz.provider_settings import ProviderSettings, check_providers
+from authz.provider_settings import (
+    ProviderSettings,
+    check_providers,
+    check_somebody_decides,
+)
 from authz.section import Section
 
 _UNIX_ADDRESS = re.compile(r"unix:///.+", re.ASCII)
@@ -68,9 +72,9 @@ class PolicySettings(Section):
 
     paths: tuple[Path, ...] = Field(
         default=(Path("policies"),),
-        min_length=1,
         description="Files and folders of Istio YAML (AuthorizationPolicy, "
-        "RequestAuthentication, PeerAuthentication).",
+        "RequestAuthentication, PeerAuthentication). None at all (`[]`) only beside a default "
+        "provider, which then decides alone.",
     )
     reload_seconds: float = Field(
         default=0.5,
@@ -144,3 +148,8 @@ class Settings(Section):
     )
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit record.")
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
+
+    @model_validator(mode="after")
+    def _somebody_decides(self) -> Settings:
+        check_somebody_decides(self.policies.paths, self.providers, "policies", "paths")
+        return self

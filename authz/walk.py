@@ -43,6 +43,7 @@ from policies.decision import (
 from policies.http_path import normalize_path
 from policies.request import Request, Workload
 
+_ANY = Workload(namespace="")
 _DEFAULT_CARRIERS = ("authorization", "access_token")
 
 
@@ -135,7 +136,7 @@ def _walk(
         return Outcome(request=request, decision=replace(refused, http_status=400))
     request = _with_path(request, path)
     workload = resolve_workload(request, around.static_workload, around.peer_rules.mappings)
-    if workload is None:
+    if workload is None and state.needs_workload:
         return Outcome(
             request=request,
             decision=denial(
@@ -144,7 +145,7 @@ def _walk(
                 detail="nothing names the namespace of the workload that is asked about",
             ),
         )
-    if workload.service is None and state.needs_service:
+    if workload is not None and workload.service is None and state.needs_service:
         return Outcome(
             request=request,
             decision=denial(
@@ -154,7 +155,7 @@ def _walk(
             ),
         )
     request = replace(request, workload=workload)
-    policies = state.policies_for(workload, is_http=request.is_http)
+    policies = state.policies_for(workload or _ANY, is_http=request.is_http)
     authentication = _authenticate(request, policies.jwt_rules, around)
     carriers = _carriers(policies.jwt_rules)
     failure = authentication.failure

@@ -11,7 +11,11 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from authz.mesh_settings import MeshSettings
 from authz.peer_settings import Mappings
-from authz.provider_settings import ProviderSettings, check_providers
+from authz.provider_settings import (
+    ProviderSettings,
+    check_providers,
+    check_somebody_decides,
+)
 from authz.section import Section
 from policies.decision import Effect, Reason, ShadowOutcome
 
@@ -48,10 +52,15 @@ class TestMetadata(Section):
 class PolicySources(Section):
     """What is tested; paths count from the test file's folder."""
 
-    istio: tuple[Path, ...] = Field(min_length=1, description="Istio policy files and folders.")
+    istio: tuple[Path, ...] = Field(description="Istio policy files and folders.")
     providers: Annotated[tuple[ProviderSettings, ...], AfterValidator(check_providers)] = Field(
         default=(), description="Extension providers of CUSTOM policies, as in meshwarden.yaml."
     )
+
+    @model_validator(mode="after")
+    def _somebody_decides(self) -> PolicySources:
+        check_somebody_decides(self.istio, self.providers, "istio")
+        return self
 
 
 class WorkloadFixture(Section):

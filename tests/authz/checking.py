@@ -10,6 +10,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 from audit.errors import AuditUnavailable
 from audit.record import AuditRecord
+from authz.custom import CustomTerms
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
@@ -70,6 +71,7 @@ def make_authorizer(
     recorder: MemoryRecorder | None = None,
     providers: dict[str, Provider] | None = None,
     kind: str = "AuthorizationPolicy",
+    terms: CustomTerms | None = None,
     **around: Any,
 ) -> Authorizer:
     """Return an authorizer for policies p0, p1, ... in namespace shop."""
@@ -87,7 +89,12 @@ def make_authorizer(
         for index, spec in enumerate(dict(spec) for spec in specs)
     ]
     snapshot = build_snapshot([("p.yaml", yaml.safe_dump_all(documents))], Mesh())
-    state = ServingState(snapshot=snapshot, providers=providers or {}, revision="r1")
+    state = ServingState(
+        snapshot=snapshot,
+        providers=providers or {},
+        revision="r1",
+        terms=terms or CustomTerms(),
+    )
     return Authorizer(
         state=lambda: state,
         around=Surroundings(
