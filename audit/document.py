@@ -167,7 +167,21 @@ class EventDocument(TypedDict):
 
     kind: Literal["event"]
     schema: Literal[1]
-    event: Literal["start", "stop", "reload", "resume", "record_fault"]
+    event: Literal[
+        "start",
+        "stop",
+        "reload",
+        "resume",
+        "record_fault",
+        "svid_issued",
+        "svid_refused",
+        "revoked",
+        "revocation_lifted",
+        "entry_added",
+        "entry_removed",
+        "join_token_made",
+        "authority_changed",
+    ]
     at: Time
     node: str
     details: dict[str, Any]

@@ -23,13 +23,21 @@ class Kind(StrEnum):
 
 
 class EventName(StrEnum):
-    """What happened to the authorizer or to the record itself."""
+    """What happened to the authorizer, to the companion CA, or to the record itself."""
 
     START = "start"
     STOP = "stop"
     RELOAD = "reload"
     RESUME = "resume"
     RECORD_FAULT = "record_fault"
+    SVID_ISSUED = "svid_issued"
+    SVID_REFUSED = "svid_refused"
+    REVOKED = "revoked"
+    REVOCATION_LIFTED = "revocation_lifted"
+    ENTRY_ADDED = "entry_added"
+    ENTRY_REMOVED = "entry_removed"
+    JOIN_TOKEN_MADE = "join_token_made"  # noqa: S105 - the name of an event
+    AUTHORITY_CHANGED = "authority_changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
