@@ -22,7 +22,7 @@ from opa_bridge.needed_input import NeededInput
 from opa_bridge.opa_address import OpaServer
 from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
 from opa_bridge.rego_files import digest, read_data, read_modules
-from opa_bridge.result import KNOWN_KEYS, read_verdict, unknown_keys
+from opa_bridge.result import KNOWN_KEYS, passed_in_dry_run, read_verdict, unknown_keys
 from policies.decision import (
     Decision,
     Effect,
@@ -70,6 +70,7 @@ class ProviderOptions:
 
     `proto_descriptor` is a FileDescriptorSet for gRPC bodies. `budget_seconds` bounds each
     evaluation, `start_seconds` the wait for an OPA server, `max_body_bytes` a request.
+    With `dry_run` its denials are told and not enforced.
     """
 
     compatibility: Compatibility = field(default_factory=Compatibility)
@@ -79,6 +80,7 @@ class ProviderOptions:
     budget_seconds: float = BUDGET_SECONDS
     start_seconds: float = START_SECONDS
     workers: int | None = None
+    dry_run: bool = False
 
     def for_input(self) -> InputOptions:
         """Return what concerns the input document.
@@ -100,7 +102,7 @@ class RegoProvider:
 
     `revision` is the SHA-256 of modules, data and entrypoint, or what an OPA server calls
     its own. `warnings` were found at load. `needs_istio` says whether the policy may look
-    at `input.meshwarden.istio`.
+    at `input.meshwarden.istio`. With `dry_run` a denial passes, and says so.
     """
 
     name: str
@@ -112,6 +114,7 @@ class RegoProvider:
     compatibility: Compatibility = field(default_factory=Compatibility)
     needs_istio: bool = True
     budget_seconds: float = BUDGET_SECONDS
+    dry_run: bool = False
 
     def evaluate(
         self,
@@ -158,7 +161,7 @@ class RegoProvider:
             listed = ", ".join(f"`{key}`" for key in unknown)
             detail = f"{verdict.detail} (unknown result keys {listed})".strip()
             verdict = replace(verdict, detail=detail)
-        return verdict
+        return passed_in_dry_run(verdict) if self.dry_run else verdict
 
 
 def load_provider(
@@ -224,6 +227,7 @@ def _proven(
         max_body_bytes=options.max_body_bytes,
         input_options=options.for_input(),
         compatibility=compatibility,
+        dry_run=options.dry_run,
         budget_seconds=options.budget_seconds,
     )
 

@@ -53,6 +53,23 @@ def read_verdict(result: Any, compatibility: Compatibility = _SAFE) -> ProviderV
     return _allowed(result, compatibility) if result["allowed"] else _denied(result)
 
 
+def passed_in_dry_run(verdict: ProviderVerdict) -> ProviderVerdict:
+    """Return the verdict of a policy that is only tried out: a denial passes, and is told.
+
+    Spec: opa-envoy-plugin, `dry-run`: a denial becomes an empty OK, its metadata are sent;
+    an allow keeps all its mutations. What is no verdict (an error, a bad request) stays one.
+    """
+    if verdict.effect is Effect.ALLOW:
+        return verdict
+    said = f": {verdict.detail}" if verdict.detail else ""
+    return ProviderVerdict(
+        effect=Effect.ALLOW,
+        http_status=200,
+        detail=f"in a dry run; it would deny with {verdict.http_status}{said}",
+        mutations=Mutations(dynamic_metadata=verdict.mutations.dynamic_metadata),
+    )
+
+
 def unknown_keys(result: Any) -> tuple[str, ...]:
     """Return the keys of a result that mean nothing, sorted: probably misspelt ones."""
     return tuple(sorted(set(result) - KNOWN_KEYS)) if isinstance(result, Mapping) else ()

@@ -45,6 +45,11 @@ class RealOpa:
                 client.put(f"/v1/policies/m{index}.rego", content=module).raise_for_status()
         self.loaded[:] = wanted
 
+    def replace(self, module: str) -> None:
+        """Put a module in the place of the first one, at once."""
+        httpx.put(f"{self.tcp}/v1/policies/m0.rego", content=module).raise_for_status()
+        self.loaded[:] = [[module], {}]
+
 
 @contextmanager
 def running_opa(*arguments: str) -> Iterator[RealOpa]:

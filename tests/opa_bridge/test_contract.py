@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -258,14 +259,25 @@ def expect_verdict(case: Mapping[str, Any], provider: RegoProvider, request: Req
     assert want == {name: getattr(verdict, name) for name in want}
 
 
+def expect_result(case: Mapping[str, Any], provider: RegoProvider) -> None:
+    """Let the policy answer what a case says, and hold the verdict against it."""
+    body = json.dumps({"result": case["result"]}).encode()
+    headers = {"content-type": ("application/json",)}
+    path = case.get("path", "/")
+    request = Request(method="POST", path=path, host="h", headers=headers, body=body)
+    expect_verdict(case, provider, request)
+
+
 @pytest.mark.parametrize("case", cases("result"))
 def test_result(case: dict[str, Any], load: Load) -> None:
     """A result means what opa-envoy-plugin makes of it, or is an error."""
-    provider = load([SAY], options=options_of(case))
-    body = json.dumps({"result": case["result"]}).encode()
-    headers = {"content-type": ("application/json",)}
-    request = Request(method="POST", path="/", host="h", headers=headers, body=body)
-    expect_verdict(case, provider, request)
+    expect_result(case, load([SAY], options=options_of(case)))
+
+
+@pytest.mark.parametrize("case", cases("dry_run"))
+def test_dry_run(case: dict[str, Any], load: Load) -> None:
+    """Of a policy that is tried out, denials pass and are told; everything else stays."""
+    expect_result(case, replace(load([SAY]), dry_run=True))
 
 
 @pytest.mark.parametrize("case", cases("policy"))
@@ -288,6 +300,72 @@ def test_time_that_is_over(load: Load) -> None:
     provider = load([ECHO])
     with pytest.raises(ProviderError):
         provider.evaluate(Request(method="GET", path="/", host="h"), 0.0)
+
+
+def versions() -> list[str]:
+    """Return two policies that differ in what they tell."""
+    text = 'package envoy.authz\nresult := {{"allowed": true, "dynamic_metadata": {{"v": {}}}}}\n'
+    return [text.format(1), text.format(2)]
+
+
+def ask_meanwhile(ask: Callable[[], Any], swap: Callable[[int], None]) -> set[Any]:
+    """Return what four threads were told while policies were swapped again and again."""
+    told: set[Any] = set()
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            told.add(ask())
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for turn in range(6):
+        swap(turn)
+    over.set()
+    for thread in threads:
+        thread.join(20)
+    return told
+
+
+def version_of(provider: RegoProvider) -> Any:
+    """Return the version that answers, or the error."""
+    try:
+        found = provider.evaluate(Request(method="GET", path="/", host="h"))
+        return found.mutations.dynamic_metadata["v"]
+    except ProviderError as exc:
+        return str(exc)
+
+
+def test_embedded_policy_swapped_under_load(tmp_path: Path) -> None:
+    """While policies are swapped every request gets the old or the new one's answer."""
+
+    def load_version(turn: int) -> RegoProvider:
+        (tmp_path / "m.rego").write_text(versions()[turn % 2], "utf-8")
+        return load_provider("p", [tmp_path], ENTRYPOINT, (), ProviderOptions(workers=1))
+
+    serving = [load_version(1)]
+
+    def swap(turn: int) -> None:
+        serving[0] = load_version(turn)
+
+    assert ask_meanwhile(lambda: version_of(serving[0]), swap) == {1, 2}
+
+
+@pytest.mark.opa
+def test_opa_policy_swapped_under_load(opa: RealOpa) -> None:
+    """While OPA takes another policy every request gets the old or the new one's answer."""
+    opa.load(versions()[:1], {})
+    provider = connect_provider("p", OpaServer(url=opa.unix), ENTRYPOINT)
+
+    def swap(turn: int) -> None:
+        opa.replace(versions()[(turn + 1) % 2])
+        # OPA answers once the new policy serves, so this asks once or a few times.
+        while version_of(provider) != (turn + 1) % 2 + 1:
+            pass
+
+    assert ask_meanwhile(lambda: version_of(provider), swap) == {1, 2}
+    provider.engine.close()  # type: ignore[attr-defined]  # both engines have it
 
 
 def test_compatibility_is_documented() -> None:
