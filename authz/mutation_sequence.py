@@ -47,14 +47,37 @@ def on_denial(first: Mutations, denial: Mutations) -> Mutations:
 
 def as_changed(request: Request, mutations: Mutations) -> Request:
     """Return the request as the next filter sees its headers."""
-    settled = in_sequence(mutations, Mutations())
-    removed = set(settled.remove_request_headers)
+    clear = in_sequence(mutations, Mutations())
+    removed = set(clear.remove_request_headers)
     headers = {name: each for name, each in request.headers.items() if name not in removed}
-    for name in _names(settled.set_request_headers):
+    for name in _names(clear.set_request_headers):
         headers[name] = ()
-    for name, value in (*settled.set_request_headers, *settled.append_request_headers):
-        headers[name] = (*headers.get(name, ()), value)
+    for name, value in clear.set_request_headers:
+        headers[name] = (*headers[name], value)
+    for name, value in clear.append_request_headers:
+        # Envoy appends to the first line of that name, where there is one.
+        line, *rest = headers.get(name, ("",))
+        headers[name] = (f"{line},{value}" if line else value, *rest)
     return request if headers == request.headers else replace(request, headers=headers)
+
+
+def settled(mutations: Mutations, request: Request) -> Mutations:
+    """Return changes that add to a header only where the request has it, and else set it.
+
+    WHY: Envoy 1.40 drops `append: true` for a header that is not there, and without it
+    overwrites one that is.
+    """
+    present = set(request.headers) | _names(mutations.set_request_headers)
+    alone: list[tuple[str, str]] = []
+    added: list[tuple[str, str]] = []
+    for name, value in mutations.append_request_headers:
+        (added if name in present else alone).append((name, value))
+        present.add(name)
+    return replace(
+        mutations,
+        set_request_headers=(*mutations.set_request_headers, *alone),
+        append_request_headers=tuple(added),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from authz.mutation_sequence import settled
 from authz.settings import IdentityHeaderSettings
 from identity.request_authentication import Authentication
 from policies.decision import Mutations
@@ -23,6 +24,7 @@ def merge_mutations(
     Order: what RequestAuthentication passes on, what the provider set, then the
     identity headers, which neither a client nor a provider can speak for.
     """
+    custom = settled(custom, request)
     identity = _identity_headers(request, headers)
     protected = {name for name, _ in identity}
     named = protected.union(name for name, _ in authentication.set_request_headers)
