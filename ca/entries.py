@@ -142,16 +142,40 @@ def load_entries(connection: Connection) -> tuple[RegistrationEntry, ...]:
     return tuple(_entry(found) for found in connection.execute(query))
 
 
-def granted_ids(
-    entries: Iterable[RegistrationEntry], caller: Caller, now: datetime
-) -> tuple[tuple[SpiffeId, RegistrationEntry], ...]:
-    """Return each ID that `caller` may hold, once, with the first entry that gives it."""
-    found: dict[SpiffeId, RegistrationEntry] = {}
-    for entry in entries:
-        spiffe_id = entry.id_for(caller) if entry.is_in_force(now) else None
-        if spiffe_id is not None:
-            found.setdefault(spiffe_id, entry)
-    return tuple(found.items())
+class EntryIndex:
+    """Entries by what finds them, so that a request does not look at each of them."""
+
+    def __init__(self, entries: Iterable[RegistrationEntry]) -> None:
+        """Index `entries`, which come oldest first."""
+        self.entries = tuple(entries)
+        # An entry that fits has all its selectors among the caller's, so any one of them finds it.
+        self._by_selector: dict[str, list[int]] = {}
+        self._by_id: dict[str, list[int]] = {}
+        self._templates: list[int] = []
+        for place, entry in enumerate(self.entries):
+            self._by_selector.setdefault(max(entry.selectors), []).append(place)
+            if "{" in entry.spiffe_id:
+                self._templates.append(place)
+            else:
+                self._by_id.setdefault(entry.spiffe_id, []).append(place)
+
+    def granted(
+        self, caller: Caller, now: datetime
+    ) -> tuple[tuple[SpiffeId, RegistrationEntry], ...]:
+        """Return each ID that `caller` may hold, once, with the oldest entry that gives it."""
+        found: dict[SpiffeId, RegistrationEntry] = {}
+        for place in sorted(self._candidates(caller)):
+            entry = self.entries[place]
+            spiffe_id = entry.id_for(caller) if entry.is_in_force(now) else None
+            if spiffe_id is not None:
+                found.setdefault(spiffe_id, entry)
+        return tuple(found.items())
+
+    def _candidates(self, caller: Caller) -> Iterable[int]:
+        """Return the places of the entries that could fit."""
+        if caller.method is Method.X509_SVID:
+            return [*self._by_id.get(str(caller.holds), ()), *self._templates]
+        return [p for each in caller.selectors for p in self._by_selector.get(each, ())]
 
 
 def _parsed(text: str) -> SpiffeId | None:

@@ -1,6 +1,7 @@
 """Issuance of one X.509-SVID in four beats: check the request, build, sign, validate the result.
 
-The key is made here, for one certificate only, and never written to disk.
+For a key that is shown by a CSR, or one made here for one certificate only and never written to
+disk. What is issued here is not yet recorded: see `ca.issuance`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from cryptography import x509
 
 from ca.authority import Authority
 from ca.errors import AuthorityExpiredError, IssueRefusedError
-from ca.key_kinds import PrivateKey, generate_key, signature_hash
+from ca.key_kinds import PrivateKey, PublicKey, generate_key, signature_hash
 from ca.profile import Validity, build_leaf
+from ca.refusal import Refusal
 from ca.svid import X509Svid
-from ca.validate import verify_x509_svid
+from ca.validate import verify_issued
 from identity.spiffe_id import SpiffeId
 
 # BUDGET: a signer with less than this left (or than one leaf's life) signs no more: leaves of a
@@ -48,33 +50,56 @@ def issue_x509_svid(
         AuthorityExpiredError: the signer is too near to its end.
         SvidInvalidError: what came out breaks the standard; it is thrown away.
     """
-    _check_request(request, authority, now)
     key = new_key()
+    chain = issue_for_key(request, key.public_key(), authority, now=now, new_serial=new_serial)
+    return X509Svid(spiffe_id=request.spiffe_id, chain=chain, key=key)
+
+
+def issue_for_key(
+    request: SvidRequest,
+    key: PublicKey,
+    authority: Authority,
+    *,
+    now: datetime,
+    new_serial: Callable[[], int] = x509.random_serial_number,
+) -> tuple[x509.Certificate, ...]:
+    """Return a chain for the holder of `key`, leaf first; it ends no later than its signer.
+
+    Raises:
+        IssueRefusedError: the request breaks a rule of issuance.
+        AuthorityExpiredError: the signer is too near to its end.
+        SvidInvalidError: what came out breaks the standard; it is thrown away.
+    """
+    _check_request(request, authority, now)
     builder = build_leaf(
         authority.intermediate,
         request.spiffe_id,
         request.dns_names,
-        key.public_key(),
+        key,
         new_serial(),
         Validity.of(now, request.lifetime, authority.intermediate),
     )
     leaf = builder.sign(authority.key, signature_hash(authority.key))
-    svid = X509Svid(spiffe_id=request.spiffe_id, chain=(leaf, *authority.chain), key=key)
-    verify_x509_svid(svid, authority.roots, now=now)
-    return svid
+    chain = (leaf, *authority.chain)
+    verify_issued(chain, request.spiffe_id, key, authority.roots, now=now)
+    return chain
 
 
 def _check_request(request: SvidRequest, authority: Authority, now: datetime) -> None:
     """Refuse what this authority must not sign."""
     if request.spiffe_id.trust_domain != authority.trust_domain:
         raise IssueRefusedError(
-            f"`{request.spiffe_id}` is not in the trust domain `{authority.trust_domain}`"
+            f"`{request.spiffe_id}` is not in the trust domain `{authority.trust_domain}`",
+            reason=Refusal.ID_OF_OTHER_TRUST_DOMAIN,
         )
     # X509-SVID §3: a leaf's SPIFFE ID has a non-root path.
     if not request.spiffe_id.path:
-        raise IssueRefusedError(f"`{request.spiffe_id}` names a trust domain, not a workload")
+        raise IssueRefusedError(
+            f"`{request.spiffe_id}` names a trust domain, not a workload",
+            reason=Refusal.ID_MALFORMED,
+        )
     if request.lifetime <= timedelta(0):
-        raise IssueRefusedError("the lifetime is not positive")
+        raise IssueRefusedError("the lifetime is not positive", reason=Refusal.LIFETIME)
     remaining = authority.intermediate.not_valid_after_utc - now
     if remaining < min(request.lifetime, _MIN_SIGNER_REMAINING):
         raise AuthorityExpiredError("the intermediate is too near to its end to sign")

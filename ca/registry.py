@@ -11,7 +11,7 @@ from datetime import datetime
 from threading import Lock
 
 from ca.caller import Caller
-from ca.entries import RegistrationEntry, granted_ids, load_entries
+from ca.entries import EntryIndex, RegistrationEntry, load_entries
 from ca.revocations import DeniedKind, Revocation, load_revocations
 from ca.store import Store, counter_value
 from ca.store_schema import REGISTRY_REVISION
@@ -23,7 +23,7 @@ class RegistryState:
     """Entries and denials that belong together."""
 
     revision: int
-    entries: tuple[RegistrationEntry, ...]
+    entries: EntryIndex
     denied: dict[tuple[DeniedKind, str], Revocation]
 
     def grants(
@@ -32,7 +32,7 @@ class RegistryState:
         """Return each ID that `caller` may hold now, with the entry that gives it, oldest first."""
         return tuple(
             (spiffe_id, entry)
-            for spiffe_id, entry in granted_ids(self.entries, caller, now)
+            for spiffe_id, entry in self.entries.granted(caller, now)
             if self.denial(DeniedKind.SPIFFE_ID, str(spiffe_id), now) is None
         )
 
@@ -91,6 +91,6 @@ def _read(store: Store) -> RegistryState:
         # The revision first: a change between the statements makes the state newer than its
         # number, and so it is read once more, never trusted for longer.
         revision = counter_value(connection, REGISTRY_REVISION)
-        entries = load_entries(connection)
+        entries = EntryIndex(load_entries(connection))
         denied = {(each.kind, each.value): each for each in load_revocations(connection)}
     return RegistryState(revision=revision, entries=entries, denied=denied)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.errors import KeyRefusedError, SvidInvalidError
-from ca.key_kinds import check_public_key
+from ca.key_kinds import PublicKey, check_public_key
 from ca.svid import X509Svid
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId
@@ -36,9 +37,25 @@ def verify_x509_svid(svid: X509Svid, roots: Sequence[x509.Certificate], *, now: 
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
-    chain = _read_back(svid.chain)
-    verify_leaf(chain[0], svid.spiffe_id)
-    if _spki(chain[0].public_key()) != _spki(svid.key.public_key()):
+    verify_issued(svid.chain, svid.spiffe_id, svid.key.public_key(), roots, now=now)
+
+
+def verify_issued(
+    issued: Sequence[x509.Certificate],
+    spiffe_id: SpiffeId,
+    key: PublicKey,
+    roots: Sequence[x509.Certificate],
+    *,
+    now: datetime,
+) -> None:
+    """Return when the chain `issued` is an X.509-SVID of `spiffe_id` for the holder of `key`.
+
+    Raises:
+        SvidInvalidError: naming the first requirement it breaks.
+    """
+    chain = _read_back(tuple(issued))
+    verify_leaf(chain[0], spiffe_id)
+    if _spki(chain[0].public_key()) != _spki(key):
         raise SvidInvalidError("the private key does not belong to the leaf")
     verify_chain(chain, _read_back(tuple(roots)), now=now)
 
@@ -95,7 +112,8 @@ def verify_chain(
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise SvidInvalidError("a certificate of the chain is not in its validity")
     for depth, (certificate, issuer) in enumerate(pairwise(path)):
-        if not _is_issued_by(certificate, issuer):
+        is_issued = _is_issued_by if depth == 0 else _is_authority_issued_by
+        if not is_issued(certificate, issuer):
             raise SvidInvalidError("a certificate of the chain is not signed by the next")
         verify_authority(issuer, trust_domain_id, below=depth)
 
@@ -177,7 +195,7 @@ def _issuing_root(
 ) -> x509.Certificate:
     """Return the root that signed `certificate`."""
     for root in roots:
-        if _is_issued_by(certificate, root):
+        if _is_authority_issued_by(certificate, root):
             return root
     raise SvidInvalidError("the chain does not end at a trusted root")
 
@@ -189,6 +207,11 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+# An authority signs thousands of leaves: what a signature of its own certificate is worth does not
+# change from one to the next. Validity does, and is never remembered.
+_is_authority_issued_by = lru_cache(maxsize=64)(_is_issued_by)
 
 
 def _read_back(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:

@@ -1,0 +1,412 @@
+"""The one way to a certificate: check, build, sign, validate, record, and only then let it go.
+
+Whatever the transport, a request comes here with a caller that an attestor has proven; entries say
+which ID it may hold, the registry which IDs and keys are denied. What is refused is recorded with
+its named reason, what is issued with everything that led to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from audit.record import AuditEvent, EventName
+from ca.authority import Authority
+from ca.caller import Caller, Method
+from ca.clock import Clock
+from ca.csr import ReadCsr, read_csr, spki_digest
+from ca.errors import (
+    AuthorityExpiredError,
+    CaError,
+    IssueRefusedError,
+    StoreError,
+    SvidInvalidError,
+)
+from ca.grant import Grant, IssuancePolicy, choose_grant
+from ca.issue import SvidRequest, issue_for_key
+from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
+from ca.ledger import LedgerRow, format_serial
+from ca.recorder import Recorder, Recording, StaleRegistryError
+from ca.refusal import Refusal
+from ca.registry import Registry
+from ca.revocations import DeniedKind
+from ca.svid import X509Svid, to_pem
+from identity.spiffe_id import SpiffeId
+
+# BUDGET: entries that change faster than a certificate is signed would keep it waiting for ever.
+_MAX_CHECKS = 5
+_MAX_EVIDENCE = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningRequest:
+    """What a transport was asked: a CSR (PEM or DER), perhaps an ID, perhaps a lifetime.
+
+    Without `spiffe_id` the CSR's own URI counts, and without that the only ID the caller may hold.
+    """
+
+    csr: bytes
+    spiffe_id: SpiffeId | None = None
+    lifetime: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedSvid:
+    """A certificate that is on record and may leave: leaf first, and the roots it leads to."""
+
+    spiffe_id: SpiffeId
+    chain: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...]
+
+    @property
+    def serial(self) -> str:
+        """The leaf's serial number as the ledger spells it."""
+        return format_serial(self.chain[0].serial_number)
+
+    @property
+    def expires_at(self) -> datetime:
+        """The end of the first certificate of the chain to end."""
+        return min(certificate.not_valid_after_utc for certificate in self.chain)
+
+    def chain_pem(self) -> bytes:
+        """Return the chain as concatenated PEM, leaf first."""
+        return to_pem(self.chain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRecord:
+    """What the ledger keeps of a JWT-SVID; `key` is the public key that verifies it."""
+
+    token_id: str
+    spiffe_id: SpiffeId
+    audiences: tuple[str, ...]
+    key: PublicKey = field(repr=False)
+    token_sha256: str
+    issued_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuanceParts:
+    """What issuance needs from outside; `node` names this replica in every row."""
+
+    authority: Callable[[], Authority]
+    registry: Registry
+    recorder: Recorder
+    policy: IssuancePolicy
+    clock: Clock
+    node: str
+    new_serial: Callable[[], int] = x509.random_serial_number
+
+
+class Issuance:
+    """Issues. Any thread may call it.
+
+    `issued` counts what became durable, `refused` what did not by reason; both are for metrics.
+    """
+
+    def __init__(self, parts: IssuanceParts) -> None:
+        """Issue with `parts`."""
+        self.issued = 0
+        self.refused: Counter[Refusal] = Counter()
+        self._parts = parts
+
+    def sign(self, request: SigningRequest, caller: Caller) -> IssuedSvid:
+        """Return a certificate for the key of a CSR; blocks until it is on record.
+
+        Raises:
+            IssueRefusedError: the request breaks a rule; `reason` names it.
+            AuthorityExpiredError: there is nothing in force to sign with.
+            StoreError: it could not be recorded.
+            SvidInvalidError: what came out breaks the standard.
+        """
+        return self.begin(request, caller).result()
+
+    async def sign_async(self, request: SigningRequest, caller: Caller) -> IssuedSvid:
+        """Do as `sign` does, without blocking the event loop while the disk works."""
+        return await asyncio.wrap_future(self.begin(request, caller))
+
+    def begin(self, request: SigningRequest, caller: Caller) -> Future[IssuedSvid]:
+        """Start `sign` and return its future; the signature is made in the calling thread."""
+        attempt = _Attempt(caller=caller, asked=request.spiffe_id, lifetime=request.lifetime)
+        try:
+            attempt.csr = read_csr(request.csr)
+            attempt.key = attempt.csr.public_key
+        except IssueRefusedError as exc:
+            return self._refuse(attempt, exc)
+        return self._begin(attempt)
+
+    def issue(
+        self,
+        spiffe_id: SpiffeId,
+        caller: Caller,
+        *,
+        lifetime: timedelta | None = None,
+        dns_names: tuple[str, ...] = (),
+        new_key: Callable[[], PrivateKey] = generate_key,
+    ) -> X509Svid:
+        """Return a certificate with a key made here; blocks until it is on record.
+
+        `dns_names` count only for a caller whom the configuration or the operator `granted` the
+        ID; others get those of their entry.
+
+        Raises:
+            CaError: as `sign`.
+        """
+        key = new_key()
+        attempt = _Attempt(caller=caller, asked=spiffe_id, lifetime=lifetime, dns_names=dns_names)
+        attempt.key = check_public_key(key.public_key())
+        issued = self._begin(attempt).result()
+        return X509Svid(spiffe_id=issued.spiffe_id, chain=issued.chain, key=key)
+
+    def record_token(self, token: TokenRecord, caller: Caller, entry_id: str) -> Future[None]:
+        """Record a JWT-SVID; it may leave once the future is resolved without an error.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+        parts = self._parts
+        row = LedgerRow(
+            kind="jwt",
+            serial=token.token_id,
+            spiffe_id=str(token.spiffe_id),
+            authority=format_serial(parts.authority().intermediate.serial_number),
+            entry_id=entry_id,
+            spki_sha256=spki_digest(token.key),
+            der_sha256=token.token_sha256,
+            der=b"",
+            method=caller.method.value,
+            evidence=_trimmed(caller.evidence),
+            node=parts.node,
+            issued_at=token.issued_at,
+            not_before=token.issued_at,
+            not_after=token.expires_at,
+        )
+        details = _row_details(row) | {"audiences": list(token.audiences)}
+        done = parts.recorder.record(
+            Recording(
+                event=self._event(EventName.SVID_ISSUED, details),
+                row=row,
+                revision=parts.registry.state.revision,
+            )
+        )
+        done.add_done_callback(self._count)
+        return done
+
+    def refuse(
+        self, error: IssueRefusedError, method: Method, evidence: Mapping[str, str]
+    ) -> Future[None]:
+        """Record that a caller could not be attested; for transports. The future is resolved
+        when the record is on the disk, or ends with a StoreError.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+        self.refused[error.reason] += 1
+        caller = Caller(method=method, evidence=evidence)
+        return self._parts.recorder.record(
+            Recording(event=self._refusal_event(_Attempt(caller=caller), error, error.reason))
+        )
+
+    def _begin(self, attempt: _Attempt) -> Future[IssuedSvid]:
+        """Sign what was read, record it, and return the future of the whole."""
+        try:
+            issued, recording = self._signed(attempt)
+            recorded = self._parts.recorder.record(recording)
+        except CaError as exc:
+            return self._refuse(attempt, exc)
+        outcome: Future[IssuedSvid] = Future()
+
+        def settle(done: Future[None]) -> None:
+            error = done.exception()
+            if error is None:
+                self.issued += 1
+                outcome.set_result(issued)
+            elif isinstance(error, StaleRegistryError) and attempt.checks < _MAX_CHECKS:
+                _pass_on(self._begin(attempt), outcome)
+            else:
+                shown = error if isinstance(error, CaError) else StoreError("not recorded")
+                _pass_on(self._refuse(attempt, shown), outcome)
+
+        recorded.add_done_callback(settle)
+        return outcome
+
+    def _signed(self, attempt: _Attempt) -> tuple[IssuedSvid, Recording]:
+        """Check, build, sign and validate; return the result with what to record of it."""
+        parts, now = self._parts, self._parts.clock()
+        state = parts.registry.state
+        if attempt.checks:
+            state = parts.registry.refresh(after=state.revision)
+        attempt.checks += 1
+        authority = parts.authority()
+        assert attempt.key is not None
+        spki = attempt.csr.spki_sha256 if attempt.csr else spki_digest(attempt.key)
+        _check_key(attempt.key, authority)
+        if state.denial(DeniedKind.KEY, spki, now):
+            raise IssueRefusedError("the key is denied", reason=Refusal.DENIED)
+        asked_by_csr = attempt.csr.asked if attempt.csr else None
+        grant = choose_grant(
+            state,
+            attempt.caller,
+            (attempt.asked, asked_by_csr),
+            trust_domain=authority.trust_domain,
+            now=now,
+        )
+        svid_request = SvidRequest(
+            spiffe_id=grant.spiffe_id,
+            lifetime=parts.policy.lifetime_for(grant.lifetime, attempt.lifetime),
+            dns_names=grant.dns_names or (attempt.dns_names if attempt.caller.granted else ()),
+        )
+        chain = issue_for_key(
+            svid_request, attempt.key, authority, now=now, new_serial=parts.new_serial
+        )
+        issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=chain, roots=authority.roots)
+        row = self._row(attempt, grant, issued, authority, spki)
+        event = self._event(EventName.SVID_ISSUED, _row_details(row))
+        return issued, Recording(event=event, row=row, revision=state.revision)
+
+    def _row(
+        self,
+        attempt: _Attempt,
+        grant: Grant,
+        issued: IssuedSvid,
+        authority: Authority,
+        spki: str,
+    ) -> LedgerRow:
+        """Return the ledger's row of a certificate."""
+        leaf = issued.chain[0]
+        der = leaf.public_bytes(serialization.Encoding.DER)
+        return LedgerRow(
+            serial=issued.serial,
+            spiffe_id=str(issued.spiffe_id),
+            authority=format_serial(authority.intermediate.serial_number),
+            entry_id=grant.entry_id,
+            spki_sha256=spki,
+            der_sha256=hashlib.sha256(der).hexdigest(),
+            der=der,
+            csr_sha256=attempt.csr.csr_sha256 if attempt.csr else "",
+            method=attempt.caller.method.value,
+            evidence=_trimmed(attempt.caller.evidence),
+            node=self._parts.node,
+            issued_at=self._parts.clock(),
+            not_before=leaf.not_valid_before_utc,
+            not_after=leaf.not_valid_after_utc,
+        )
+
+    def _refuse(self, attempt: _Attempt, error: CaError) -> Future[IssuedSvid]:
+        """Record a refusal; the future ends with `error` once that is durable, or cannot be."""
+        reason = _reason_of(error)
+        self.refused[reason] += 1
+        outcome: Future[IssuedSvid] = Future()
+        try:
+            recorded = self._parts.recorder.record(
+                Recording(event=self._refusal_event(attempt, error, reason))
+            )
+        except StoreError:
+            # Nothing was issued, so nothing is lost but the word of it.
+            outcome.set_exception(error)
+            return outcome
+        recorded.add_done_callback(lambda _: outcome.set_exception(error))
+        return outcome
+
+    def _refusal_event(self, attempt: _Attempt, error: CaError, reason: Refusal) -> AuditEvent:
+        """Return the line of a refusal."""
+        details: dict[str, object] = {
+            "reason": reason.value,
+            "why": str(error),
+            "method": attempt.caller.method.value,
+            "evidence": _trimmed(attempt.caller.evidence),
+        }
+        asked = attempt.asked or (attempt.csr.asked if attempt.csr else None)
+        if asked is not None:
+            details["spiffe_id"] = str(asked)
+        if attempt.csr is not None:
+            details["csr_sha256"] = attempt.csr.csr_sha256
+            details["spki_sha256"] = attempt.csr.spki_sha256
+        return self._event(EventName.SVID_REFUSED, details)
+
+    def _event(self, name: EventName, details: Mapping[str, object]) -> AuditEvent:
+        """Return an event of this moment."""
+        return AuditEvent(event=name, at=self._parts.clock().timestamp(), details=details)
+
+    def _count(self, done: Future[None]) -> None:
+        """Count what became durable."""
+        if done.exception() is None:
+            self.issued += 1
+
+
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """One request on its way; `checks` counts how often it was held against the registry."""
+
+    caller: Caller
+    asked: SpiffeId | None = None
+    lifetime: timedelta | None = None
+    dns_names: tuple[str, ...] = ()
+    csr: ReadCsr | None = None
+    key: PublicKey | None = None
+    checks: int = 0
+
+
+def _check_key(key: PublicKey, authority: Authority) -> None:
+    """Refuse a key that is an authority's own."""
+    for certificate in (*authority.chain, *authority.roots):
+        if certificate.public_key() == key:
+            raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
+
+
+def _reason_of(error: CaError) -> Refusal:
+    """Return the named reason of what kept a certificate back."""
+    match error:
+        case IssueRefusedError():
+            return error.reason
+        case AuthorityExpiredError():
+            return Refusal.AUTHORITY_UNAVAILABLE
+        case SvidInvalidError():
+            return Refusal.RESULT_INVALID
+        case _:
+            return Refusal.RECORD_UNAVAILABLE
+
+
+def _row_details(row: LedgerRow) -> dict[str, object]:
+    """Return what the audit line says of a row: all but the certificate itself."""
+    return {
+        "kind": row.kind,
+        "serial": row.serial,
+        "spiffe_id": row.spiffe_id,
+        "authority": row.authority,
+        "entry_id": row.entry_id,
+        "spki_sha256": row.spki_sha256,
+        "der_sha256": row.der_sha256,
+        "csr_sha256": row.csr_sha256,
+        "method": row.method,
+        "evidence": row.evidence,
+        "not_before": int(row.not_before.timestamp()),
+        "not_after": int(row.not_after.timestamp()),
+    }
+
+
+def _trimmed(evidence: Mapping[str, str]) -> dict[str, str]:
+    """Return evidence at a length that fits every record: some of it is the caller's own words."""
+    return {name: value[:_MAX_EVIDENCE] for name, value in evidence.items()}
+
+
+def _pass_on(source: Future[IssuedSvid], target: Future[IssuedSvid]) -> None:
+    """Give `target` the outcome of `source`."""
+
+    def copy(done: Future[IssuedSvid]) -> None:
+        error = done.exception()
+        if error is None:
+            target.set_result(done.result())
+        else:
+            target.set_exception(error)
+
+    source.add_done_callback(copy)

@@ -1,0 +1,174 @@
+"""Group commit: what is issued is durable in ledger and audit chain before its caller learns of it.
+
+Theory of operation. Callers hand over a row and an event and get a future. One thread takes all
+that waits, writes the rows in one transaction, then the events in one append, then resolves the
+futures; meanwhile the next group gathers. The ledger comes first: it refuses a serial number that
+is taken, and a row whose certificate never left harms nobody. While either cannot be written,
+nothing is issued; each group tries anew, so no restart is needed.
+
+INVARIANT: a future that is resolved without an error stands for a row and a line on the disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import structlog
+
+from audit.record import AuditEvent
+from ca.audit_chain import AuditChain
+from ca.errors import CaError, DuplicateSerialError, StoreError
+from ca.ledger import LedgerRow, insert_rows
+from ca.store import Store, counter_value
+from ca.store_schema import REGISTRY_REVISION
+
+_log = structlog.get_logger(__name__)
+# BUDGET: a group this size takes some ten milliseconds, which is what the last in it waits.
+_MAX_GROUP = 256
+# BUDGET: beyond this the disk cannot keep up; callers are told at once and come back later.
+_MAX_WAITING = 4096
+
+
+class StaleRegistryError(CaError):
+    """Entries or denials changed since the request was checked; it must be checked anew."""
+
+    code = "ca.stale_registry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """What is to be durable: an event, and for an issuance its row and the registry's revision."""
+
+    event: AuditEvent
+    row: LedgerRow | None = None
+    revision: int | None = None
+    done: Future[None] = field(default_factory=Future)
+
+
+class Recorder:
+    """The thread that writes; `close` it when done. `recorded` counts what became durable."""
+
+    def __init__(self, store: Store, chain: AuditChain) -> None:
+        """Start the thread; `chain` is the recorder's from now on."""
+        self.recorded = 0
+        self._store = store
+        self._chain = chain
+        self._waiting: deque[Recording] = deque()
+        self._wake = threading.Condition()
+        self._is_closing = False
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._run, name="ca-recorder", daemon=True)
+        self._thread.start()
+
+    def record(self, recording: Recording) -> Future[None]:
+        """Return the future of `recording`: no error once it is durable.
+
+        The future ends with StaleRegistryError (nothing is written), DuplicateSerialError (of the
+        row, nothing is written) or StoreError (it must be taken for not written).
+
+        Raises:
+            StoreError: too many wait already, or the recorder is closed.
+        """
+        with self._wake:
+            if self._is_closing:
+                raise StoreError("the recorder is closed")
+            if len(self._waiting) >= _MAX_WAITING:
+                raise StoreError(f"{_MAX_WAITING} issuances wait for the disk already")
+            self._waiting.append(recording)
+            self._wake.notify()
+        return recording.done
+
+    def health(self) -> str | None:
+        """Return why the last group could not be written, or None when it was."""
+        return self._fault
+
+    def close(self) -> None:
+        """Write what waits, end the chain with `stop`, and end the thread. Twice is once."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        """Write groups until closed and drained; the thread's top."""
+        while group := self._take():
+            try:
+                self._write(group)
+            except Exception as exc:
+                # The thread must outlive whatever a group brings up, or every caller would hang;
+                # none of its futures is resolved as written.
+                _log.exception("recording_failed")
+                self._fault = f"the recorder failed: {type(exc).__name__}"
+                _fail(group, StoreError(self._fault))
+        self._chain.close()
+
+    def _take(self) -> list[Recording]:
+        """Return the next group, empty when closed and drained."""
+        with self._wake:
+            while not self._waiting and not self._is_closing:
+                self._wake.wait()
+            count = min(len(self._waiting), _MAX_GROUP)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _write(self, group: Sequence[Recording]) -> None:
+        """Make a group durable and resolve its futures."""
+        kept = [*self._insert(group), *(each for each in group if each.row is None)]
+        if not kept:
+            return
+        try:
+            self._chain.append([each.event for each in kept])
+        except StoreError as exc:
+            self._fault = str(exc)
+            _fail(kept, exc)
+            return
+        self.recorded += len(kept)
+        if all(each.row is None for each in kept):
+            # The chain takes lines, which says nothing of a ledger that does not.
+            self._fault = self._fault if len(kept) < len(group) else None
+        else:
+            self._fault = None
+        for each in kept:
+            each.done.set_result(None)
+
+    def _insert(self, group: Sequence[Recording]) -> list[Recording]:
+        """Insert the rows of a group; return those that are in, fail the others."""
+        with_row = [each for each in group if each.row is not None]
+        if not with_row:
+            return []
+        try:
+            return self._insert_together(with_row)
+        except DuplicateSerialError as exc:
+            if len(with_row) == 1:
+                _fail(with_row, exc)
+                return []
+            # One of them is taken: each by itself, so that it alone is refused.
+            return [one for each in with_row for one in self._insert([each])]
+        except StoreError as exc:
+            self._fault = str(exc)
+            _fail(with_row, exc)
+            return []
+
+    def _insert_together(self, group: Sequence[Recording]) -> list[Recording]:
+        """Insert rows in one transaction; those checked against older entries are not among them.
+
+        Raises:
+            DuplicateSerialError, StoreError: none is in.
+        """
+        with self._store.write() as connection:
+            revision = counter_value(connection, REGISTRY_REVISION)
+            fresh = [each for each in group if each.revision in (None, revision)]
+            insert_rows(connection, [each.row for each in fresh if each.row is not None])
+        stale = [each for each in group if each.revision not in (None, revision)]
+        _fail(stale, StaleRegistryError(f"the registry has moved on to revision {revision}"))
+        return fresh
+
+
+def _fail(group: Sequence[Recording], error: CaError) -> None:
+    """End futures with an error."""
+    for each in group:
+        if not each.done.done():
+            each.done.set_exception(error)
