@@ -49,7 +49,7 @@ def test_every_pin_is_exact_and_hashed(name: str) -> None:
 
 def test_what_is_wanted_is_pinned() -> None:
     """Each requirement of the `.in` files has its pin."""
-    names = {re.split(r"[<>=]", line)[0] for line in wanted("run.in") | wanted("dev.in")}
+    names = {re.split(r"[<>=\[]", line)[0] for line in wanted("run.in") | wanted("dev.in")}
 
     assert set() == names - pins("dev.txt").keys()
 
