@@ -167,10 +167,11 @@ class AuthorityKeeper:
             if change.manifest.in_phase(Phase.PREPARED) is not None:
                 raise RotationRefusedError("an authority is prepared already")
             now, number = self._clock(), change.manifest.last_number + 1
+            sequence, phase = change.manifest.sequence + 1, Phase.PREPARED
             if plugged is None:
-                entry = self._maker.make_slot(number, Phase.PREPARED, now)
+                entry = self._maker.make_slot(number, phase, now, sequence=sequence)
             else:
-                entry = self._maker.adopt(plugged, number, Phase.PREPARED, now)
+                entry = self._maker.adopt(plugged, number, phase, now, sequence=sequence)
             change.put((*change.manifest.slots, entry), last_number=number)
         return self._slot(number)
 

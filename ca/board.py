@@ -8,8 +8,9 @@ validity again at every look.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
 from cryptography import x509
 
@@ -18,13 +19,16 @@ from ca.errors import SdsRequestError, SvidInvalidError
 from ca.secrets import VersionedSecret, encode_svid, encode_trust
 from ca.svid import X509Svid
 from ca.validate import verify_x509_svid
-from identity.spiffe_id import SpiffeId
+from identity.spiffe_id import SpiffeId, TrustDomain
 
 DEFAULT_NAME = "default"
 """The name Istio's and SPIRE's proxies ask their own certificate by."""
 
 ROOT_NAME = "ROOTCA"
 """The name Istio's and SPIRE's proxies ask the roots of their own trust domain by."""
+
+ALL_NAME = "ALL"
+"""The name SPIRE's proxies ask the roots of their own and every federated trust domain by."""
 
 
 class SecretBoard:
@@ -34,7 +38,7 @@ class SecretBoard:
         """Start an empty board for `spiffe_id`."""
         self.spiffe_id = spiffe_id
         self._clock = clock
-        self._trust_names = (ROOT_NAME, f"spiffe://{spiffe_id.trust_domain}")
+        self._trust_names = _trust_names(spiffe_id.trust_domain, ())
         self._svid_names = (DEFAULT_NAME, str(spiffe_id))
         self._trust: dict[str, VersionedSecret] = {}
         self._svid_secrets: dict[str, VersionedSecret] = {}
@@ -47,6 +51,15 @@ class SecretBoard:
     def names(self) -> tuple[str, ...]:
         """Every name that may be asked here, roots before certificates."""
         return self._trust_names + self._svid_names
+
+    @property
+    def trust_names(self) -> tuple[str, ...]:
+        """The names that roots are asked by."""
+        return self._trust_names
+
+    def now(self) -> datetime:
+        """Return the moment by the board's clock."""
+        return self._clock()
 
     @property
     def svid(self) -> X509Svid | None:
@@ -64,11 +77,27 @@ class SecretBoard:
                 raise SdsRequestError(f"secret `{name[:256]}` is not for this workload")
         return tuple(name for name in self.names if not names or name in names)
 
-    def publish_trust(self, roots: Sequence[x509.Certificate]) -> None:
-        """Put up the roots of the workload's trust domain."""
-        domain = self.spiffe_id.trust_domain
-        self._trust = {name: encode_trust(name, domain, roots) for name in self._trust_names}
-        self._roots = tuple(roots)
+    def publish_trust(
+        self,
+        roots: Sequence[x509.Certificate],
+        *,
+        sequence: int = 1,
+        federated: Mapping[TrustDomain, Sequence[x509.Certificate]] | None = None,
+    ) -> None:
+        """Put up the roots of the workload's trust domain, and of those it is federated with.
+
+        Raises:
+            SvidInvalidError: a trust domain has no roots; what was up stays.
+        """
+        own, others = self.spiffe_id.trust_domain, dict(federated or {})
+        bundles = {own: roots} | {domain: others[domain] for domain in others if domain != own}
+        trust = {ALL_NAME: encode_trust(ALL_NAME, bundles, sequence=sequence)}
+        names = _trust_names(own, [domain for domain in bundles if domain != own])
+        for name in names:
+            if name != ALL_NAME:
+                domain = own if name == ROOT_NAME else TrustDomain(name.removeprefix("spiffe://"))
+                trust[name] = encode_trust(name, {domain: bundles[domain]}, sequence=sequence)
+        self._trust, self._trust_names, self._roots = trust, names, tuple(roots)
         self._wake()
 
     def publish_svid(self, svid: X509Svid) -> None:
@@ -109,3 +138,8 @@ class SecretBoard:
         """Wake everyone who waits, in the order of arrival."""
         for event in self._waiting:
             event.set()
+
+
+def _trust_names(own: TrustDomain, federated: Sequence[TrustDomain]) -> tuple[str, ...]:
+    """Return the names that roots are asked by."""
+    return (ROOT_NAME, f"spiffe://{own}", ALL_NAME, *(f"spiffe://{other}" for other in federated))

@@ -9,6 +9,8 @@ CaError
 ├── OperatorError            something on this machine must be put right by its operator
 │   ├── StateError           the state folder cannot be believed, read or written
 │   ├── KeyFileError         a key file is missing, unreadable or open to others
+│   ├── PluggedCaError       an existing CA to sign with cannot be read, or may not sign here
+│   ├── ControlError         the CA process cannot be asked over its control socket
 │   ├── SocketError          a workload socket cannot be bound safely
 │   ├── StoreError           the ledger cannot be reached, read or written
 │   │   └── DuplicateSerialError  the ledger holds a certificate of this serial number
@@ -89,6 +91,18 @@ class KeyFileError(OperatorError):
     """A key file is missing, unreadable or open to others."""
 
     code = "ca.key_file"
+
+
+class PluggedCaError(OperatorError):
+    """An existing CA to sign with cannot be read, or may not sign here."""
+
+    code = "ca.plugged"
+
+
+class ControlError(OperatorError):
+    """The CA process cannot be asked over its control socket, or gave no answer."""
+
+    code = "ca.control"
 
 
 class SocketError(OperatorError):

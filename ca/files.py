@@ -17,6 +17,7 @@ _TEMPORARY = ".tmp-"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 _OTHERS = 0o077
+_EVERYONE = 0o007
 # BUDGET: the largest file here is the manifest, two certificates of about 1 KiB each.
 _MAX_BYTES = 1 << 20
 
@@ -80,6 +81,29 @@ def read_private_file(path: Path) -> bytes | None:
             raise StateError(f"`{path}` is not a regular file")
         _check_private(path, status, help=f"run chmod 600 {path}, then think who may have read it")
         return file.read(_MAX_BYTES)
+
+
+def read_file(path: Path, *, is_secret: bool = False) -> bytes | None:
+    """Return the content of a file that others wrote, or None when there is no such file.
+
+    Links are followed, for a Kubernetes volume is made of them; a secret must not be open to all.
+
+    Raises:
+        StateError: it cannot be read, or is a secret that every user may read or write.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if is_secret and mode & _EVERYONE:
+                raise StateError(
+                    f"`{path}` has mode {mode:04o}, open to all users",
+                    help="chmod o= it; in a Kubernetes volume, set defaultMode 0440",
+                )
+            return file.read(_MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise StateError(f"file `{path}` cannot be read: {exc.strerror}") from exc
 
 
 def sync_folder(folder: Path) -> None:

@@ -54,7 +54,9 @@ class AuthorityMaker:
         self._plan = plan
         self._keys = keys
 
-    def make_slot(self, number: int, phase: Phase, now: datetime) -> SlotEntry:
+    def make_slot(
+        self, number: int, phase: Phase, now: datetime, *, sequence: int = 1
+    ) -> SlotEntry:
         """Return a new authority with a root of our own."""
         plan = self._plan
         key, serial = plan.new_key(), plan.new_serial()
@@ -66,6 +68,7 @@ class AuthorityMaker:
             number=number,
             phase=phase,
             since=now,
+            sequence=sequence,
             root=self._store("root", root, key),
             intermediate=self.make_intermediate(root, key, now),
         )
@@ -82,7 +85,13 @@ class AuthorityMaker:
         return self._store("intermediate", certificate, key)
 
     def adopt(
-        self, plugged: PluggedAuthority, number: int, phase: Phase, now: datetime
+        self,
+        plugged: PluggedAuthority,
+        number: int,
+        phase: Phase,
+        now: datetime,
+        *,
+        sequence: int = 1,
     ) -> SlotEntry:
         """Return an existing CA as an authority of ours; its signer's key is copied, no other."""
         signer, root = plugged.path[0], plugged.path[-1]
@@ -93,6 +102,7 @@ class AuthorityMaker:
             number=number,
             phase=phase,
             since=now,
+            sequence=sequence,
             root=AuthorityEntry(key=None, certificate=_pem(root)),
             intermediate=AuthorityEntry(key=name, certificate=_pem(signer)),
             between=tuple(_pem(certificate) for certificate in plugged.path[1:-1]),

@@ -19,6 +19,7 @@ from ca.board import SecretBoard
 from ca.clock import Clock
 from ca.errors import CaError
 from ca.issue import SvidRequest, issue_x509_svid
+from ca.key_kinds import PrivateKey, generate_key
 from ca.svid import X509Svid
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +41,9 @@ class RenewalParts:
     record: RecordIssuance
     clock: Clock
     random: Callable[[], float]
+    new_key: Callable[[], PrivateKey] = generate_key
+    count_issued: Callable[[], None] = lambda: None
+    count_late: Callable[[], None] = lambda: None
 
 
 class Renewal:
@@ -50,6 +54,13 @@ class Renewal:
         self._board = board
         self._request = request
         self._parts = parts
+        self._due_at: datetime | None = None
+        self.error = ""
+
+    @property
+    def board(self) -> SecretBoard:
+        """Where the SVID is put up."""
+        return self._board
 
     def issue(self) -> datetime:
         """Issue an SVID now, put it up, and return when to renew it.
@@ -59,46 +70,63 @@ class Renewal:
         """
         now = self._parts.clock()
         authority = self._parts.authority()
-        svid = issue_x509_svid(self._request, authority, now=now)
+        svid = issue_x509_svid(self._request, authority, now=now, new_key=self._parts.new_key)
         self._parts.record(svid)
         self._board.publish_svid(svid)
+        self._parts.count_issued()
+        self.error = ""
         _log.info(
             "svid_issued",
             spiffe_id=str(svid.spiffe_id),
             serial=f"{svid.leaf.serial_number:x}",
             expires_at=svid.expires_at.isoformat(),
         )
-        return renew_at(now, svid.expires_at, self._parts.random())
+        self._due_at = renew_at(now, svid.expires_at, self._parts.random())
+        return self._due_at
+
+    def renew_early(self) -> None:
+        """Renew now, for the authority has changed; a failure is tried again when it is due."""
+        try:
+            self.issue()
+        except CaError as exc:
+            self._note_failure(exc)
+            self._due_at = self._parts.clock()
 
     async def run(self, due_at: datetime, stop: asyncio.Event) -> None:
         """Renew at `due_at` and ever after, until `stop` is set."""
+        self._due_at = due_at
         retry_seconds = _FIRST_RETRY_SECONDS
         is_retry = False
-        while not await self._is_stopped_before(due_at, stop, is_retry=is_retry):
+        while not await self._is_stopped_before(stop, is_retry=is_retry):
             try:
-                due_at = self.issue()
+                self.issue()
                 retry_seconds, is_retry = _FIRST_RETRY_SECONDS, False
             except CaError as exc:
-                _log.error(
-                    "svid_renewal_failed",
-                    spiffe_id=str(self._board.spiffe_id),
-                    error=str(exc),
-                    code=exc.code,
-                )
-                due_at = self._parts.clock() + timedelta(seconds=retry_seconds)
+                self._note_failure(exc)
+                self._due_at = self._parts.clock() + timedelta(seconds=retry_seconds)
                 is_retry = True
                 retry_seconds = min(2 * retry_seconds, _LAST_RETRY_SECONDS)
 
-    async def _is_stopped_before(
-        self, due_at: datetime, stop: asyncio.Event, *, is_retry: bool
-    ) -> bool:
-        """Wait until `due_at` or `stop`, whichever comes first; return whether it was `stop`."""
+    def _note_failure(self, error: CaError) -> None:
+        """Log, count and show a renewal that failed."""
+        self.error = str(error)
+        self._parts.count_late()
+        _log.error(
+            "svid_renewal_failed",
+            spiffe_id=str(self._board.spiffe_id),
+            error=str(error),
+            code=error.code,
+        )
+
+    async def _is_stopped_before(self, stop: asyncio.Event, *, is_retry: bool) -> bool:
+        """Wait until the SVID is due or `stop` is set; return whether it was `stop`."""
         while not stop.is_set():
             svid, now = self._board.svid, self._parts.clock()
             # A clock set back before the certificate's start makes it useless: renew at once,
             # but only once, for that may fail too.
             is_early = not is_retry and svid is not None and not svid.is_valid_at(now)
-            left_seconds = (due_at - now).total_seconds()
+            # Read anew each time: an early renewal moves it.
+            left_seconds = ((self._due_at or now) - now).total_seconds()
             if left_seconds <= 0 or is_early:
                 return False
             try:

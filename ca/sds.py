@@ -1,5 +1,8 @@
 """Envoy's secret discovery service over gRPC: one servicer per workload socket.
 
+A stream whose other side has stopped reading is ended after a while, so that what gRPC buffers for
+it is bounded in time as well as in size; nobody else waits for it meanwhile.
+
 Spec: envoy.service.secret.v3.SecretDiscoveryService. SPIRE and Istio answer `DeltaSecrets` with
 UNIMPLEMENTED; here all three methods are served.
 """
@@ -23,8 +26,12 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from ca.board import SecretBoard
 from ca.errors import SdsRequestError
 from ca.sds_session import DeltaSession, SotwSession, digest_versions, encode_response
+from ca.streams import OpenStreams
 
 _log = structlog.get_logger(__name__)
+DEFAULT_WRITE_SECONDS = 30.0
+"""How long a stream's other side may leave a response unread."""
+
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 _Request_contra = TypeVar("_Request_contra", contravariant=True)
@@ -44,25 +51,33 @@ class Session(Protocol, Generic[_Request_contra, _Response_co]):
 class SecretDiscovery:
     """Answers for one workload; the socket it is bound to says who asks."""
 
-    def __init__(self, board: SecretBoard) -> None:
-        """Serve what is on `board`."""
+    def __init__(
+        self,
+        board: SecretBoard,
+        streams: OpenStreams,
+        *,
+        write_seconds: float = DEFAULT_WRITE_SECONDS,
+    ) -> None:
+        """Serve what is on `board`; `write_seconds` is how long a stuck reader is waited for."""
         self._board = board
+        self._streams = streams
+        self._write_seconds = write_seconds
 
-    async def StreamSecrets(
-        self, requests: AsyncIterator[DiscoveryRequest], context: Any
-    ) -> AsyncIterator[DiscoveryResponse]:
+    async def StreamSecrets(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
         """Serve a state-of-the-world stream until either side ends it."""
-        session: Session[DiscoveryRequest, DiscoveryResponse] = SotwSession(self._board)
-        async for response in self._answered(requests, session, context):
-            yield response
+        with self._streams.opened("sds", str(self._board.spiffe_id)) as stream:
+            session: Session[DiscoveryRequest, DiscoveryResponse]
+            session = SotwSession(self._board, stream)
+            await self._answer(requests, session, context)
 
     async def DeltaSecrets(
         self, requests: AsyncIterator[DeltaDiscoveryRequest], context: Any
-    ) -> AsyncIterator[DeltaDiscoveryResponse]:
+    ) -> None:
         """Serve an incremental stream until either side ends it."""
-        session: Session[DeltaDiscoveryRequest, DeltaDiscoveryResponse] = DeltaSession(self._board)
-        async for response in self._answered(requests, session, context):
-            yield response
+        with self._streams.opened("sds-delta", str(self._board.spiffe_id)) as stream:
+            session: Session[DeltaDiscoveryRequest, DeltaDiscoveryResponse]
+            session = DeltaSession(self._board, stream)
+            await self._answer(requests, session, context)
 
     async def FetchSecrets(self, request: DiscoveryRequest, context: Any) -> DiscoveryResponse:
         """Answer once with everything asked for, or UNAVAILABLE while a part is missing."""
@@ -75,18 +90,22 @@ class SecretDiscovery:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no certificate is in force now")
         return encode_response(secrets, digest_versions(secrets), "")
 
-    async def _answered(
+    async def _answer(
         self,
         requests: AsyncIterator[_Request],
         session: Session[_Request, _Response],
         context: Any,
-    ) -> AsyncIterator[_Response]:
-        """Yield what `session` has to say, as requests come in and the board changes."""
+    ) -> None:
+        """Write what `session` has to say, as requests come in and the board changes."""
         try:
             async for response in _converse(self._board, requests, session):
-                yield response
+                await asyncio.wait_for(context.write(response), self._write_seconds)
         except SdsRequestError as exc:
             await self._refuse(exc, context)
+        except TimeoutError:
+            _log.warning("secret_reader_stuck", spiffe_id=str(self._board.spiffe_id))
+            # The other side reconnects when it reads again, and is sent the newest then.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was not read")
 
     async def _refuse(self, error: SdsRequestError, context: Any) -> Any:
         """End the call: the same request would be refused again, so INVALID_ARGUMENT."""

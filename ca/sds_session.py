@@ -4,8 +4,8 @@ Theory of operation. A session is told every request (`receive`) and asked for w
 (`next_response`, None when there is nothing). Content is compared by digest, so the same bytes are
 never sent twice: a refused (NACKed) version is thereby held until the content changes, which is
 what Envoy expects, for it would refuse the same bytes again. Only the newest content is ever sent:
-a slow reader skips what it was too slow for. An answer whose nonce is not that of the last response
-is stale and says nothing.
+a slow reader skips what it was too slow for. A request whose nonce is not that of the last response
+is stale and changes no subscription.
 
 Spec: Envoy xDS protocol, "ACK/NACK and resource type instance version", "Incremental xDS".
 """
@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from itertools import count
 
-import structlog
 from envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
@@ -27,24 +25,23 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 
 from ca.board import SecretBoard
 from ca.errors import SdsRequestError
+from ca.sds_answers import Answers
 from ca.secrets import SDS_TYPE_URL, VersionedSecret
+from ca.streams import OpenStream
 
-_log = structlog.get_logger(__name__)
 _WILDCARD = "*"
-# BUDGET: a peer's refusal is quoted in the log; this much of it says enough.
-_MAX_QUOTED = 512
 
 
 class SotwSession:
     """One `StreamSecrets` stream: every request states the whole subscription."""
 
-    def __init__(self, board: SecretBoard) -> None:
+    def __init__(self, board: SecretBoard, stream: OpenStream | None = None) -> None:
         """Start a conversation in which nothing was said yet."""
         self._board = board
-        self._nonces = count(1)
+        self._answers = Answers(board, stream)
         self._names: tuple[str, ...] | None = None
         self._must_answer = False
-        self._sent = _Sent()
+        self._version = ""
 
     def receive(self, request: DiscoveryRequest) -> None:
         """Take in one request: a subscription, and an answer to the last response.
@@ -54,13 +51,14 @@ class SotwSession:
         """
         _check_type(request.type_url)
         names = self._board.check_names(request.resource_names)
-        if self._sent.nonce and request.response_nonce != self._sent.nonce:
+        last = self._answers.last_nonce
+        self._answers.take(request)
+        if last and request.response_nonce != last:
             return
-        if self._sent.nonce:
-            _note_answer(self._board, self._sent, request)
         if names != self._names:
             self._names = names
             self._must_answer = True
+            self._answers.note_names(names)
 
     def next_response(self) -> DiscoveryResponse | None:
         """Return what to send now, or None while the other side has the newest content."""
@@ -70,24 +68,23 @@ class SotwSession:
         if not secrets:
             return None
         version = digest_versions(secrets)
-        if version == self._sent.version and not self._must_answer:
+        if version == self._version and not self._must_answer:
             return None
         self._must_answer = False
-        self._sent = _Sent(str(next(self._nonces)), version)
-        return encode_response(secrets, version, self._sent.nonce)
+        self._version = version
+        return encode_response(secrets, version, self._answers.note_sent(secrets, version))
 
 
 class DeltaSession:
     """One `DeltaSecrets` stream: requests add and remove names."""
 
-    def __init__(self, board: SecretBoard) -> None:
+    def __init__(self, board: SecretBoard, stream: OpenStream | None = None) -> None:
         """Start a conversation in which nothing was said yet."""
         self._board = board
-        self._nonces = count(1)
+        self._answers = Answers(board, stream)
         # The names subscribed to, each with the version last sent; empty means: answer anyway.
         self._versions: dict[str, str] = {}
         self._is_first = True
-        self._sent = _Sent()
 
     def receive(self, request: DeltaDiscoveryRequest) -> None:
         """Take in one request: changes of the subscription, and an answer to the last response.
@@ -105,11 +102,11 @@ class DeltaSession:
             asked = list(self._board.names)
         subscribed = self._board.check_names(asked) if asked else ()
         self._is_first = False
-        if self._sent.nonce and request.response_nonce == self._sent.nonce:
-            _note_answer(self._board, self._sent, request)
+        self._answers.take(request)
         for name in request.resource_names_unsubscribe:
             self._versions.pop(name, None)
         self._versions |= dict.fromkeys(subscribed, "")
+        self._answers.note_names(tuple(self._versions))
 
     def next_response(self) -> DeltaDiscoveryResponse | None:
         """Return what to send now, or None while the other side has the newest content."""
@@ -118,26 +115,15 @@ class DeltaSession:
         if not changed:
             return None
         self._versions |= {secret.name: secret.version for secret in changed}
-        self._sent = _Sent(str(next(self._nonces)), digest_versions(changed))
+        version = digest_versions(changed)
         return DeltaDiscoveryResponse(
             type_url=SDS_TYPE_URL,
-            system_version_info=self._sent.version,
-            nonce=self._sent.nonce,
+            system_version_info=version,
+            nonce=self._answers.note_sent(changed, version),
             resources=[
                 Resource(name=s.name, version=s.version, resource=s.resource) for s in changed
             ],
         )
-
-
-class _Sent:
-    """The last response of a session: its nonce and version, both empty before the first."""
-
-    __slots__ = ("nonce", "version")
-
-    def __init__(self, nonce: str = "", version: str = "") -> None:
-        """Keep what was sent."""
-        self.nonce = nonce
-        self.version = version
 
 
 def encode_response(
@@ -164,20 +150,3 @@ def _check_type(type_url: str) -> None:
     """Refuse a request for resources that are no secrets."""
     if type_url not in ("", SDS_TYPE_URL):
         raise SdsRequestError(f"type `{type_url[:256]}` is not served here, only secrets are")
-
-
-def _note_answer(
-    board: SecretBoard, sent: _Sent, request: DiscoveryRequest | DeltaDiscoveryRequest
-) -> None:
-    """Log what the other side said of the last response."""
-    where = {
-        "spiffe_id": str(board.spiffe_id),
-        "version": sent.version,
-        "node": request.node.id[:_MAX_QUOTED],
-    }
-    # xDS: a request with `error_detail` refuses (NACKs) the response whose nonce it carries.
-    if request.HasField("error_detail"):
-        why = request.error_detail.message[:_MAX_QUOTED]
-        _log.error("secret_refused_by_proxy", error=why, **where)
-    else:
-        _log.debug("secret_accepted", **where)

@@ -6,8 +6,8 @@ Spec: envoy.extensions.transport_sockets.tls.v3.Secret; SPIFFECertValidatorConfi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
@@ -30,11 +30,15 @@ _VERSION_DIGITS = 32
 
 @dataclass(frozen=True, slots=True)
 class VersionedSecret:
-    """One secret ready for the wire: `version` changes exactly when `resource` does."""
+    """One secret ready for the wire: `version` changes exactly when `resource` does.
+
+    `sequence` is that of the trust bundle in it; 0 in a certificate.
+    """
 
     name: str
     version: str
     resource: AnyMessage = field(repr=False)
+    sequence: int = 0
 
 
 def encode_svid(name: str, svid: X509Svid) -> VersionedSecret:
@@ -46,28 +50,29 @@ def encode_svid(name: str, svid: X509Svid) -> VersionedSecret:
 
 
 def encode_trust(
-    name: str, trust_domain: TrustDomain, roots: Sequence[x509.Certificate]
+    name: str, bundles: Mapping[TrustDomain, Sequence[x509.Certificate]], *, sequence: int = 1
 ) -> VersionedSecret:
-    """Return the validation context secret `name`: peers of `trust_domain` under `roots`.
+    """Return the validation context secret `name`: peers of each trust domain under its own roots.
 
     It is for Envoy's SPIFFE validator, which picks the roots by the peer's trust domain: a plain
     `trusted_ca` would accept any name that one of our roots has signed.
 
     Raises:
-        SvidInvalidError: there are no roots; Envoy would refuse that and keep the old ones.
+        SvidInvalidError: a bundle has no roots; Envoy would refuse that and keep the old ones.
     """
-    if not roots:
-        raise SvidInvalidError("a trust bundle without roots is not sent")
     config = SPIFFECertValidatorConfig()
-    domain = config.trust_domains.add(name=trust_domain.name)
-    domain.trust_bundle.inline_bytes = to_pem(tuple(roots))
+    for trust_domain, roots in bundles.items():
+        if not roots:
+            raise SvidInvalidError("a trust bundle without roots is not sent")
+        domain = config.trust_domains.add(name=trust_domain.name)
+        domain.trust_bundle.inline_bytes = to_pem(tuple(roots))
     packed = AnyMessage()
     packed.Pack(config, deterministic=True)
     secret = Secret(name=name)
     secret.validation_context.custom_validator_config.CopyFrom(
         TypedExtensionConfig(name=_SPIFFE_VALIDATOR, typed_config=packed)
     )
-    return _versioned(secret)
+    return replace(_versioned(secret), sequence=sequence)
 
 
 def _versioned(secret: Secret) -> VersionedSecret:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,37 @@ import grpc.aio
 import structlog
 from envoy.service.secret.v3.sds_pb2_grpc import add_SecretDiscoveryServiceServicer_to_server
 
-from ca.authority import AuthorityKeeper, AuthorityPlan
+from ca.authority import AuthorityKeeper
 from ca.board import SecretBoard
-from ca.clock import Clock, utc_now
-from ca.errors import SocketError
+from ca.clock import Clock, ClockWatch, utc_now
+from ca.commands import rotation_command
+from ca.control import control_socket
+from ca.errors import CaError, SocketError
 from ca.issue import SvidRequest
-from ca.keys import FileKeyStore
+from ca.key_kinds import KeyKind, generate_key
+from ca.metrics import CaMetrics
+from ca.opening import key_store_of, plan_of
 from ca.renewal import RecordIssuance, Renewal, RenewalParts
+from ca.rotation import Rotation
+from ca.running import RunningCa, Service
 from ca.sds import SecretDiscovery
 from ca.settings import CaSettings, CaWorkload
 from ca.sockets import check_socket_mode, prepare_socket_path, private_umask, remove_socket
-from ca.state import StateFolder
+from ca.state import Phase, StateFolder
+from ca.status import (
+    authority_troubles,
+    clock_troubles,
+    renewal_troubles,
+    status_of,
+    stream_troubles,
+)
+from ca.streams import OpenStreams
 from ca.svid import X509Svid
 
 _log = structlog.get_logger(__name__)
 _DRAIN_SECONDS = 2.0
+# BUDGET: how late a step by age, or a jump of the clock, may be noticed.
+_WATCH_SECONDS = 5.0
 # BUDGET: secret requests are a name and a node description; more is no proxy. The pending limits
 # let a thousand streams reconnect in one burst (the defaults fail a third of them).
 _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -56,63 +73,130 @@ async def serve(
     stop: asyncio.Event | None = None,
     record: RecordIssuance = _record_nothing,
     clock: Clock = utc_now,
+    services: Sequence[Service] = (),
 ) -> None:
     """Serve every workload of `settings` until SIGTERM, SIGINT, or `stop` is set.
 
     `ready` is called once when every socket answers with a certificate. Relative paths in
-    `settings` are taken from the working folder; see `CaSettings.resolved`.
+    `settings` are taken from the working folder; see `CaSettings.resolved`. `services` are further
+    ways to reach the CA, opened in their order before the sockets and closed after them.
 
     Raises:
         CaError: the authority or a socket could not be brought up; nothing is left listening.
     """
     stop = stop or asyncio.Event()
     with StateFolder(settings.state_folder) as state, _stopped_by_signals(stop):
-        keeper = AuthorityKeeper(state, FileKeyStore(state.keys_folder), _plan(settings), clock)
-        parts = RenewalParts(
-            authority=keeper.current,
-            record=record,
-            clock=clock,
-            random=random.SystemRandom().random,
+        keeper = AuthorityKeeper(
+            state, key_store_of(settings, state), plan_of(settings, clock), clock
         )
+        ca = _running(settings, keeper, clock)
         async with AsyncExitStack() as stack:
-            due = [
-                (renewal, renewal.issue())
-                for renewal in [
-                    await _open(stack, keeper, settings, workload, parts)
-                    for workload in settings.workloads
-                ]
+            for service in (control_socket, *services):
+                await stack.enter_async_context(service(ca))
+            renewals = [
+                await _open(stack, ca, workload, _parts(ca, record))
+                for workload in settings.workloads
             ]
+            _keep_up(ca, renewals)
+            due = [(renewal, renewal.issue()) for renewal in renewals]
             _log.info("ca_ready", trust_domain=settings.trust_domain, sockets=len(due))
             if ready is not None:
                 ready()
-            async with asyncio.TaskGroup() as renewals:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_watch(ca, stop))
                 for renewal, due_at in due:
-                    renewals.create_task(renewal.run(due_at, stop))
+                    tasks.create_task(renewal.run(due_at, stop))
             _log.info("ca_draining")
 
 
+def _running(settings: CaSettings, keeper: AuthorityKeeper, clock: Clock) -> RunningCa:
+    """Return the parts that services share, with the commands and probes of the slots."""
+    streams, watch = OpenStreams(clock), ClockWatch(clock)
+    wait = timedelta(seconds=settings.rotation_wait_seconds)
+    rotation = Rotation(keeper, streams, clock, wait)
+    metrics = CaMetrics()
+    metrics.observe(keeper, streams, clock)
+    ca = RunningCa(
+        settings=settings,
+        keeper=keeper,
+        rotation=rotation,
+        streams=streams,
+        metrics=metrics,
+        clock=clock,
+        clock_watch=watch,
+        started_at=clock(),
+    )
+    ca.probes += [
+        lambda: authority_troubles(keeper, clock()),
+        lambda: stream_troubles(streams, clock()),
+        lambda: clock_troubles(watch),
+    ]
+    ca.commands["rotate"] = rotation_command(rotation, settings.domain, clock)
+    ca.commands["status"] = lambda _: status_of(ca)
+    return ca
+
+
+def _parts(ca: RunningCa, record: RecordIssuance) -> RenewalParts:
+    """Return what the renewals of workloads need."""
+    return RenewalParts(
+        authority=ca.keeper.current,
+        record=record,
+        clock=ca.clock,
+        random=random.SystemRandom().random,
+        new_key=partial(generate_key, KeyKind(ca.settings.svid_key)),
+        count_issued=ca.metrics.issued.labels(kind="x509_sds").inc,
+        count_late=ca.metrics.renewals_late.inc,
+    )
+
+
+def _keep_up(ca: RunningCa, renewals: Sequence[Renewal]) -> None:
+    """Push new roots to every board at once, and then certificates of a new authority."""
+    loop, signers = asyncio.get_running_loop(), [ca.keeper.current().number]
+
+    def update() -> None:
+        for board in ca.boards:
+            board.publish_trust(ca.keeper.roots, sequence=ca.keeper.sequence)
+        active = ca.keeper.in_phase(Phase.ACTIVE)
+        if active is not None and active.number != signers[0]:
+            signers[0] = active.number
+            for renewal in renewals:
+                renewal.renew_early()
+
+    ca.probes.append(lambda: renewal_troubles(renewals, ca.clock()))
+
+    def hand_over() -> None:
+        # The slots may be changed from another thread; boards belong to this loop.
+        loop.call_soon_threadsafe(update)
+
+    ca.keeper.on_change(hand_over)
+
+
+async def _watch(ca: RunningCa, stop: asyncio.Event) -> None:
+    """Take the steps that come by age, and notice jumps of the clock, until `stop` is set."""
+    while not stop.is_set():
+        jump = ca.clock_watch.check()
+        if jump is not None:
+            _log.warning("clock_jumped", seconds=jump.total_seconds())
+            ca.rotation.note_clock_jump()
+        try:
+            ca.keeper.current()
+            ca.rotation.advance()
+        except CaError as exc:
+            _log.error("authority_step_failed", error=str(exc), code=exc.code)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _WATCH_SECONDS)
+
+
 async def _open(
-    stack: AsyncExitStack,
-    keeper: AuthorityKeeper,
-    settings: CaSettings,
-    workload: CaWorkload,
-    parts: RenewalParts,
+    stack: AsyncExitStack, ca: RunningCa, workload: CaWorkload, parts: RenewalParts
 ) -> Renewal:
     """Bind a workload's socket until `stack` closes; return what keeps its certificate fresh."""
-    board = SecretBoard(workload.identity, parts.clock)
-    board.publish_trust(keeper.current().roots)
-    server = await _listen(workload.socket, board)
+    board = SecretBoard(workload.identity, ca.clock)
+    board.publish_trust(ca.keeper.roots, sequence=ca.keeper.sequence)
+    ca.boards.append(board)
+    server = await _listen(workload.socket, board, ca.streams)
     stack.push_async_callback(_drain, server, workload.socket, board)
-    return Renewal(board, _request(settings, workload), parts)
-
-
-def _plan(settings: CaSettings) -> AuthorityPlan:
-    """Return what the settings say of the authority."""
-    return AuthorityPlan(
-        trust_domain=settings.domain,
-        root_lifetime=timedelta(days=settings.root_lifetime_days),
-        intermediate_lifetime=timedelta(days=settings.intermediate_lifetime_days),
-    )
+    return Renewal(board, _request(ca.settings, workload), parts)
 
 
 def _request(settings: CaSettings, workload: CaWorkload) -> SvidRequest:
@@ -124,11 +208,11 @@ def _request(settings: CaSettings, workload: CaWorkload) -> SvidRequest:
     )
 
 
-async def _listen(path: Path, board: SecretBoard) -> Any:
+async def _listen(path: Path, board: SecretBoard, streams: OpenStreams) -> Any:
     """Bind one workload's socket; return the started gRPC server."""
     prepare_socket_path(path)
     server = grpc.aio.server(options=_SERVER_OPTIONS)
-    add_SecretDiscoveryServiceServicer_to_server(SecretDiscovery(board), server)
+    add_SecretDiscoveryServiceServicer_to_server(SecretDiscovery(board, streams), server)
     try:
         with private_umask():
             server.add_insecure_port(f"unix:{path}")

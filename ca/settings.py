@@ -9,6 +9,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from ca.errors import KeyRefusedError
+from ca.key_kinds import KeyKind, parse_key_kind
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -55,6 +57,17 @@ class _Settings(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
     )
+
+
+def _checked_key_kind(text: str) -> str:
+    """Return `text`, a kind of key that this house makes."""
+    try:
+        return parse_key_kind(text).value
+    except KeyRefusedError as exc:
+        raise ValueError(f"{exc}; {exc.help}" if exc.help else str(exc)) from exc
+
+
+_KeyKindText = Annotated[str, AfterValidator(_checked_key_kind)]
 
 
 class CaWorkload(_Settings):
@@ -111,6 +124,46 @@ class CaSettings(_Settings):
         default=3650, ge=3, le=9125, description="Lifetime of the root that workloads trust."
     )
 
+    authority_key: _KeyKindText = Field(
+        default=KeyKind.EC_P256.value,
+        description=(
+            "Kind of key of new roots and intermediates: `ec-p256`, `ec-p384`, `rsa-2048`, "
+            "`rsa-3072` or `rsa-4096`."
+        ),
+    )
+    svid_key: _KeyKindText = Field(
+        default=KeyKind.EC_P256.value,
+        description=(
+            "Kind of key made for workloads over SDS, as `authorityKey`. Ed25519 is refused: "
+            "Envoy and gRPC refuse such peers."
+        ),
+    )
+    key_passphrase_file: Path | None = Field(
+        default=None,
+        description=(
+            "Private file with the passphrase that encrypts the authorities' keys on disk, 22 "
+            "characters or more. Keys that are plain are encrypted when next read."
+        ),
+    )
+    plugged_ca: Path | None = Field(
+        default=None,
+        description=(
+            "Folder of an existing CA to sign with instead of a root of our own, in Istio's layout "
+            "(`ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`) or Kubernetes' "
+            "(`tls.crt`, `tls.key`, `ca.crt`). It is copied at the first start; a later one comes "
+            "with `ca rotate prepare --plugged`."
+        ),
+    )
+    rotation_wait_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=30 * _SECONDS_PER_DAY,
+        description=(
+            "How long a prepared root is published before it may sign, where not every open "
+            "stream has acknowledged it: the time that clients without a stream need to learn it."
+        ),
+    )
+
     @property
     def domain(self) -> TrustDomain:
         """The trust domain, parsed."""
@@ -141,5 +194,15 @@ class CaSettings(_Settings):
             workload.model_copy(update={"socket": folder / workload.socket})
             for workload in self.workloads
         )
-        update = {"state_folder": folder / self.state_folder, "workloads": workloads}
+        update: dict[str, object] = {
+            "state_folder": folder / self.state_folder,
+            "workloads": workloads,
+            "key_passphrase_file": _below(folder, self.key_passphrase_file),
+            "plugged_ca": _below(folder, self.plugged_ca),
+        }
         return self.model_copy(update=update)
+
+
+def _below(folder: Path, path: Path | None) -> Path | None:
+    """Return `path` taken from `folder`, where there is one."""
+    return None if path is None else folder / path

@@ -55,8 +55,9 @@ class AuthorityEntry(BaseModel):
 class SlotEntry(BaseModel):
     """One authority: what peers trust, what signs leaves, and what leads from one to the other.
 
-    `since` is when the slot was entered; `trusted_until` is set on retiring, to the end of the last
-    leaf the authority can have signed.
+    `since` is when the slot was entered; `sequence` is the first of the trust bundle that had its
+    roots. `trusted_until` is set on retiring, to the end of the last leaf that
+    the authority can have signed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +65,7 @@ class SlotEntry(BaseModel):
     number: int
     phase: Phase
     since: AwareDatetime
+    sequence: int = 1
     root: AuthorityEntry
     intermediate: AuthorityEntry
     between: tuple[str, ...] = ()

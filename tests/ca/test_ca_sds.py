@@ -23,7 +23,7 @@ from ca.secrets import SDS_TYPE_URL, encode_trust
 from identity.spiffe_id import SpiffeId
 
 ID = "spiffe://example.org/ns/shop/sa/cart"
-ALL = ("ROOTCA", "spiffe://example.org", "default", ID)
+ALL = ("ROOTCA", "spiffe://example.org", "ALL", "default", ID)
 
 
 @pytest.fixture
@@ -77,7 +77,15 @@ class TestStateOfTheWorld:
         assert session.next_response() is None
 
     @pytest.mark.parametrize(
-        "name", ["x", "spiffe://example.org/ns/shop/sa/pay", "ALL", "spiffe://other.org", "rootca"]
+        "name",
+        [
+            "x",
+            "spiffe://example.org/ns/shop/sa/pay",
+            "all",
+            "spiffe://other.org",
+            "rootca",
+            "default ",
+        ],
     )
     def test_unauthorised_name(self, board, name):
         """One name of somebody else's fails the whole request."""
@@ -244,7 +252,7 @@ def test_board_refuses_what_envoy_would_swallow(board, issue, keeper_of, tmp_pat
         board.publish_trust(())
     assert board.look(ALL) == before
     with pytest.raises(SvidInvalidError, match="without roots"):
-        encode_trust("ROOTCA", board.spiffe_id.trust_domain, ())
+        encode_trust("ROOTCA", {board.spiffe_id.trust_domain: ()})
 
 
 @asynccontextmanager

@@ -1,0 +1,51 @@
+"""What the services of one CA process share; made once by `ca.server`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from ca.authority import AuthorityKeeper
+from ca.board import SecretBoard
+from ca.clock import Clock, ClockWatch
+from ca.metrics import CaMetrics
+from ca.rotation import Rotation
+from ca.settings import CaSettings
+from ca.streams import OpenStreams
+from ca.troubles import Probe, Trouble
+
+Command: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Carries out one request of the control socket; a CaError refuses it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningCa:
+    """The parts of a CA that runs: a service takes what it needs and adds its own.
+
+    A service adds its probe to `probes`, the requests it takes from the command line to `commands`,
+    its streams to `streams`, and learns of changed roots through `keeper.on_change`.
+    """
+
+    settings: CaSettings
+    keeper: AuthorityKeeper
+    rotation: Rotation
+    streams: OpenStreams
+    metrics: CaMetrics
+    clock: Clock
+    clock_watch: ClockWatch
+    started_at: datetime
+    boards: list[SecretBoard] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    commands: dict[str, Command] = field(default_factory=dict)
+
+    def troubles(self) -> Iterator[Trouble]:
+        """Yield everything that is wrong now."""
+        for probe in self.probes:
+            yield from probe()
+
+
+Service: TypeAlias = Callable[[RunningCa], AbstractAsyncContextManager[object]]
+"""Opens one more way to reach the CA, for as long as the context is entered."""
