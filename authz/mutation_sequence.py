@@ -17,6 +17,8 @@ from policies.request import Request
 
 _Pairs = tuple[tuple[str, str], ...]
 _Names = tuple[str, ...]
+# Envoy takes `host` for another name of `:authority`.
+_TARGET = {":method": "method", ":path": "path", ":authority": "host", "host": "host"}
 
 
 def in_sequence(first: Mutations, second: Mutations) -> Mutations:
@@ -58,7 +60,18 @@ def as_changed(request: Request, mutations: Mutations) -> Request:
         # Envoy appends to the first line of that name, where there is one.
         line, *rest = headers.get(name, ("",))
         headers[name] = (f"{line},{value}" if line else value, *rest)
-    return request if headers == request.headers else replace(request, headers=headers)
+    if headers == request.headers:
+        return request
+    written = _names(clear.set_request_headers)
+    # A rule on the path is about the one that goes upstream.
+    target = {field: headers[name][-1] for name, field in _TARGET.items() if name in written}
+    return replace(
+        request,
+        headers=headers,
+        method=target.get("method", request.method),
+        path=target.get("path", request.path),
+        host=target.get("host", request.host),
+    )
 
 
 def settled(mutations: Mutations, request: Request) -> Mutations:

@@ -61,3 +61,8 @@ broken := false if headers["x-break"] == "conflict"
 broken := "yes" if headers["x-break"] == "shape"
 
 broken := false if headers["x-break"] == "no"
+
+# Sends the request elsewhere, as `compatibility.rewriteTarget` lets it.
+default elsewhere := true
+
+elsewhere := {"allowed": true, "headers": {":path": headers["x-path"]}} if headers["x-path"]
