@@ -18,6 +18,7 @@ from audit.record import (
     SCHEMA_VERSION,
     AuditEvent,
     AuditRecord,
+    DecisionFacts,
     FailedOpenFacts,
     Kind,
     RequestFacts,
@@ -124,12 +125,17 @@ class FailedOpenPart(TypedDict):
 class ShadowPart(TypedDict):
     """What a policy that is not enforced would have answered."""
 
-    policy: str
+    policy: Annotated[
+        str,
+        Field(description="namespace/name; `together`: every dry-run policy; `candidate`: the set"),
+    ]
     action: str
     matched: str | None
     effect: str
     outcome: str
     detail: str
+    would: NotRequired[Annotated[DecisionPart, Field(description="the answer, where it differs")]]
+    revision: NotRequired[Annotated[str, Field(description="digest of the candidate set")]]
 
 
 @with_config(_STRICT)
@@ -269,7 +275,7 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
         "destination": _destination_part(record),
         "source": {"address": record.source_address},
         "request": _request_part(record.request, redactor, masked),
-        "decision": _decision_part(record, redactor, masked),
+        "decision": _decision_part(record.decision, redactor, masked, "decision"),
         "audited_by": list(record.audited_by),
         "shadow": [
             _shadow_part(shadow, index, redactor, masked)
@@ -365,8 +371,9 @@ def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) 
     }
 
 
-def _decision_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> DecisionPart:
-    decision = record.decision
+def _decision_part(
+    decision: DecisionFacts, redactor: Redactor, masked: list[str], *steps: object
+) -> DecisionPart:
     return {
         "effect": "allow" if decision.effect == "allow" else "deny",
         "reason": str(decision.reason),
@@ -375,15 +382,15 @@ def _decision_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -
         "policy": decision.policy,
         "rule": decision.rule,
         "place": decision.place,
-        "detail": _masked_text(decision.detail, redactor, masked, "decision", "detail"),
-        "near_miss": _masked_text(decision.near_miss, redactor, masked, "decision", "near_miss"),
+        "detail": _masked_text(decision.detail, redactor, masked, *steps, "detail"),
+        "near_miss": _masked_text(decision.near_miss, redactor, masked, *steps, "near_miss"),
     }
 
 
 def _shadow_part(
     shadow: ShadowFacts, index: int, redactor: Redactor, masked: list[str]
 ) -> ShadowPart:
-    return {
+    part: ShadowPart = {
         "policy": shadow.policy,
         "action": str(shadow.action),
         "matched": shadow.matched,
@@ -391,6 +398,11 @@ def _shadow_part(
         "outcome": str(shadow.outcome),
         "detail": _masked_text(shadow.detail, redactor, masked, "shadow", index, "detail"),
     }
+    if shadow.would is not None:
+        part["would"] = _decision_part(shadow.would, redactor, masked, "shadow", index, "would")
+    if shadow.revision:
+        part["revision"] = shadow.revision
+    return part
 
 
 def _failed_open_part(

@@ -111,7 +111,10 @@ class DecisionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowFacts:
-    """What one policy that is not enforced would have answered."""
+    """What one policy, or a set of them, that is not enforced would have answered.
+
+    `would` is the whole answer where it is another; `revision` is that of a candidate set.
+    """
 
     policy: str
     action: str
@@ -119,6 +122,8 @@ class ShadowFacts:
     effect: str
     outcome: str
     detail: str = ""
+    would: DecisionFacts | None = None
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ def load_settings(path: Path) -> Settings:
             ),
             "providers": tuple(each.made_absolute(base) for each in settings.providers),
             "identity": _with_absolute_files(base, settings.identity),
+            "dryrun": settings.dryrun.made_absolute(base),
             "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
         }
     )

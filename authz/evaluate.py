@@ -24,6 +24,7 @@ from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from authz.workload import NAMESPACE_EXTENSION
+from dryrun.shadow import TOGETHER
 from policies.decision import Reason
 from policies.diagnostic import shown
 
@@ -268,7 +269,8 @@ def _answer(record: AuditRecord) -> Answer:
         "policy": decision.policy,
         "rule": decision.rule,
         "reason": str(decision.reason),
-        "shadow": [_shadow(facts) for facts in record.shadow],
+        # What all dry-run policies come to together has no rule and no policy's name.
+        "shadow": [_shadow(facts) for facts in record.shadow if facts.policy != TOGETHER],
         "audited": [
             dict(zip(("policy", "rule"), _split(name), strict=True)) for name in record.audited_by
         ],

@@ -30,8 +30,14 @@ class Metrics:
         )
         self.shadow = Counter(
             "meshwarden_shadow",
-            "What dry-run policies would have done, by policy and outcome.",
+            "What is not enforced would have done, by policy (or `together`, `candidate`) and "
+            "outcome.",
             ("policy", "outcome"),
+            registry=self.registry,
+        )
+        self.candidate_fresh = Gauge(
+            "meshwarden_candidate_fresh",
+            "1 while the candidate set that is shadowed is that of its newest files.",
             registry=self.registry,
         )
         self.failed_open = Counter(

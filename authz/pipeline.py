@@ -175,6 +175,7 @@ def _metadata(outcome: Outcome, decision_id: str) -> Mapping[str, Any]:
         metadata.update(policy=decision.rule.name, rule_place=decision.rule.place)
     if decision.failed_open:
         metadata["failed_open"] = [each.provider for each in decision.failed_open]
+    metadata.update(outcome.istio_shadow)
     if outcome.shadow:
         metadata["shadow"] = {verdict.policy: str(verdict.outcome) for verdict in outcome.shadow}
     return metadata

@@ -125,4 +125,6 @@ def _shadow_facts(verdict: ShadowVerdict) -> ShadowFacts:
         effect=verdict.effect,
         outcome=verdict.outcome,
         detail=verdict.detail,
+        would=None if verdict.would is None else _decision_facts(verdict.would),
+        revision=verdict.revision,
     )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
 from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
+from authz.candidate_parts import Candidate
 from authz.errors import ListenError
 from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
@@ -74,20 +76,23 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         _watch_audit(metrics, writer)
         _watch_keys(metrics, keys)
         watch_bundles(metrics, bundles)
+        around = Surroundings(
+            keys=keys,
+            on_unknown_key=keys.hasten,
+            verify_token=tokens.verify,
+            static_workload=static_workload(settings.workload),
+            headers=settings.identity_headers,
+            peer_rules=settings.identity.to_peer_rules(),
+            bundles=bundles.current,
+            observe=provider_metrics.observe,
+        )
+        if settings.dryrun.candidate is not None:
+            candidate = Candidate(settings, around, metrics)
+            stack.callback(candidate.stop)
+            candidate.start()
+            around = replace(around, candidate=candidate.shadow.verdict)
         authorizer = Authorizer(
-            state=keeper.current,
-            around=Surroundings(
-                keys=keys,
-                on_unknown_key=keys.hasten,
-                verify_token=tokens.verify,
-                static_workload=static_workload(settings.workload),
-                headers=settings.identity_headers,
-                peer_rules=settings.identity.to_peer_rules(),
-                bundles=bundles.current,
-                observe=provider_metrics.observe,
-            ),
-            recorder=writer,
-            metrics=metrics,
+            state=keeper.current, around=around, recorder=writer, metrics=metrics
         )
         bundles.start()
         keeper.start()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from audit.settings import AuditSettings
+from authz.dryrun_settings import DryRunSettings
 from authz.identity_settings import IdentitySettings
 from authz.mesh_settings import MeshSettings
 from authz.provider_settings import (
@@ -147,6 +148,9 @@ class Settings(Section):
         default_factory=IdentityHeaderSettings, description="Headers that carry identity."
     )
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit record.")
+    dryrun: DryRunSettings = Field(
+        default_factory=DryRunSettings, description="What is tried and not enforced."
+    )
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
 
     @model_validator(mode="after")

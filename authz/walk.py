@@ -7,9 +7,10 @@ no second implementation. It reads the serving state it is given, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from authz.custom import Asking, Observe
 from authz.decide import TokenStage, decide_rules, judge
@@ -19,6 +20,7 @@ from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
 from authz.verified_request import as_verified
 from authz.workload import resolve_workload
+from dryrun.istio_metadata import istio_metadata
 from dryrun.shadow import shadow_verdicts
 from identity.jwt_rule import JwtRule, RuleOrigin
 from identity.jwt_verify import Verify, verify_token
@@ -60,8 +62,18 @@ def _ignore(rule: JwtRule) -> bool:
     return False
 
 
-def _look_away(name: str, came: str, seconds: float) -> None:
+def look_away(name: str, came: str, seconds: float) -> None:
     """Take no notice of what a provider answered."""
+
+
+class CandidateVerdict(Protocol):
+    """What a candidate set says of a request, beside the enforced decision."""
+
+    def __call__(
+        self, request: Request, enforced: Decision, seconds_left: SecondsLeft, /
+    ) -> ShadowVerdict:
+        """Return the verdict; must never raise, nor take longer than its budget."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +86,7 @@ class Surroundings:
     `verify_token` judges a token, and may remember its verdicts. `bundles` returns
     the trust bundles that hold now; ask it once in a walk. `peer_rules` say what
     counts as a proof of who asks; `svids` remembers verified certificates. `observe`
-    hears of every provider that was asked.
+    hears of every provider that was asked. `candidate` is asked once the answer is made.
     """
 
     keys: KeyLookup
@@ -87,7 +99,8 @@ class Surroundings:
     bundles: Callable[[], BundleSet] = BundleSet
     peer_rules: PeerRules = PeerRules()
     svids: SvidMemory = field(default_factory=SvidMemory)
-    observe: Observe = _look_away
+    observe: Observe = look_away
+    candidate: CandidateVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +108,14 @@ class Outcome:
     """The end of a walk: the request with who asked, the answer and the shadows.
 
     `token_carriers` names every header, parameter and cookie a token was looked
-    for in, so that the record can mask them.
+    for in, so that the record can mask them. `istio_shadow` is what Istio's own filters
+    would have written of the dry-run policies.
     """
 
     request: Request
     decision: Decision
     shadow: tuple[ShadowVerdict, ...] = ()
+    istio_shadow: Mapping[str, str] = field(default_factory=dict)
     token_carriers: frozenset[str] = frozenset(_DEFAULT_CARRIERS)
     xfcc: str = ""
 
@@ -113,21 +128,32 @@ def walk(
 ) -> Outcome:
     """Return the outcome for a decoded request; one without evidence keeps the peer it has."""
     if request.peer_evidence is None:
-        return _walk(request, state, around, seconds_left)
+        return _shadowed(request, state, around, seconds_left)
     at = datetime.fromtimestamp(around.now(), UTC)
     found = find_peer(request.peer_evidence, around.peer_rules, around.bundles(), at, around.svids)
     if found.fault is not None:
         reason = Reason(found.fault.value)
         refused = denial(reason, Layer.PEER_AUTHENTICATION, detail=found.detail)
         return Outcome(request=request, decision=refused, xfcc=found.xfcc)
-    outcome = _walk(replace(request, peer=found.peer), state, around, seconds_left)
+    outcome = _shadowed(replace(request, peer=found.peer), state, around, seconds_left)
     return replace(outcome, xfcc=found.xfcc) if found.xfcc else outcome
 
 
-def _walk(
+def _shadowed(
     request: Request, state: ServingState, around: Surroundings, seconds_left: SecondsLeft
 ) -> Outcome:
-    """Return the outcome for a request whose peer is known."""
+    """Return the outcome with the candidate's verdict, if there is a candidate."""
+    outcome = walk_with_peer(request, state, around, seconds_left)
+    if around.candidate is None:
+        return outcome
+    verdict = around.candidate(request, outcome.decision, seconds_left)
+    return replace(outcome, shadow=(*outcome.shadow, verdict))
+
+
+def walk_with_peer(
+    request: Request, state: ServingState, around: Surroundings, seconds_left: SecondsLeft
+) -> Outcome:
+    """Return the outcome for a request whose peer is known; no candidate is asked."""
     level = state.snapshot.mesh.path_normalization
     path = normalize_path(request.path, level)
     if path is None:
@@ -170,14 +196,18 @@ def _walk(
         policies, request, state.providers, token=token, terms=state.terms, asking=asking
     )
     decision = judged.decision
-    if failure is not None:
-        return Outcome(request=request, decision=decision, token_carriers=carriers)
-    shadow = shadow_verdicts(policies, judged.request, decision, decide_rules)
+    outcome = Outcome(
+        request=request,
+        decision=decision,
+        shadow=shadow_verdicts(policies, judged.request, decision, decide_rules),
+        istio_shadow=istio_metadata(policies.dry_run, judged.request, decision),
+        token_carriers=carriers,
+    )
     # A connection has no headers to carry anything upstream.
-    if decision.is_allowed and request.is_http:
+    if failure is None and decision.is_allowed and request.is_http:
         mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
-        decision = replace(decision, mutations=mutations)
-    return Outcome(request=request, decision=decision, shadow=shadow, token_carriers=carriers)
+        return replace(outcome, decision=replace(decision, mutations=mutations))
+    return outcome
 
 
 def _with_path(request: Request, path: str) -> Request:

@@ -1,13 +1,21 @@
-"""What each dry-run policy would have answered, had it been enforced with the others."""
+"""What policies that are not enforced would have answered, beside the enforced ones.
+
+Each dry-run policy is tried alone, then all of them together. The candidate set is
+another matter, see `dryrun.candidate`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from policies.decision import Decision, Effect, Layer, ShadowOutcome, ShadowVerdict
+from policies.decision import Decision, Layer, RuleRef, ShadowOutcome, ShadowVerdict
 from policies.matchers import CompiledPolicy
 from policies.request import Request
 from policies.snapshot import WorkloadPolicies
+
+TOGETHER: Final = "together"
+"""The name under which stands the verdict of all dry-run policies promoted at once."""
 
 # A denial from one of these stands whatever the DENY and ALLOW policies say.
 _EARLIER_LAYERS = frozenset(
@@ -32,54 +40,88 @@ class DecideRules(Protocol):
 def shadow_verdicts(
     policies: WorkloadPolicies, request: Request, enforced: Decision, decide_rules: DecideRules
 ) -> tuple[ShadowVerdict, ...]:
-    """Return one verdict for each dry-run policy, alone beside the enforced ones.
+    """Return one verdict for each dry-run policy alone; of several, also that of all together.
 
     INVARIANT: never raises for what a policy does; the enforced answer is not touched.
     """
-    return tuple(
-        _shadow(policy, policies, request, enforced, decide_rules) for policy in policies.dry_run
-    )
+    if not policies.dry_run:
+        return ()
 
+    def decided(promoted: Callable[[], WorkloadPolicies]) -> Decision:
+        is_final = is_denied_before_rules(enforced)
+        return enforced if is_final else decide_rules(promoted(), request)
 
-def _shadow(
-    policy: CompiledPolicy,
-    policies: WorkloadPolicies,
-    request: Request,
-    enforced: Decision,
-    decide_rules: DecideRules,
-) -> ShadowVerdict:
-    name, action = policy.ref.name, str(policy.action)
-    try:
-        matched = policy.first_match(request)
-        effect = enforced.effect
-        if enforced.is_allowed or enforced.layer not in _EARLIER_LAYERS:
-            effect = decide_rules(policies.with_enforced(policy), request).effect
-    except Exception as exc:  # noqa: BLE001 - the real answer must survive whatever a shadow does
-        return ShadowVerdict(
-            policy=name,
-            action=action,
-            matched=None,
-            effect=enforced.effect,
-            outcome=ShadowOutcome.ERROR,
-            detail=f"the shadow evaluation failed: {type(exc).__name__}",
+    def alone(policy: CompiledPolicy) -> ShadowVerdict:
+        return _judged(
+            policy.ref.name,
+            str(policy.action),
+            enforced,
+            lambda: (
+                policy.first_match(request),
+                decided(lambda: policies.with_enforced(policy)),
+            ),
         )
+
+    verdicts = tuple(alone(policy) for policy in policies.dry_run)
+    if len(verdicts) == 1:
+        return verdicts
+
+    def together() -> tuple[RuleRef | None, Decision]:
+        decision = decided(policies.with_all_enforced)
+        return decision.rule, decision
+
+    return (*verdicts, _judged(TOGETHER, "", enforced, together))
+
+
+def is_denied_before_rules(enforced: Decision) -> bool:
+    """Whether the DENY and ALLOW policies were never asked."""
+    return not enforced.is_allowed and enforced.layer in _EARLIER_LAYERS
+
+
+def beside(
+    policy: str, enforced: Decision, shadow: Decision, *, matched: RuleRef | None, action: str = ""
+) -> ShadowVerdict:
+    """Return the verdict that sets a shadow's answer beside the enforced one."""
+    outcome = ShadowOutcome.SAME
+    detail = ""
+    if enforced.effect is not shadow.effect:
+        is_denial = not shadow.is_allowed
+        outcome = ShadowOutcome.WOULD_DENY if is_denial else ShadowOutcome.WOULD_ALLOW
+        detail = f"{enforced.effect} would become {shadow.effect}"
+    elif is_denied_before_rules(enforced):
+        detail = f"denied before the rules, by {enforced.layer}"
     return ShadowVerdict(
-        policy=name,
+        policy=policy,
         action=action,
         matched=matched,
-        effect=effect,
-        outcome=_outcome(enforced.effect, effect),
-        detail=_detail(enforced, effect),
+        effect=shadow.effect,
+        outcome=outcome,
+        detail=detail,
+        would=None if outcome is ShadowOutcome.SAME else shadow,
     )
 
 
-def _outcome(enforced: Effect, shadow: Effect) -> ShadowOutcome:
-    if enforced is shadow:
-        return ShadowOutcome.SAME
-    return ShadowOutcome.WOULD_DENY if shadow is Effect.DENY else ShadowOutcome.WOULD_ALLOW
+def without_verdict(policy: str, enforced: Decision, why: str, action: str = "") -> ShadowVerdict:
+    """Return the mark of a shadow that came to nothing; `why` holds nothing of the request."""
+    return ShadowVerdict(
+        policy=policy,
+        action=action,
+        matched=None,
+        effect=enforced.effect,
+        outcome=ShadowOutcome.ERROR,
+        detail=why,
+    )
 
 
-def _detail(enforced: Decision, shadow: Effect) -> str:
-    if not enforced.is_allowed and enforced.layer in _EARLIER_LAYERS:
-        return f"denied before the rules, by {enforced.layer}"
-    return "" if shadow is enforced.effect else f"{enforced.effect} would become {shadow}"
+def _judged(
+    policy: str,
+    action: str,
+    enforced: Decision,
+    judge: Callable[[], tuple[RuleRef | None, Decision]],
+) -> ShadowVerdict:
+    try:
+        matched, decision = judge()
+    except Exception as exc:  # noqa: BLE001 - the real answer must survive whatever a shadow does
+        why = f"the shadow evaluation failed: {type(exc).__name__}"
+        return without_verdict(policy, enforced, why, action)
+    return beside(policy, enforced, decision, matched=matched, action=action)

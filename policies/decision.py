@@ -206,7 +206,11 @@ class ShadowOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowVerdict:
-    """What one dry-run policy, enforced beside the others, would have answered."""
+    """What one dry-run policy, or a set of policies, would have answered.
+
+    `policy` is `namespace/name`; the name of a set has no `/`. `would` is the whole answer
+    where it is another than the enforced one. `revision` is that of a candidate set.
+    """
 
     policy: str
     action: str
@@ -214,3 +218,5 @@ class ShadowVerdict:
     effect: Effect
     outcome: ShadowOutcome
     detail: str = ""
+    would: Decision | None = None
+    revision: str = ""

@@ -53,6 +53,13 @@ class WorkloadPolicies:
             return replace(self, deny=self.deny.with_policy(policy))
         return replace(self, allow=self.allow.with_policy(policy))
 
+    def with_all_enforced(self) -> WorkloadPolicies:
+        """Return these policies with every dry-run policy enforced as well."""
+        promoted = self
+        for policy in self.dry_run:
+            promoted = promoted.with_enforced(policy)
+        return promoted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
