@@ -59,6 +59,8 @@ class StateKeeper:
         self._state = build()
         self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
         self._stop = threading.Event()
+        # One build at a time: what is swapped last was also built last.
+        self._lock = threading.Lock()
         self._untold: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
@@ -80,6 +82,26 @@ class StateKeeper:
         """Return how the serving state came about."""
         return self._status
 
+    def adopt(
+        self, build: Callable[[], ServingState], keep: Callable[[], None]
+    ) -> tuple[Diagnostic, ...]:
+        """Build a state at somebody else's word and serve it; return why not, or nothing.
+
+        `keep` is called before anything else is built. A refusal is told of, and leaves both
+        the state and its status as they are.
+        """
+        with self._lock:
+            if fingerprint(self._watched) != self._tried:
+                return (_unsettled(self._watched),)
+            try:
+                state = build()
+            except LoadError as exc:
+                self._untold.append((None, exc.diagnostics))
+                return exc.diagnostics
+            keep()
+            self._swap(state)
+        return ()
+
     def _run(self) -> None:
         seen = self._tried
         while not self._stop.wait(self._interval):
@@ -94,7 +116,8 @@ class StateKeeper:
         now = fingerprint(self._watched)
         if now == seen and now != self._tried:
             self._tried = now
-            self._reload()
+            with self._lock:
+                self._reload()
         self._tell()
         return now
 
@@ -109,6 +132,10 @@ class StateKeeper:
             _log.exception("reload_failed")
             self._keep(_unexpected(exc, self._watched))
             return
+        self._swap(state)
+
+    def _swap(self, state: ServingState) -> None:
+        """Let a state serve from now on."""
         self._state = state
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
         for warning in state.warnings:
@@ -149,6 +176,14 @@ def fingerprint(watched: Iterable[Path]) -> Fingerprint:
                 continue
             found.add((str(name), info.st_size, info.st_mtime_ns, info.st_ino))
     return frozenset(found)
+
+
+def _unsettled(watched: Sequence[Path]) -> Diagnostic:
+    return Diagnostic(
+        code="unsettled",
+        message="files are being edited; it is tried again when they are whole",
+        location=Location(str(watched[0]) if watched else ""),
+    )
 
 
 def _unexpected(exc: Exception, watched: Sequence[Path]) -> tuple[Diagnostic, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from identity.claims import VerifiedClaims
 from identity.peer import Peer
@@ -96,7 +96,7 @@ class ProviderOptions:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class RegoProvider:
     """Implements `policies.decision.Provider` with a Rego engine; safe from many threads.
 
@@ -164,6 +164,19 @@ class RegoProvider:
         return passed_in_dry_run(verdict) if self.dry_run else verdict
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegoPolicy:
+    """Modules (file name, source) and their data, wherever they came from.
+
+    `revision` names all of it; `place` is where findings about the whole are told to be.
+    """
+
+    modules: Sequence[tuple[str, str]]
+    data: Mapping[str, Any]
+    revision: str
+    place: str
+
+
 def load_provider(
     name: str,
     paths: Iterable[Path],
@@ -176,20 +189,33 @@ def load_provider(
     Raises:
         LoadError: something in the files would not serve; nothing was loaded.
     """
-    options = options or ProviderOptions()
     paths = tuple(paths)
     texts = read_modules(paths)
     data, data_texts = read_data(data_paths)
+    revision = digest([*texts, *data_texts], entrypoint.strip("/"))
+    policy = RegoPolicy(modules=texts, data=data, revision=revision, place=str(paths[0]))
+    return provide(name, policy, entrypoint, options)
+
+
+def provide(
+    name: str, policy: RegoPolicy, entrypoint: str, options: ProviderOptions | None = None
+) -> RegoProvider:
+    """Return a provider that answers from modules and data, proven on sample requests.
+
+    Raises:
+        LoadError: something in them would not serve; nothing was loaded.
+    """
+    options = options or ProviderOptions()
+    texts, data, place = policy.modules, policy.data, policy.place
     entrypoint = entrypoint.strip("/")
-    warnings = _check(texts, entrypoint, str(paths[0]))
+    warnings = _check(texts, entrypoint, place)
     engine = EmbeddedEngine(
         texts, entrypoint, data, budget_seconds=_engine_budget(options), workers=options.workers
     )
-    revision = digest([*texts, *data_texts], entrypoint)
-    loaded = _proven(name, engine, options, entrypoint, str(paths[0]))
+    loaded = _proven(name, engine, options, entrypoint, place)
     return replace(
         loaded,
-        revision=revision,
+        revision=policy.revision,
         warnings=(*warnings, *loaded.warnings),
         needs_istio=NeededInput.of_sources(source for _, source in texts).holds(*_ISTIO_KEY),
     )
