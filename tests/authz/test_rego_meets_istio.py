@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from checking import CUSTOM, FixedProvider, MemoryRecorder, ask, make_authorizer, make_message
 from google.protobuf.json_format import MessageToDict
 
 from audit.document import document_from_record
 from audit.redact import Redactor
+from authz.config_file import load_settings
 from authz.custom import CustomTerms, ProviderTerms
 from authz.policytest.run import find_test_files, run_test_file
+from authz.settings import Settings
 from opa_bridge.istio_verdict import istio_verdict
 from opa_bridge.provider import load_provider
 from policies.decision import (
@@ -29,15 +33,30 @@ from policies.decision import (
 )
 from policies.request import Request
 
+REPOSITORY = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / "rego_meets_istio"
+EXAMPLE = REPOSITORY / "examples" / "dropin"
 OPEN = CustomTerms(of={"rego": ProviderTerms(fails_open=True)})
 
 
-@pytest.mark.parametrize("path", find_test_files([FOLDER]), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", find_test_files([FOLDER, EXAMPLE]), ids=lambda path: path.name)
 def test_cases(path: Path) -> None:
     """Every case of the file comes out as it says."""
     wrong = {found.case.name: found.mismatches for found in run_test_file(path) if found.mismatches}
     assert wrong == {}
+
+
+def test_configurations_of_the_page_load() -> None:
+    """What docs/rego.md shows is valid, and the first of it is the example."""
+    shown = re.findall(
+        r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "rego.md").read_text("utf-8"), flags=re.DOTALL
+    )
+    found = [Settings.model_validate(yaml.safe_load(text)) for text in shown]
+
+    assert len(found) == 2
+    example = load_settings(EXAMPLE / "meshwarden.yaml")
+    assert [each.made_absolute(EXAMPLE) for each in found[0].providers] == list(example.providers)
+    assert (found[0].listen, found[0].policies) == (example.listen, example.policies)
 
 
 @pytest.mark.parametrize(
