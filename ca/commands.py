@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ca.authority import AuthorityKeeper
 from ca.clock import Clock
+from ca.control import ask
 from ca.errors import ControlError
+from ca.opening import open_state
 from ca.plugged import load_plugged
 from ca.rotation import Rotation
+from ca.running import Command
+from ca.settings import CaSettings
 from ca.slots import Slot
-from identity.spiffe_id import TrustDomain
+from ca.status import authority_troubles, status_of_state
+from identity.bundle_document import encode_bundle
+from identity.jwks import Jwk
+from identity.trust_bundle import TrustBundle
 
 
-def rotation_command(
-    rotation: Rotation, trust_domain: TrustDomain, clock: Clock
-) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Return the command `rotate`: `{"step": ..., "force": bool, "plugged": folder or null}`."""
+def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) -> Mapping[str, Any]:
+    """Return the answer of the CA that runs on `settings`, or of its state when none runs.
+
+    The wait for those who have no stream counts without a running CA too: it knows of no stream.
+
+    Raises:
+        CaError: it was refused, or there is no state.
+    """
+    answer = ask(settings.state_folder, request)
+    if answer is not None:
+        return answer
+    with open_state(settings, clock) as (keeper, rotation):
+        commands = slot_commands(keeper, rotation, clock)
+        commands["status"] = lambda _: status_of_state(
+            keeper, rotation, clock(), authority_troubles(keeper, clock())
+        )
+        return commands[request["do"]](request)
+
+
+def slot_commands(
+    keeper: AuthorityKeeper,
+    rotation: Rotation,
+    clock: Clock,
+    jwt_authorities: Callable[[], Sequence[Jwk]] = tuple,
+) -> dict[str, Command]:
+    """Return the commands of the slots: `rotate` and `bundle`.
+
+    `rotate` takes `{"step": "prepare" | "activate" | "retire", "force": bool, "plugged": folder}`;
+    `bundle` answers with the roots as PEM and as a SPIFFE bundle document.
+    """
 
     def rotate(request: Mapping[str, Any]) -> Mapping[str, Any]:
         force = request.get("force") is True
         match request.get("step"):
             case "prepare":
-                folder = request.get("plugged")
-                plugged = load_plugged(Path(folder), trust_domain, clock()) if folder else None
+                folder, domain = request.get("plugged"), keeper.plan.trust_domain
+                plugged = load_plugged(Path(folder), domain, clock()) if folder else None
                 return _changed(rotation.prepare(plugged))
             case "activate":
                 return _changed(rotation.activate(force=force))
@@ -33,7 +67,16 @@ def rotation_command(
             case _:
                 raise ControlError("a rotation's step is prepare, activate or retire")
 
-    return rotate
+    def bundle(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        document = TrustBundle(
+            trust_domain=keeper.plan.trust_domain,
+            x509_authorities=keeper.roots,
+            jwt_authorities=tuple(jwt_authorities()),
+            sequence=keeper.sequence,
+        )
+        return {"pem": keeper.bundle_pem(), "spiffe": encode_bundle(document).decode()}
+
+    return {"rotate": rotate, "bundle": bundle}
 
 
 def _changed(slot: Slot) -> Mapping[str, Any]:

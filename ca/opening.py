@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
-from ca.authority import AuthorityPlan
+from ca.authority import AuthorityKeeper, AuthorityPlan
 from ca.clock import Clock
+from ca.errors import StateError
 from ca.key_kinds import KeyKind, generate_key
 from ca.keys import FileKeyStore, load_passphrase
 from ca.plugged import load_plugged
+from ca.rotation import Rotation
 from ca.settings import CaSettings
 from ca.state import StateFolder
+from ca.streams import OpenStreams
 
 
 def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
@@ -35,3 +40,39 @@ def key_store_of(settings: CaSettings, state: StateFolder) -> FileKeyStore:
     """
     path = settings.key_passphrase_file
     return FileKeyStore(state.keys_folder, None if path is None else load_passphrase(path))
+
+
+@contextmanager
+def open_state(settings: CaSettings, clock: Clock) -> Iterator[tuple[AuthorityKeeper, Rotation]]:
+    """Yield the authorities of a state that no process serves, locked for the block.
+
+    Raises:
+        StateError: there is no authority yet, another process holds the state, or it is damaged.
+    """
+    missing = StateError(
+        f"there is no authority in `{settings.state_folder}`",
+        help="run `meshwarden ca init`, or start the CA",
+    )
+    if not settings.state_folder.is_dir():
+        raise missing
+    with StateFolder(settings.state_folder) as state:
+        if state.load_manifest() is None:
+            raise missing
+        plan, keys = plan_of(settings, clock), key_store_of(settings, state)
+        keeper = AuthorityKeeper(state, keys, plan, clock, must_sign=False)
+        wait = timedelta(seconds=settings.rotation_wait_seconds)
+        yield keeper, Rotation(keeper, OpenStreams(clock), clock, wait)
+
+
+def make_state(settings: CaSettings, clock: Clock) -> AuthorityKeeper:
+    """Make the first authority of a state folder that has none.
+
+    Raises:
+        StateError: there is one already, or it cannot be written.
+    """
+    with StateFolder(settings.state_folder) as state:
+        if state.load_manifest() is not None:
+            raise StateError(f"there is an authority in `{settings.state_folder}` already")
+        return AuthorityKeeper(
+            state, key_store_of(settings, state), plan_of(settings, clock), clock
+        )

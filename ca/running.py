@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +16,10 @@ from ca.rotation import Rotation
 from ca.settings import CaSettings
 from ca.streams import OpenStreams
 from ca.troubles import Probe, Trouble
+from identity.jwks import Jwk
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Carries out one request of the control socket; a CaError refuses it."""
+"""Carries out one request of the command line; a CaError refuses it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class RunningCa:
     boards: list[SecretBoard] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     commands: dict[str, Command] = field(default_factory=dict)
+    jwt_authorities: Callable[[], Sequence[Jwk]] = tuple
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield everything that is wrong now."""

@@ -24,7 +24,7 @@ from envoy.service.secret.v3.sds_pb2_grpc import add_SecretDiscoveryServiceServi
 from ca.authority import AuthorityKeeper
 from ca.board import SecretBoard
 from ca.clock import Clock, ClockWatch, utc_now
-from ca.commands import rotation_command
+from ca.commands import slot_commands
 from ca.control import control_socket
 from ca.errors import CaError, SocketError
 from ca.issue import SvidRequest
@@ -47,6 +47,7 @@ from ca.status import (
 )
 from ca.streams import OpenStreams
 from ca.svid import X509Svid
+from identity.jwks import Jwk
 
 _log = structlog.get_logger(__name__)
 _DRAIN_SECONDS = 2.0
@@ -131,7 +132,12 @@ def _running(settings: CaSettings, keeper: AuthorityKeeper, clock: Clock) -> Run
         lambda: stream_troubles(streams, clock()),
         lambda: clock_troubles(watch),
     ]
-    ca.commands["rotate"] = rotation_command(rotation, settings.domain, clock)
+
+    def jwt_authorities() -> Sequence[Jwk]:
+        # Read late: a service may put its own in place.
+        return ca.jwt_authorities()
+
+    ca.commands |= slot_commands(keeper, rotation, clock, jwt_authorities)
     ca.commands["status"] = lambda _: status_of(ca)
     return ca
 

@@ -20,6 +20,8 @@ _SECONDS_PER_DAY = 86_400
 _LEAVES_PER_INTERMEDIATE = 6
 _INTERMEDIATES_PER_ROOT = 3
 _MAX_DNS_NAME = 253
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
+_LAST_PORT = 65_535
 _DNS_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII)
 
 
@@ -65,6 +67,14 @@ def _checked_key_kind(text: str) -> str:
         return parse_key_kind(text).value
     except KeyRefusedError as exc:
         raise ValueError(f"{exc}; {exc.help}" if exc.help else str(exc)) from exc
+
+
+def _checked_host_and_port(text: str) -> str:
+    """Return `text`, an address and a port to listen on."""
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None or int(match[1]) > _LAST_PORT:
+        raise ValueError("must be `host:port`, IPv6 in brackets")
+    return text
 
 
 _KeyKindText = Annotated[str, AfterValidator(_checked_key_kind)]
@@ -161,6 +171,14 @@ class CaSettings(_Settings):
         description=(
             "How long a prepared root is published before it may sign, where not every open "
             "stream has acknowledged it: the time that clients without a stream need to learn it."
+        ),
+    )
+
+    http_listen: Annotated[str, AfterValidator(_checked_host_and_port)] | None = Field(
+        default=None,
+        description=(
+            "Address of `/healthz`, `/readyz` (503 while no certificate can be issued) and "
+            "`/metrics`: `host:port`. Unset: none."
         ),
     )
 

@@ -137,11 +137,11 @@ def describe_status(status: Mapping[str, Any]) -> str:
         for tier in ("root", "intermediate"):
             part = authority[tier]
             lines.append(
-                f"  {tier:<12}{part['key']}, expires {part['expiresAt']} "
+                f"  {tier:<14}{part['key']}, expires {part['expiresAt']} "
                 f"(in {_span(part['secondsLeft'])})"
             )
         if authority["trustedUntil"]:
-            lines.append(f"  {'needed':<12}until {authority['trustedUntil']}")
+            lines.append(f"  {'needed':<14}until {authority['trustedUntil']}")
     for step, key in (("activate", "activationWaitsFor"), ("retire", "retirementWaitsFor")):
         lines += [f"{step} waits: {why}" for why in status["rotation"][key]]
     for workload in status.get("workloads", ()):

@@ -1,18 +1,31 @@
-"""`meshwarden ca serve`."""
+"""`meshwarden ca`: the command lines of the companion certificate authority."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
+from authz.commands.ca_slots import (
+    bundle_group,
+    ca_config_option,
+    init_command,
+    load_ca_settings,
+    rotate_group,
+    status_command,
+)
 from authz.commands.failing import clear_errors
-from authz.config_file import load_model
+from authz.errors import ListenError
+from authz.http_endpoints import HttpEndpoints
 from authz.logging_setup import set_up_logging
 from authz.settings import LogSettings
+from ca.running import RunningCa
 from ca.server import serve
-from ca.settings import CaSettings
+from ca.status import status_of
 
 
 @click.group("ca")
@@ -20,18 +33,42 @@ def ca_group() -> None:
     """The companion certificate authority."""
 
 
+for _command in (init_command, rotate_group, bundle_group, status_command):
+    ca_group.add_command(_command)
+
+
 @ca_group.command("serve")
-@click.option(
-    "-c",
-    "--config",
-    "config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="The CA's configuration file.",
-)
+@ca_config_option()
 def serve_command(config: Path) -> None:
     """Serve certificates over SDS to every configured workload until SIGTERM."""
     with clear_errors():
-        settings = load_model(config, CaSettings)
+        settings = load_ca_settings(config)
         set_up_logging(LogSettings())
-        asyncio.run(serve(settings.resolved(config.resolve().parent)))
+        asyncio.run(serve(settings, services=[_http_endpoints]))
+
+
+@asynccontextmanager
+async def _http_endpoints(ca: RunningCa) -> AsyncIterator[None]:
+    """Answer kubelets and Prometheus while the context is entered, where that is configured."""
+    if ca.settings.http_listen is None:
+        yield
+        return
+    host, _, port = ca.settings.http_listen.rpartition(":")
+
+    def ready() -> tuple[bool, Mapping[str, Any]]:
+        status = status_of(ca)
+        return status["state"] != "failing", status
+
+    try:
+        http = HttpEndpoints(
+            host.strip("[]"), int(port), ready=ready, metrics=ca.metrics.exposition
+        )
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        raise ListenError(
+            f"`httpListen: {ca.settings.http_listen}` cannot be listened on: {why}"
+        ) from exc
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(http.close)

@@ -35,4 +35,7 @@ def clear_errors() -> Iterator[None]:
         raise SystemExit(EXIT_UNUSABLE) from exc
     except (AuditError, CaError, IdentityError, ListenError) as exc:
         click.echo(f"error: {exc}", err=True)
+        advice = getattr(exc, "help", "")
+        if advice:
+            click.echo(f"  help: {advice}", err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc
