@@ -10,7 +10,9 @@ from opa_bridge.engine import EngineStats
 from opa_bridge.errors import EngineInputError
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.result_memory import ResultMemory
+from opa_bridge.rule_index import index_rule, no_index
 from opa_bridge.worker_pool import WorkerPool, default_size
+from policies.diagnostic import LoadError
 
 # BUDGET: one evaluation where nobody is waiting; a server sets less.
 BUDGET_SECONDS: Final = 2.0
@@ -37,7 +39,17 @@ class EmbeddedEngine:
         self._needed = NeededInput.of_sources([source for _, source in modules])
         text = json.dumps(data, ensure_ascii=False, allow_nan=False)
         self._memory = ResultMemory()
-        self._pool = WorkerPool(modules, entrypoint, text, workers or default_size())
+        size = workers or default_size()
+        index = index_rule(modules, entrypoint)
+        self._index = index or no_index(modules, entrypoint)
+        try:
+            self._pool = WorkerPool(self._index.modules, self._index.entrypoints, text, size)
+        except LoadError:
+            if index is None:
+                raise
+            # What is wrong is told of the modules as they were written.
+            self._index = no_index(modules, entrypoint)
+            self._pool = WorkerPool(modules, [entrypoint], text, size)
 
     def evaluate(self, document: Mapping[str, Any], seconds: float | None = None) -> Any:
         """Return the entrypoint's value for an input document.
@@ -51,7 +63,7 @@ class EmbeddedEngine:
         asked = _json(self._needed.pruned(document))
         result = self._memory.find(asked)
         if result is None:
-            result = self._pool.ask(asked, limit)
+            result = self._pool.ask(asked, limit, self._index.choose(document))
             self._memory.keep(asked, result)
         return json.loads(result)
 

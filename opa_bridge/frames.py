@@ -8,7 +8,8 @@ from socket import socket
 from typing import Final
 
 _HEADER: Final = struct.Struct("!cI")
-_CHUNK: Final = 256 * 1024
+# WHY no more: every call gets a fresh buffer of this size, and a large one comes from the system.
+_CHUNK: Final = 16 * 1024
 
 
 class PeerGone(Exception):

@@ -43,26 +43,27 @@ _library.regoNewInput.restype = c_void_p
 
 
 class LoadedPolicy:
-    """A compiled bundle in an interpreter of its own, with one entrypoint. One thread only."""
+    """A compiled bundle in an interpreter of its own, with its entrypoints. One thread only."""
 
-    def __init__(self, binary: bytes, entrypoint: str) -> None:
-        """Load a bundle that `compile_bundle` returned.
+    def __init__(self, binary: bytes, entrypoints: Sequence[str]) -> None:
+        """Load a bundle that `compile_bundle` returned; errors tell of the first entrypoint.
 
         Raises:
             EngineError: the library does not take it.
         """
-        self._entrypoint = entrypoint
+        self._entrypoint = entrypoints[0]
+        self._entrypoints = [each.encode() for each in entrypoints]
         self._interpreter, self._bundle = _load(binary)
 
-    def evaluate(self, document: Mapping[str, Any]) -> Any:
-        """Return the entrypoint's value for an input document.
+    def evaluate(self, document: Mapping[str, Any], entry: int = 0) -> Any:
+        """Return an entrypoint's value for an input document.
 
         Raises:
             EngineError: undefined, conflicting or unreadable; the caller denies.
         """
         self._set_input(document)
         output = _library.regoBundleQueryEntrypoint(
-            self._interpreter._impl, self._bundle._impl, self._entrypoint.encode()
+            self._interpreter._impl, self._bundle._impl, self._entrypoints[entry]
         )
         if not output:
             raise EngineError("the library gave no answer")
@@ -109,7 +110,9 @@ def _text_of(output: int) -> bytes:
     return buffer.value
 
 
-def compile_bundle(modules: Sequence[tuple[str, str]], entrypoint: str, data: str) -> bytes:
+def compile_bundle(
+    modules: Sequence[tuple[str, str]], entrypoints: Sequence[str], data: str
+) -> bytes:
     """Return modules (file name, source) and data, compiled, in the library's binary form.
 
     WHY the binary form: a bundle used as it was built is verified wrongly (it takes the
@@ -124,7 +127,7 @@ def compile_bundle(modules: Sequence[tuple[str, str]], entrypoint: str, data: st
         interpreter.add_data_json(data)
         for file, source in modules:  # noqa: B007 - the last file is named in the error
             interpreter.add_module(file, source)
-        bundle = interpreter.build(None, [entrypoint])
+        bundle = interpreter.build(None, list(entrypoints))
         if not bundle.ok():
             raise RegoError("(errormsg 0:the modules do not compile)")
         with TemporaryDirectory(prefix="meshwarden-rego-") as folder:

@@ -35,13 +35,22 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. `depth` counts the open brackets before it; `starts_line` ignores blanks."""
+    """One token. `depth` counts the open brackets before it; `starts_line` ignores blanks.
+
+    `start` is its offset in the source, in characters.
+    """
 
     kind: Kind
     text: str
     line: int
     depth: int
     starts_line: bool
+    start: int = 0
+
+    @property
+    def end(self) -> int:
+        """The offset behind it."""
+        return self.start + len(self.text)
 
 
 class ScanError(Exception):
@@ -75,7 +84,7 @@ def scan_tokens(source: str) -> tuple[Token, ...]:
         if kind in _KINDS:
             _refuse_escapes(text, line)
             depth -= text in ("}", "]", ")")
-            tokens.append(Token(_KINDS[kind], text, line, depth, line != last_line))
+            tokens.append(Token(_KINDS[kind], text, line, depth, line != last_line, position))
             depth += text in ("{", "[", "(")
             last_line = line + text.count("\n")
         line += text.count("\n")

@@ -6,12 +6,12 @@ waits; each worker is a fork of it, ready at once, sharing its memory until it w
 The nursery alone ends and reaps workers, so a process number is never taken for another's.
 When the authorizer is gone its end of the control socket closes, and everything here ends.
 
-Frames to the nursery: `C` compile (JSON: modules, entrypoint, data), `L` load (entrypoint,
-NUL, binary), `F` fork onto the socket that is sent
+Frames to the nursery: `C` compile (JSON: modules, entrypoints, data), `L` load (entrypoints
+as JSON, NUL, binary), `F` fork onto the socket that is sent
 once it is waited for, `K` end a worker (its number).
 Answers: `B` binary, `E` findings (JSON), `O` done (a number for `F`), `X` a text.
-A worker's socket: `Q` an input (JSON) is answered by `V` a value (JSON), `X` a text, or `I` a
-text where the input cannot be carried.
+A worker's socket: `Q` an entrypoint's place (two bytes) and an input (JSON) is answered by
+`V` a value (JSON), `X` a text, or `I` a text where the input cannot be carried.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class _Nursery:
                 case b"C":
                     return b"B", _compiled(json.loads(payload))
                 case b"L":
-                    entrypoint, _, binary = payload.partition(b"\0")
-                    self._policy = LoadedPolicy(binary, entrypoint.decode())
+                    entrypoints, _, binary = payload.partition(b"\0")
+                    self._policy = LoadedPolicy(binary, json.loads(entrypoints))
                     return b"O", b""
                 case b"F":
                     return b"O", str(self._fork()).encode()
@@ -119,8 +119,9 @@ def _work(channel: socket.socket, policy: LoadedPolicy) -> None:
 
 
 def _evaluated(policy: LoadedPolicy, payload: bytes) -> tuple[bytes, bytes]:
+    entry = int.from_bytes(payload[:2])
     try:
-        return b"V", json.dumps(policy.evaluate(json.loads(payload))).encode()
+        return b"V", json.dumps(policy.evaluate(json.loads(payload[2:]), entry)).encode()
     except EngineInputError as exc:
         return b"I", str(exc).encode()
     except EngineError as exc:
@@ -131,7 +132,7 @@ def _evaluated(policy: LoadedPolicy, payload: bytes) -> tuple[bytes, bytes]:
 
 def _compiled(request: dict[str, Any]) -> bytes:
     modules = [(file, source) for file, source in request["modules"]]
-    return compile_bundle(modules, request["entrypoint"], request["data"])
+    return compile_bundle(modules, request["entrypoints"], request["data"])
 
 
 def _written(found: Any) -> list[Any]:

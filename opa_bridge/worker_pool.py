@@ -134,7 +134,11 @@ class WorkerPool:
     """A few workers with one policy. Safe from many threads; ends with its last reference."""
 
     def __init__(
-        self, modules: Sequence[tuple[str, str]], entrypoint: str, data: str, size: int
+        self,
+        modules: Sequence[tuple[str, str]],
+        entrypoints: Sequence[str],
+        data: str,
+        size: int,
     ) -> None:
         """Compile modules (file name, source) with a data document, and start `size` workers.
 
@@ -149,10 +153,10 @@ class WorkerPool:
         # The nursery of the moment, for the finalizer, which must not hold the pool itself.
         self._current = [self._nursery]
         self._finalizer = weakref.finalize(self, _close_all, self._current, self._idle)
-        request = {"modules": modules, "entrypoint": entrypoint, "data": data}
+        request = {"modules": modules, "entrypoints": list(entrypoints), "data": data}
         try:
             binary = self._nursery.ask(b"C", json.dumps(request).encode(), _START_SECONDS)
-            self._loaded = entrypoint.encode() + b"\0" + binary
+            self._loaded = json.dumps(request["entrypoints"]).encode() + b"\0" + binary
             self._nursery.ask(b"L", self._loaded, _START_SECONDS)
             for _ in range(size):
                 self._idle.put(self._nursery.fork())
@@ -162,8 +166,8 @@ class WorkerPool:
             message = f"the modules do not compile: {exc}"
             raise LoadError([_found("rego.compile", message, file, 0)]) from exc
 
-    def ask(self, document: bytes, seconds: float) -> bytes:
-        """Return the value for an input, both as JSON.
+    def ask(self, document: bytes, seconds: float, entry: int = 0) -> bytes:
+        """Return the value for an input, both as JSON, at the entrypoint of that place.
 
         Raises:
             EngineTimeout: no answer within `seconds`; the evaluation was stopped.
@@ -178,7 +182,7 @@ class WorkerPool:
         kept: _Worker | None = None
         try:
             worker = worker or self._another()
-            kind, payload = _exchange(worker, document, deadline)
+            kind, payload = _exchange(worker, entry.to_bytes(2) + document, deadline)
             kept = worker
         except TimeoutError:
             kept = self._replaced(worker)
