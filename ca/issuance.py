@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -32,66 +31,21 @@ from ca.errors import (
 )
 from ca.grant import Grant, IssuancePolicy, choose_grant
 from ca.issue import SvidRequest, issue_for_key
+from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
 from ca.ledger import LedgerRow, format_serial
 from ca.recorder import Recorder, Recording, StaleRegistryError
 from ca.refusal import Refusal
 from ca.registry import Registry
 from ca.revocations import DeniedKind
-from ca.svid import X509Svid, to_pem
+from ca.svid import X509Svid
 from identity.spiffe_id import SpiffeId
+
+__all__ = ["Issuance", "IssuanceParts", "IssuedSvid", "SigningRequest", "TokenRecord"]
 
 # BUDGET: entries that change faster than a certificate is signed would keep it waiting for ever.
 _MAX_CHECKS = 5
 _MAX_EVIDENCE = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SigningRequest:
-    """What a transport was asked: a CSR (PEM or DER), perhaps an ID, perhaps a lifetime.
-
-    Without `spiffe_id` the CSR's own URI counts, and without that the only ID the caller may hold.
-    """
-
-    csr: bytes
-    spiffe_id: SpiffeId | None = None
-    lifetime: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedSvid:
-    """A certificate that is on record and may leave: leaf first, and the roots it leads to."""
-
-    spiffe_id: SpiffeId
-    chain: tuple[x509.Certificate, ...]
-    roots: tuple[x509.Certificate, ...]
-
-    @property
-    def serial(self) -> str:
-        """The leaf's serial number as the ledger spells it."""
-        return format_serial(self.chain[0].serial_number)
-
-    @property
-    def expires_at(self) -> datetime:
-        """The end of the first certificate of the chain to end."""
-        return min(certificate.not_valid_after_utc for certificate in self.chain)
-
-    def chain_pem(self) -> bytes:
-        """Return the chain as concatenated PEM, leaf first."""
-        return to_pem(self.chain)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRecord:
-    """What the ledger keeps of a JWT-SVID; `key` is the public key that verifies it."""
-
-    token_id: str
-    spiffe_id: SpiffeId
-    audiences: tuple[str, ...]
-    key: PublicKey = field(repr=False)
-    token_sha256: str
-    issued_at: datetime
-    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +59,18 @@ class IssuanceParts:
     clock: Clock
     node: str
     new_serial: Callable[[], int] = x509.random_serial_number
+    count_issued: Callable[[str], None] = lambda _kind: None
+    count_refused: Callable[[Refusal], None] = lambda _reason: None
 
 
 class Issuance:
     """Issues. Any thread may call it.
 
-    `issued` counts what became durable, `refused` what did not by reason; both are for metrics.
+    What became durable is counted by its kind (`x509`, `jwt`), what did not by its reason.
     """
 
     def __init__(self, parts: IssuanceParts) -> None:
         """Issue with `parts`."""
-        self.issued = 0
-        self.refused: Counter[Refusal] = Counter()
         self._parts = parts
 
     def sign(self, request: SigningRequest, caller: Caller) -> IssuedSvid:
@@ -178,7 +132,7 @@ class Issuance:
             kind="jwt",
             serial=token.token_id,
             spiffe_id=str(token.spiffe_id),
-            authority=format_serial(parts.authority().intermediate.serial_number),
+            authority=token.authority,
             entry_id=entry_id,
             spki_sha256=spki_digest(token.key),
             der_sha256=token.token_sha256,
@@ -198,8 +152,26 @@ class Issuance:
                 revision=parts.registry.state.revision,
             )
         )
-        done.add_done_callback(self._count)
+        done.add_done_callback(self._count_token)
         return done
+
+    def record_svid(self, svid: X509Svid, caller: Caller) -> None:
+        """Record an SVID that the server itself made for a configured workload; blocks.
+
+        Raises:
+            IssueRefusedError: its ID is denied; that is recorded instead.
+            StoreError: it could not be recorded, and may not leave.
+        """
+        parts, now = self._parts, self._parts.clock()
+        attempt = _Attempt(caller=caller, asked=svid.spiffe_id)
+        state = parts.registry.state
+        if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:
+            error = IssueRefusedError(f"`{svid.spiffe_id}` is denied", reason=Refusal.DENIED)
+            self._refuse(attempt, error).result()
+        row = self._row(attempt, Grant(spiffe_id=svid.spiffe_id), svid.chain, None)
+        event = self._event(EventName.SVID_ISSUED, _row_details(row))
+        parts.recorder.record(Recording(event=event, row=row)).result()
+        parts.count_issued(row.kind)
 
     def refuse(
         self, error: IssueRefusedError, method: Method, evidence: Mapping[str, str]
@@ -210,7 +182,7 @@ class Issuance:
         Raises:
             StoreError: it cannot be recorded.
         """
-        self.refused[error.reason] += 1
+        self._parts.count_refused(error.reason)
         caller = Caller(method=method, evidence=evidence)
         return self._parts.recorder.record(
             Recording(event=self._refusal_event(_Attempt(caller=caller), error, error.reason))
@@ -228,7 +200,7 @@ class Issuance:
         def settle(done: Future[None]) -> None:
             error = done.exception()
             if error is None:
-                self.issued += 1
+                self._parts.count_issued("x509")
                 outcome.set_result(issued)
             elif isinstance(error, StaleRegistryError) and attempt.checks < _MAX_CHECKS:
                 _pass_on(self._begin(attempt), outcome)
@@ -269,7 +241,7 @@ class Issuance:
             svid_request, attempt.key, authority, now=now, new_serial=parts.new_serial
         )
         issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=chain, roots=authority.roots)
-        row = self._row(attempt, grant, issued, authority, spki)
+        row = self._row(attempt, grant, chain, spki)
         event = self._event(EventName.SVID_ISSUED, _row_details(row))
         return issued, Recording(event=event, row=row, revision=state.revision)
 
@@ -277,19 +249,18 @@ class Issuance:
         self,
         attempt: _Attempt,
         grant: Grant,
-        issued: IssuedSvid,
-        authority: Authority,
-        spki: str,
+        chain: tuple[x509.Certificate, ...],
+        spki: str | None,
     ) -> LedgerRow:
         """Return the ledger's row of a certificate."""
-        leaf = issued.chain[0]
+        leaf = chain[0]
         der = leaf.public_bytes(serialization.Encoding.DER)
         return LedgerRow(
-            serial=issued.serial,
-            spiffe_id=str(issued.spiffe_id),
-            authority=format_serial(authority.intermediate.serial_number),
+            serial=format_serial(leaf.serial_number),
+            spiffe_id=str(grant.spiffe_id),
+            authority=_authority_key(leaf),
             entry_id=grant.entry_id,
-            spki_sha256=spki,
+            spki_sha256=spki or spki_digest(check_public_key(leaf.public_key())),
             der_sha256=hashlib.sha256(der).hexdigest(),
             der=der,
             csr_sha256=attempt.csr.csr_sha256 if attempt.csr else "",
@@ -304,7 +275,7 @@ class Issuance:
     def _refuse(self, attempt: _Attempt, error: CaError) -> Future[IssuedSvid]:
         """Record a refusal; the future ends with `error` once that is durable, or cannot be."""
         reason = _reason_of(error)
-        self.refused[reason] += 1
+        self._parts.count_refused(reason)
         outcome: Future[IssuedSvid] = Future()
         try:
             recorded = self._parts.recorder.record(
@@ -337,10 +308,10 @@ class Issuance:
         """Return an event of this moment."""
         return AuditEvent(event=name, at=self._parts.clock().timestamp(), details=details)
 
-    def _count(self, done: Future[None]) -> None:
-        """Count what became durable."""
+    def _count_token(self, done: Future[None]) -> None:
+        """Count a token that became durable."""
         if done.exception() is None:
-            self.issued += 1
+            self._parts.count_issued("jwt")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -361,6 +332,13 @@ def _check_key(key: PublicKey, authority: Authority) -> None:
     for certificate in (*authority.chain, *authority.roots):
         if certificate.public_key() == key:
             raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
+
+
+def _authority_key(leaf: x509.Certificate) -> str:
+    """Return the key identifier of the authority that signed `leaf`, in hex."""
+    kind = x509.AuthorityKeyIdentifier
+    identifier = leaf.extensions.get_extension_for_class(kind).value.key_identifier
+    return identifier.hex() if identifier is not None else ""
 
 
 def _reason_of(error: CaError) -> Refusal:

@@ -23,8 +23,9 @@ _SERIAL_DIGITS: Final = 40
 class LedgerRow:
     """One issuance. Digests are SHA-256 in hex; `csr_sha256` is empty where there was no CSR.
 
-    `authority` is the serial number of the certificate that signed; `kind` is `x509` (the leaf's
-    DER in `der`) or `jwt` (`der` is empty and `serial` is the token's `jti`).
+    `authority` is the key identifier of the authority that signed, in hex; `kind` is `x509` (the
+    leaf's DER in `der`) or `jwt` (`der` is empty, `serial` is the token's `jti`, and `authority`
+    its `kid`).
     """
 
     serial: str

@@ -24,6 +24,8 @@ class Refusal(StrEnum):
     DENIED = "denied"
     CALLER_UNKNOWN = "caller_unknown"
     CALLER_REVOKED = "caller_revoked"
+    SVID_INVALID = "svid_invalid"
+    SVID_UNKNOWN = "svid_unknown"
     TOKEN_UNKNOWN = "token_unknown"  # noqa: S105 - the name of a reason
     TOKEN_USED = "token_used"  # noqa: S105 - the name of a reason
     TOKEN_EXPIRED = "token_expired"  # noqa: S105 - the name of a reason

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from audit.verify import VerifyReport, verify_folder
@@ -19,7 +19,8 @@ from ca.audit_chain import AuditChain
 from ca.caller import Caller, Method
 from ca.entries import RegistrationEntry, insert_entry
 from ca.grant import IssuancePolicy
-from ca.issuance import Issuance, IssuanceParts, SigningRequest
+from ca.issuance import Issuance, IssuanceParts
+from ca.issued import SigningRequest
 from ca.ledger import LedgerFilter, LedgerRow, find_rows
 from ca.recorder import Recorder
 from ca.registry import Registry
@@ -99,8 +100,8 @@ def open_ca(folder, authority, clock, *, url: str = "", node: str = "one") -> It
         store.close()
 
 
-def make_csr(*uris: str, key=None, extensions=(), sign_with=None, digest=None, pem=True) -> bytes:
-    """Return a CSR with these URI SANs and extensions, signed by its key or by another."""
+def make_csr(*uris: str, key=None, extensions=(), pem=True) -> bytes:
+    """Return a CSR with these URI SANs and extensions, signed by its key."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "asked, never used")])
     builder = x509.CertificateSigningRequestBuilder().subject_name(name)
@@ -109,7 +110,9 @@ def make_csr(*uris: str, key=None, extensions=(), sign_with=None, digest=None, p
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
-    csr = builder.sign(sign_with or key, digest if digest is not None else hashes.SHA256())
+    # Ed25519 has its own digest.
+    digest = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    csr = builder.sign(key, digest)
     encoding = serialization.Encoding.PEM if pem else serialization.Encoding.DER
     return csr.public_bytes(encoding)
 
