@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from authz.policy_bundle_parts import TakeBundle, no_bundles
+from authz.provider_memory import ProviderMemory
 from authz.provider_parts import load_providers, make_terms, open_doors, revisions
 from authz.provider_settings import ProviderSettings
 from authz.serving_state import ServingState, combined_revision
@@ -17,13 +19,27 @@ from policies.mesh import Mesh
 from policies.snapshot import Snapshot, build_snapshot
 
 
-def build_state(settings: Settings, keys: JwksCache) -> ServingState:
+def build_state(
+    settings: Settings,
+    keys: JwksCache,
+    *,
+    take: TakeBundle = no_bundles,
+    memory: ProviderMemory | None = None,
+) -> ServingState:
     """Return the state that the configuration's files spell, its keys being fetched.
+
+    `take` returns bundles by name; `memory` has providers that are still the same.
 
     Raises:
         LoadError: a policy, a Rego module or a key set is wrong; nothing is kept.
     """
-    state = load_state(settings.policies.paths, settings.mesh.to_mesh(), settings.providers)
+    state = load_state(
+        settings.policies.paths,
+        settings.mesh.to_mesh(),
+        settings.providers,
+        take=take,
+        memory=memory,
+    )
     prepare_keys(state.snapshot, keys)
     return state
 
@@ -47,16 +63,21 @@ def load_state(
     mesh: Mesh,
     provider_settings: Sequence[ProviderSettings],
     *,
+    take: TakeBundle = no_bundles,
+    memory: ProviderMemory | None = None,
     is_patient: bool = False,
 ) -> ServingState:
     """Return the state of policy and Rego files, without any key fetched.
 
+    `take` returns bundles by name; `memory` has providers that are still the same.
     `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
 
     Raises:
         LoadError: with the findings of all of them.
     """
-    providers, problems = load_providers(provider_settings, is_patient=is_patient)
+    providers, problems = load_providers(
+        provider_settings, take=take, memory=memory, is_patient=is_patient
+    )
     snapshot: Snapshot | None = None
     try:
         snapshot = build_snapshot(read_policy_files(paths), mesh)

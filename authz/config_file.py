@@ -33,6 +33,7 @@ def load_settings(path: Path) -> Settings:
                 update={"paths": _absolute(base, settings.policies.paths)}
             ),
             "providers": tuple(each.made_absolute(base) for each in settings.providers),
+            "bundles": tuple(each.made_absolute(base) for each in settings.bundles),
             "identity": _with_absolute_files(base, settings.identity),
             "dryrun": settings.dryrun.made_absolute(base),
             "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),

@@ -7,8 +7,17 @@ from dataclasses import replace
 
 from authz.custom import CustomTerms, ProviderTerms
 from authz.denial import FORBIDDEN
+from authz.policy_bundle_parts import TakeBundle, no_bundles
+from authz.provider_memory import ProviderMemory
 from authz.provider_settings import ProviderSettings
-from opa_bridge.provider import ProviderOptions, RegoProvider, connect_provider, load_provider
+from opa_bridge.bundle_policy import policy_of
+from opa_bridge.provider import (
+    ProviderOptions,
+    RegoProvider,
+    connect_provider,
+    load_provider,
+    provide,
+)
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity
 from policies.mesh import Mesh
 
@@ -17,23 +26,36 @@ _PATIENCE_SECONDS = 10.0
 
 
 def load_providers(
-    settings: Iterable[ProviderSettings], *, is_patient: bool = False
+    settings: Iterable[ProviderSettings],
+    *,
+    take: TakeBundle = no_bundles,
+    memory: ProviderMemory | None = None,
+    is_patient: bool = False,
 ) -> tuple[dict[str, RegoProvider], list[Diagnostic]]:
     """Return the providers that load, and what is wrong with the others.
 
+    `take` returns bundles by name. `memory` has providers that are still the same.
     `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
     """
     problems: list[Diagnostic] = []
     providers: dict[str, RegoProvider] = {}
     for each in settings:
         try:
-            providers[each.name] = make_provider(each, is_patient=is_patient)
+            providers[each.name] = make_provider(
+                each, take=take, memory=memory, is_patient=is_patient
+            )
         except LoadError as exc:
             problems.extend(exc.diagnostics)
     return providers, problems
 
 
-def make_provider(settings: ProviderSettings, *, is_patient: bool = False) -> RegoProvider:
+def make_provider(
+    settings: ProviderSettings,
+    *,
+    take: TakeBundle = no_bundles,
+    memory: ProviderMemory | None = None,
+    is_patient: bool = False,
+) -> RegoProvider:
     """Return one provider, proven on sample requests.
 
     Raises:
@@ -44,7 +66,17 @@ def make_provider(settings: ProviderSettings, *, is_patient: bool = False) -> Re
     options = patient(options) if is_patient else options
     if rego.opa is not None:
         return connect_provider(settings.name, rego.opa.to_server(), rego.entrypoint, options)
-    return load_provider(settings.name, rego.paths, rego.entrypoint, rego.data, options)
+    if not rego.bundles:
+        return load_provider(settings.name, rego.paths, rego.entrypoint, rego.data, options)
+    bundles = [take(name) for name in rego.bundles]
+    policy = policy_of(bundles, rego.entrypoint)
+
+    def make() -> RegoProvider:
+        made = provide(settings.name, policy, rego.entrypoint, options)
+        told = [found for bundle in bundles for found in bundle.warnings]
+        return replace(made, warnings=(*told, *made.warnings))
+
+    return make() if memory is None else memory.find(settings, policy.revision, make)
 
 
 def patient(options: ProviderOptions) -> ProviderOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -86,12 +87,17 @@ class RegoSettings(Section):
 
     engine: Literal["embedded", "opa"] = Field(
         default="embedded",
-        description="`embedded` evaluates the modules of `paths` itself; `opa` asks the server "
-        "of `opa`, which has its own.",
+        description="`embedded` evaluates the modules of `paths` or `bundles` itself; `opa` asks "
+        "the server of `opa`, which has its own.",
     )
     paths: tuple[Path, ...] = Field(
         default=(),
         description="Files and folders of `.rego` modules; `*_test.rego` is left out.",
+    )
+    bundles: tuple[str, ...] = Field(
+        default=(),
+        description="Bundles of `bundles:` instead of `paths` and `data`; several serve together "
+        "as one, when their roots do not overlap.",
     )
     entrypoint: str = Field(
         default="envoy/authz/allow",
@@ -149,12 +155,15 @@ class RegoSettings(Section):
     def _fits_the_engine(self) -> RegoSettings:
         if self.engine == "embedded" and self.opa is not None:
             raise _wrong("opa", "is for `engine: opa` alone")
-        if self.engine == "embedded" and not self.paths:
-            raise _wrong("paths", "must have at least 1 entry")
+        if self.bundles and (self.paths or self.data):
+            name = "paths" if self.paths else "data"
+            raise _wrong(name, "cannot be had beside `bundles`, which have data of their own")
+        if self.engine == "embedded" and not (self.paths or self.bundles):
+            raise _wrong("paths", "must have at least 1 entry, or `bundles`")
         if self.engine == "opa" and self.opa is None:
             raise _wrong("opa", "is missing: `engine: opa` needs to know where OPA is")
-        if self.engine == "opa" and (self.paths or self.data):
-            name = "paths" if self.paths else "data"
+        if self.engine == "opa" and (self.paths or self.data or self.bundles):
+            name = "paths" if self.paths else "data" if self.data else "bundles"
             raise _wrong(name, "is for the embedded engine alone: OPA has its own bundles")
         return self
 
@@ -231,7 +240,18 @@ def check_somebody_decides(
         raise _wrong(place, "must have at least 1 entry, or a provider be the default", *below)
 
 
-def _wrong(place: str | int, why: str, *below: str) -> PydanticCustomError:
+def check_bundle_names(providers: Sequence[ProviderSettings], bundles: Sequence[str]) -> None:
+    """Raise what pydantic reports where a provider names a bundle that is not configured."""
+    for index, each in enumerate(providers):
+        for name in each.rego.bundles:
+            if name not in bundles:
+                near = difflib.get_close_matches(name, bundles, n=1)
+                hint = f"did you mean `{near[0]}`?" if near else "define it under `bundles:`"
+                why = f"no bundle `{name}` is configured; {hint}"
+                raise _wrong("providers", why, index, "rego", "bundles")
+
+
+def _wrong(place: str | int, why: str, *below: str | int) -> PydanticCustomError:
     """Return the error of one setting among several that have to go together."""
     return PydanticCustomError("provider", "{why}", {"why": why, "spot": (place, *below)})
 

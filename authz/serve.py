@@ -24,6 +24,13 @@ from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
+from authz.policy_bundle_parts import (
+    PolicyBundles,
+    TakeBundle,
+    shown_policy_bundle,
+    watch_policy_bundles,
+)
+from authz.provider_memory import ProviderMemory
 from authz.provider_metrics import ProviderMetrics
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
@@ -57,8 +64,15 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         stack.callback(bundles.stop)
         metrics = Metrics()
         audit = _LateAudit()
+        policy_bundles = PolicyBundles(settings.bundles)
+        stack.callback(policy_bundles.stop)
+        memory = ProviderMemory()
+
+        def build(take: TakeBundle) -> ServingState:
+            return build_state(settings, keys, take=take, memory=memory)
+
         keeper = StateKeeper(
-            lambda: build_state(settings, keys),
+            policy_bundles.begin(build),
             watched_paths(settings),
             interval_seconds=settings.policies.reload_seconds,
             on_reload=lambda state, problems: _note_reload(metrics, audit, state, problems),
@@ -76,6 +90,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         _watch_audit(metrics, writer)
         _watch_keys(metrics, keys)
         watch_bundles(metrics, bundles)
+        watch_policy_bundles(metrics.registry, policy_bundles)
         around = Surroundings(
             keys=keys,
             on_unknown_key=keys.hasten,
@@ -95,9 +110,10 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             state=keeper.current, around=around, recorder=writer, metrics=metrics
         )
         bundles.start()
+        policy_bundles.start(lambda take, keep: keeper.adopt(lambda: build(take), keep))
         keeper.start()
         stack.callback(keeper.stop)
-        ready = _readiness(keeper, writer, keys, bundles, stop)
+        ready = _readiness(keeper, writer, keys, bundles, stop, policy_bundles)
         _run(settings, stop, authorizer, ready, metrics)
     _log.info("stopped")
 
@@ -105,7 +121,8 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
 def watched_paths(settings: Settings) -> tuple[Any, ...]:
     """Return every path whose edit is a reload."""
     rego = [path for each in settings.providers for path in each.rego.files]
-    return (*settings.policies.paths, *rego)
+    bundles = [path for each in settings.bundles for path in each.files]
+    return (*settings.policies.paths, *rego, *bundles)
 
 
 def static_workload(settings: WorkloadSettings) -> Workload | None:
@@ -236,6 +253,7 @@ def _readiness(
     keys: JwksCache,
     bundles: BundleWatch,
     stop: threading.Event,
+    policy_bundles: PolicyBundles,
 ) -> Callable[[], tuple[bool, Mapping[str, Any]]]:
     def ready() -> tuple[bool, Mapping[str, Any]]:
         status = keeper.status()
@@ -251,6 +269,7 @@ def _readiness(
             "draining": stop.is_set(),
             "keys": [_key_status(each) for each in keys.status()],
             "trust_bundles": [shown_bundle(each) for each in bundles.status()],
+            "bundles": [shown_policy_bundle(each) for each in policy_bundles.status()],
         }
 
     return ready

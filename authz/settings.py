@@ -12,8 +12,10 @@ from audit.settings import AuditSettings
 from authz.dryrun_settings import DryRunSettings
 from authz.identity_settings import IdentitySettings
 from authz.mesh_settings import MeshSettings
+from authz.policy_bundle_settings import PolicyBundleSettings, check_policy_bundles
 from authz.provider_settings import (
     ProviderSettings,
+    check_bundle_names,
     check_providers,
     check_somebody_decides,
 )
@@ -141,6 +143,9 @@ class Settings(Section):
     providers: Annotated[tuple[ProviderSettings, ...], AfterValidator(check_providers)] = Field(
         default=(), description="The Rego that CUSTOM policies ask."
     )
+    bundles: Annotated[tuple[PolicyBundleSettings, ...], AfterValidator(check_policy_bundles)] = (
+        Field(default=(), description="OPA bundles of policy and data that providers name.")
+    )
     identity: IdentitySettings = Field(
         default_factory=IdentitySettings, description="Who is asking."
     )
@@ -156,4 +161,5 @@ class Settings(Section):
     @model_validator(mode="after")
     def _somebody_decides(self) -> Settings:
         check_somebody_decides(self.policies.paths, self.providers, "policies", "paths")
+        check_bundle_names(self.providers, [each.name for each in self.bundles])
         return self

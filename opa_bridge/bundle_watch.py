@@ -104,14 +104,15 @@ class BundleWatcher:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._current: Bundle | None = None
+        self._unconfirmed: tuple[Bundle, BundleAnswer] | None = None
         self._can_long_poll = plan.polling.long_polling_seconds is not None
         self._failures_in_a_row = 0
         self._status = PolicyBundleStatus(name=plan.name, source=plan.service.url)
 
-    def load(self, *, is_refused: Callable[[Bundle], bool] = lambda _: False) -> Bundle:
-        """Return the service's bundle, or the kept copy where there is none that is any good.
+    def load(self) -> Bundle:
+        """Return the service's bundle, or the kept copy where the service has none to take.
 
-        `is_refused` says whether a bundle from the service would not serve.
+        It counts once it was confirmed.
 
         Raises:
             PolicyBundleError: there is neither; the message is that about the service.
@@ -119,14 +120,29 @@ class BundleWatcher:
         try:
             answer = self._ask(wait=False)
             bundle = self._read(answer.raw or b"")
-            if is_refused(bundle):
-                raise PolicyBundleError("bundle.activation", "it was not activated")
         except PolicyBundleError as exc:
             self._note_failure(exc)
-            bundle = self._load_copy(exc)
-        else:
-            self._take(bundle, answer)
+            return self._load_copy(exc)
+        self._unconfirmed = bundle, answer
         return bundle
+
+    def confirm(self) -> None:
+        """Take what was loaded for the current bundle: it serves."""
+        if self._unconfirmed is not None:
+            self._take(*self._unconfirmed)
+            self._unconfirmed = None
+
+    def fall_back(self, why: str) -> Bundle | None:
+        """Return the kept copy in place of a loaded bundle that does not serve, if there is one."""
+        if self._unconfirmed is None:
+            return None
+        self._unconfirmed = None
+        refused = PolicyBundleError("bundle.activation", f"it was not activated: {why}")
+        self._note_failure(refused)
+        try:
+            return self._load_copy(refused)
+        except PolicyBundleError:
+            return None
 
     def start(self, activate: Activate) -> None:
         """Begin to watch; every new bundle is handed to `activate` in the watching thread."""
