@@ -1,0 +1,124 @@
+"""A configured candidate set: loaded beside the enforced one, reloaded, broken, mended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from checking import NoKeys
+
+from authz.candidate_parts import Candidate, candidate_providers, watched_paths
+from authz.config_file import load_settings
+from authz.metrics import Metrics
+from authz.walk import Surroundings
+from policies.decision import Decision, Effect, Layer, Reason, ShadowOutcome, ShadowVerdict
+from policies.request import Request, Workload
+
+ALLOW = Decision(effect=Effect.ALLOW, reason=Reason.NO_ALLOW_POLICY, layer=Layer.DEFAULT)
+CONFIGURATION = """\
+policies: {paths: [policies], reloadSeconds: 0.02}
+workload: {namespace: shop}
+providers:
+  - {name: one, rego: {paths: [one.rego], workers: 1}, default: true}
+  - {name: two, rego: {paths: [two.rego], workers: 1}}
+dryrun:
+  candidate:
+    paths: [candidate]
+    budgetSeconds: 10
+    providers:
+      - {name: two, rego: {paths: [new.rego], workers: 1}}
+"""
+DENY_ALL = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: none, namespace: shop}
+spec: {action: DENY, rules: [{}]}
+"""
+ASK_TWO = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {action: CUSTOM, provider: {name: two}, rules: [{}]}
+"""
+REGO = "package envoy.authz\nimport rego.v1\ndefault allow := %s\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a configuration, whose candidate is empty yet."""
+    (tmp_path / "meshwarden.yaml").write_text(CONFIGURATION)
+    (tmp_path / "candidate").mkdir()
+    for name, verdict in (("one", "true"), ("two", "true"), ("new", "false")):
+        (tmp_path / f"{name}.rego").write_text(REGO % verdict)
+    return tmp_path
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[Callable[[], ShadowVerdict], Metrics]]:
+    """Yield what asks the candidate about one request, and the metrics."""
+    settings, metrics = load_settings(folder / "meshwarden.yaml"), Metrics()
+    around = Surroundings(keys=NoKeys(), static_workload=Workload(namespace="shop"))
+    candidate = Candidate(settings, around, metrics)
+    candidate.start()
+    request = Request(method="GET", path="/", host="h")
+    try:
+        yield lambda: candidate.shadow.verdict(request, ALLOW, lambda: None), metrics
+    finally:
+        candidate.stop()
+
+
+def until(ask: Callable[[], ShadowVerdict], outcome: ShadowOutcome) -> ShadowVerdict:
+    """Return the first verdict with that outcome."""
+    for _ in range(1000):
+        verdict = ask()
+        if verdict.outcome is outcome:
+            return verdict
+        threading.Event().wait(0.02)
+    raise AssertionError(f"never {outcome}: {verdict}")
+
+
+def test_a_candidate_that_never_loaded_is_marked_until_it_does(folder: Path) -> None:
+    """An empty folder is an error for the shadow alone; a set that comes later counts."""
+    with running(folder) as (ask, metrics):
+        assert (ShadowOutcome.ERROR, "") == (ask().outcome, ask().revision)
+        assert b"meshwarden_candidate_fresh 0.0" in metrics.text()
+        (folder / "candidate" / "deny.yaml").write_text(DENY_ALL)
+        verdict = until(ask, ShadowOutcome.WOULD_DENY)
+        assert verdict.would is not None
+        assert ("shop/none#0", 64) == (str(verdict.would.rule and verdict.would.rule.name),
+                                       len(verdict.revision))  # fmt: skip
+        assert b"meshwarden_candidate_fresh 1.0" in metrics.text()
+
+
+def test_a_candidate_that_breaks_stays_as_it_was(folder: Path) -> None:
+    """The last set that loaded is asked while newer files are refused."""
+    path = folder / "candidate" / "deny.yaml"
+    path.write_text(DENY_ALL)
+    with running(folder) as (ask, metrics):
+        revision = until(ask, ShadowOutcome.WOULD_DENY).revision
+        path.write_text("kind: [")
+        for _ in range(1000):
+            if b"meshwarden_candidate_fresh 0.0" in metrics.text():
+                break
+            threading.Event().wait(0.02)
+        assert b"meshwarden_candidate_fresh 0.0" in metrics.text()
+        assert (ShadowOutcome.WOULD_DENY, revision) == (ask().outcome, ask().revision)
+
+
+def test_the_candidate_asks_its_own_rego(folder: Path) -> None:
+    """A provider that the candidate names is its own, the others are those of the enforced set."""
+    (folder / "candidate" / "ask.yaml").write_text(ASK_TWO)
+    settings = load_settings(folder / "meshwarden.yaml")
+    assert [("two", False), ("one", True)] == [
+        (each.name, each.default) for each in candidate_providers(settings)
+    ]
+    assert {folder / "candidate", folder / "new.rego", folder / "one.rego"} == set(
+        watched_paths(settings)
+    )
+    with running(folder) as (ask, _):
+        verdict = until(ask, ShadowOutcome.WOULD_DENY)
+        assert verdict.would is not None
+        assert Reason.CUSTOM_DENIED is verdict.would.reason
