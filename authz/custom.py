@@ -107,11 +107,16 @@ def after_custom(custom: Decision, verdict: Decision) -> Decision:
     """Return the verdict of the later layers with what the providers did to the request."""
     if not verdict.is_allowed:
         return _denied_after(custom, verdict)
+    # Where no ALLOW policy has a say, it was the provider that let the request in.
+    decided = verdict.layer is Layer.DEFAULT and not custom.failed_open
     return replace(
         verdict,
+        reason=custom.reason if decided else verdict.reason,
+        layer=custom.layer if decided else verdict.layer,
+        rule=custom.rule if decided else verdict.rule,
         mutations=custom.mutations,
         failed_open=custom.failed_open,
-        detail=f"{verdict.detail}; {custom.detail}",
+        detail=f"{custom.detail}; {verdict.detail}",
     )
 
 
@@ -184,7 +189,7 @@ def _from_verdict(name: str, verdict: ProviderVerdict, matched: RuleRef | None) 
     said = f": {verdict.detail}" if verdict.detail else ""
     return Decision(
         effect=verdict.effect,
-        reason=Reason.ALLOW_RULE_MATCHED if allowed else Reason.CUSTOM_DENIED,
+        reason=Reason.CUSTOM_ALLOWED if allowed else Reason.CUSTOM_DENIED,
         layer=Layer.CUSTOM,
         rule=matched,
         detail=f"provider `{name}` {'allowed' if allowed else 'denied'}{said}",

@@ -110,7 +110,7 @@ def open_doors(terms: CustomTerms) -> tuple[Diagnostic, ...]:
             code="fail-open",
             message=f"the provider `{name}` fails open: a request that makes it fail, or that "
             "comes while it is out of order, is not denied by it",
-            location=Location(""),
+            location=Location(f"provider {name}"),
             help="leave `failOpen` out, unless an outage is worse than an intruder",
             severity=Severity.WARNING,
         )

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     NO_ALLOW_POLICY = "no_allow_policy"
     NO_ALLOW_RULE_MATCHED = "no_allow_rule_matched"
     DENY_RULE_MATCHED = "deny_rule_matched"
+    CUSTOM_ALLOWED = "custom_allowed"
     CUSTOM_DENIED = "custom_denied"
     PROVIDER_UNKNOWN = "provider_unknown"
     PROVIDER_ERROR = "provider_error"

@@ -284,6 +284,7 @@ def plain_rules(policies: list[CompiledPolicy], mesh: Mesh, request: Request) ->
 def plain_walk(policies: list[CompiledPolicy], mesh: Mesh, request: Request) -> Verdict:
     """Return the verdict by trying every rule of every policy."""
     names = sorted({each.provider for each in policies if each.provider})
+    sent: RuleRef | None = None
     for name in names if mesh.mode is not MeshMode.ZTUNNEL else ():
         if name == "web" and not request.is_http:
             continue
@@ -291,7 +292,10 @@ def plain_walk(policies: list[CompiledPolicy], mesh: Mesh, request: Request) -> 
         triggered = matches(named, Action.CUSTOM, request)
         if triggered and name in ("no", "unknown"):
             return Effect.DENY, triggered[0], ()
-    return plain_rules(policies, mesh, request)
+        sent = triggered[0] if triggered else sent
+    effect, rule, audited = plain_rules(policies, mesh, request)
+    has_allow = any(each.action is Action.ALLOW for each in policies)
+    return effect, sent if effect is Effect.ALLOW and not has_allow else rule, audited
 
 
 @given(st.integers(0, 2**64))
