@@ -1,6 +1,6 @@
 """Which parts of the input a policy can look at, found in its source.
 
-Theory of operation. Every `input` in a module is followed along the names and texts that
+Theory of operation. Every `input` in a module is followed along the names, texts and numbers that
 hang on it (`input.attributes.request.http.headers["x-a"]`). Where the way goes on by
 anything else (a variable, a bare `input` handed to a function, `with input as`), all
 below that point is needed. What is left out cannot be seen by the policy, so the verdict
@@ -16,12 +16,15 @@ from typing import Any
 
 from opa_bridge.scanner import Kind, ScanError, Token, scan_tokens
 
-_Tree = dict[str, "_Tree | None"]
+_Tree = dict[str | int, "_Tree | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class NeededInput:
-    """A tree of keys; None stands for everything below. The root None keeps the whole input."""
+    """A tree of keys and places; None stands for everything below.
+
+    The root None keeps the whole input.
+    """
 
     tree: _Tree | None
 
@@ -53,21 +56,39 @@ class NeededInput:
 
     def pruned(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the document without what is not needed; unchanged parts are shared."""
-        return document if self.tree is None else _pruned(document, self.tree)
+        return document if self.tree is None else _pruned_object(document, self.tree)
 
 
-def _pruned(value: Mapping[str, Any], tree: _Tree) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for key, below in tree.items():
-        if key in value:
-            found = value[key]
-            # Only an object has keys to leave out; a list is asked for by numbers.
-            is_narrowed = below is not None and isinstance(found, Mapping)
-            kept[key] = _pruned(found, below) if is_narrowed and below is not None else found
-    return kept
+def _pruned(value: Any, tree: _Tree | None) -> Any:
+    if tree is None:
+        return value
+    if isinstance(value, Mapping):
+        return _pruned_object(value, tree)
+    if isinstance(value, list):
+        return _pruned_list(value, tree)
+    return value
 
 
-def _note(tree: _Tree, path: list[str]) -> None:
+def _pruned_object(value: Mapping[str, Any], tree: _Tree) -> dict[str, Any]:
+    return {
+        key: _pruned(value[key], below)
+        for key, below in tree.items()
+        if isinstance(key, str) and key in value
+    }
+
+
+def _pruned_list(value: list[Any], tree: _Tree) -> list[Any]:
+    places = [place for place in tree if isinstance(place, int)]
+    if not places:
+        return value
+    # What nobody looks at keeps its place, and what lies behind it all is not missed.
+    return [
+        _pruned(each, tree[place]) if place in tree else None
+        for place, each in enumerate(value[: max(places) + 1])
+    ]
+
+
+def _note(tree: _Tree, path: list[str | int]) -> None:
     """Add a path; what is needed whole stays whole."""
     *way, last = path
     for key in way:
@@ -78,7 +99,7 @@ def _note(tree: _Tree, path: list[str]) -> None:
     tree[last] = None
 
 
-def _paths(tokens: tuple[Token, ...]) -> Iterator[list[str]]:
+def _paths(tokens: tuple[Token, ...]) -> Iterator[list[str | int]]:
     """Yield the way behind each `input`; an empty one needs everything."""
     for index, token in enumerate(tokens):
         hangs = index > 0 and tokens[index - 1].text == "."
@@ -86,7 +107,7 @@ def _paths(tokens: tuple[Token, ...]) -> Iterator[list[str]]:
             yield list(_way(tokens, index + 1))
 
 
-def _way(tokens: tuple[Token, ...], index: int) -> Iterator[str]:
+def _way(tokens: tuple[Token, ...], index: int) -> Iterator[str | int]:
     while index + 1 < len(tokens):
         sign, following = tokens[index].text, tokens[index + 1]
         if sign == "." and following.kind is Kind.NAME:
@@ -94,14 +115,18 @@ def _way(tokens: tuple[Token, ...], index: int) -> Iterator[str]:
             index += 2
         elif (
             sign == "["
-            and following.kind is Kind.STRING
+            and (following.kind is Kind.STRING or _is_place(following))
             and index + 2 < len(tokens)
             and tokens[index + 2].text == "]"
         ):
-            yield _text(following.text)
+            yield int(following.text) if _is_place(following) else _text(following.text)
             index += 3
         else:
             return
+
+
+def _is_place(token: Token) -> bool:
+    return token.kind is Kind.NUMBER and token.text.isdecimal()
 
 
 def _text(spelled: str) -> str:

@@ -50,7 +50,17 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
         "import input.attributes.request.http as h\nr := h.method",
         {"attributes": {"request": {"http": HTTP}}},
     ),
-    ("a number into a list", "r := input.parsed_path[0]", {"parsed_path": ["a", "b"]}),
+    ("a number into a list", "r := input.parsed_path[0]", {"parsed_path": ["a"]}),
+    ("a later place of a list", "r := input.parsed_path[1]", {"parsed_path": [None, "b"]}),
+    ("a place beyond a list", "r := input.parsed_path[7]", {"parsed_path": [None, None]}),
+    (
+        "a place, and the whole list",
+        "r if input.parsed_path[1]; s := count(input.parsed_path)",
+        {"parsed_path": ["a", "b"]},
+    ),
+    ("a place by an expression", "r := input.parsed_path[1 + 0]", {"parsed_path": ["a", "b"]}),
+    ("a number that is no place", "r := input.parsed_path[1.0]", {"parsed_path": ["a", "b"]}),
+    ("a place of an object", "r := input.attributes[0]", {"attributes": {}}),
     ("a key of a list", "r := input.parsed_path.x", {"parsed_path": ["a", "b"]}),
     ("the whole, bare", "r := count(input)", DOCUMENT),
     ("the whole, by variable", "r if some k; input[k]", DOCUMENT),
@@ -85,9 +95,13 @@ default one := null
 one := input.a.b
 default two := null
 two := input.a["c"]
+default four := null
+four := input.x[1].a
+default five := null
+five if input.x[0]
 default three := null
 three := [x | some x in input.d]
-r := {"one": one, "two": two, "three": three}
+r := {"one": one, "two": two, "three": three, "four": four, "five": five}
 """
 CUT = EmbeddedEngine([("a.rego", PROBE)], "a/r", {})
 WHOLE = EmbeddedEngine([("a.rego", PROBE + "whole := input\n")], "a/r", {})
