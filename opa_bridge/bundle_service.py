@@ -190,6 +190,9 @@ class BundleClient:
         body = bytearray()
         while len(body) <= most and (step := response.read1(_STEP_BYTES)):
             body += step
+        # A socket that we shut down ends like one that has said everything.
+        if self._is_stopped or self._late.is_set():
+            raise TimeoutError
         if len(body) > most:
             raise _failed(f"`{self._service.url}` is larger than {most} bytes", "see `maxBytes`")
         if response.length:

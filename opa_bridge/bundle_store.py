@@ -86,21 +86,21 @@ class BundleStore:
         """
         path = self._path(name)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # O_NONBLOCK: a pipe in its place must not hold up the start.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(path, flags)
         except FileNotFoundError:
             return None
         except OSError as exc:
             raise _refused(path, f"cannot be opened: {exc.strerror}") from exc
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
-                raise _refused(path, "is no file of this user")
-            if found.st_mode & _OTHERS_WRITE:
-                raise _refused(path, "can be written by others")
-            try:
+        try:
+            _check_owner(path, os.fstat(descriptor))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
                 head, raw = file.readline(_HEAD_BYTES), file.read(max_bytes + 1)
-            except OSError as exc:
-                raise _refused(path, f"cannot be read: {exc.strerror}") from exc
+        except OSError as exc:
+            raise _refused(path, f"cannot be read: {exc.strerror}") from exc
+        finally:
+            os.close(descriptor)
         copy = _read(path, head, raw)
         return copy if copy.url == url else None
 
@@ -113,6 +113,14 @@ class BundleStore:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    """Refuse a copy that somebody else could have written."""
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
+        raise _refused(path, "is no file of this user")
+    if found.st_mode & _OTHERS_WRITE:
+        raise _refused(path, "can be written by others")
 
 
 def _read(path: Path, line: bytes, raw: bytes) -> StoredBundle:

@@ -181,7 +181,9 @@ class BundleWatcher:
             answer = self._ask(wait=True)
             is_new = self._process(answer, activate)
         except PolicyBundleError as exc:
-            self._note_failure(exc)
+            # A request that we ended ourselves is no failure.
+            if not self._stop.is_set():
+                self._note_failure(exc)
             return self._backoff()
         # WHY every exception: were this thread to die, the bundle would never change again.
         except Exception as exc:

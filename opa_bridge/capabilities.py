@@ -3,69 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
-from opa_bridge.builtin_table import ADVICE, APPROXIMATE, FAITHFUL, NAMESPACES
-from opa_bridge.scanner import Kind, ScanError, Token, scan_tokens
+from opa_bridge.builtin_table import BUILTINS, NAMESPACES, OPA_VERSION, USABLE, Kind
+from opa_bridge.rego_module import (
+    Chain,
+    Module,
+    arguments_of,
+    builtin_calls,
+    chains_of,
+    rules_by_package,
+    scan_module,
+)
 from opa_bridge.unbound import KEYWORDS, unbound_names
 from policies.diagnostic import Diagnostic, Location, Severity
 
-_HEAD_KEYWORDS = KEYWORDS - {"contains"}
+__all__ = ["Module", "check_entrypoint", "check_modules", "scan_module"]
+
+# The package of the polyfills.
+RESERVED_PACKAGE = "meshwarden_builtins"
 _ORDERINGS = frozenset({"<", "<=", ">", ">="})
 _TYPE_TESTS = frozenset({"is_number", "is_string"})
-_OTHER_ENGINE = "the embedded engine does not answer it as OPA does; leave it out"
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A scanned module: its package path (`envoy/authz`) and the rules it may define."""
-
-    file: str
-    source: str
-    package: str
-    rules: frozenset[str]
-    imports: frozenset[str]
-    tokens: tuple[Token, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A dotted name where it is used; `next_sign` is the sign that follows it."""
-
-    text: str
-    line: int
-    next_sign: str
-
-    @property
-    def root(self) -> str:
-        """The part before the first dot."""
-        return self.text.partition(".")[0]
-
-
-def scan_module(file: str, source: str) -> Module | Diagnostic:
-    """Return the module, or why it cannot be read."""
-    # WHY: the engine takes C strings, so it would not see what stands behind a NUL.
-    if "\0" in source:
-        return _error("rego.parse", "the file holds a NUL character", file, 1)
-    try:
-        tokens = scan_tokens(source)
-    except ScanError as exc:
-        return _error("rego.parse", exc.why, file, exc.line)
-    package = _package(tokens)
-    if package is None:
-        help_ = "start the file with `package a.b`, plain names only"
-        return _error("rego.package", "no readable package clause", file, 1, help_)
-    imports = frozenset(_imported_names(tokens))
-    return Module(file, source, package, frozenset(_rule_names(tokens)), imports, tokens)
+_UNKNOWN = f"OPA {OPA_VERSION} has no built-in of this name; define the function or correct it"
 
 
 def check_modules(modules: Iterable[Module]) -> list[Diagnostic]:
     """Return what is unsafe (errors) or answered otherwise than by OPA (warnings)."""
     modules = list(modules)
-    rules_of: dict[str, set[str]] = {}
-    for module in modules:
-        rules_of.setdefault(module.package, set()).update(module.rules)
+    rules_of = rules_by_package(modules)
     return [
         found for module in modules for found in _check_module(module, rules_of[module.package])
     ]
@@ -94,9 +59,16 @@ def _check_module(module: Module, package_rules: set[str]) -> Iterator[Diagnosti
         if (before.text, token.text) == ("]", "(") and before.line == token.line:
             message, help_ = "a call through `[...]` cannot be checked", "call it by its name"
             yield _error("rego.call", message, module.file, token.line, help_)
+        if token.text == "%":
+            yield _refused(module, "rem", token.line)
+    if module.package.split("/")[0] == RESERVED_PACKAGE:
+        message = f"the package `{RESERVED_PACKAGE}` is reserved"
+        yield _error("rego.reserved", message, module.file, 1, "choose another name")
     # The first two are `package` and its name.
-    for chain in islice(_chains(tokens), 2, None):
+    for chain in islice(chains_of(tokens), 2, None):
         yield from _check_chain(module, chain, package_rules)
+    for call in builtin_calls(module, package_rules):
+        yield from _check_call(module, call)
     for token in unbound_names(tokens, package_rules | module.imports):
         message = f"nothing gives `{token.text}` a value"
         help_ = "correct the name, or bind it with `:=`, `some` or `every`"
@@ -105,25 +77,48 @@ def _check_module(module: Module, package_rules: set[str]) -> Iterator[Diagnosti
 
 
 def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Iterator[Diagnostic]:
+    """Yield what is wrong with a name; calls of usable built-ins are checked apart."""
     name = chain.text
     is_call = chain.next_sign == "("
     if chain.root == "data":
+        if name.startswith(f"data.{RESERVED_PACKAGE}"):
+            message = f"the package `{RESERVED_PACKAGE}` is reserved"
+            yield _error("rego.reserved", message, module.file, chain.line, "call the built-in")
         return
-    # WHY also without a call: `with http.send as f` names the built-in only.
     is_dotted = "." in name and chain.root in NAMESPACES
     is_bracketed = chain.root in NAMESPACES and chain.next_sign == "["
-    if name in APPROXIMATE and is_call:
-        message = f"`{name}` {APPROXIMATE[name]}"
-        yield _error("rego.approximate", message, module.file, chain.line, warning=True)
-    elif name in FAITHFUL or name == "rego.v1" or not (is_call or is_dotted or is_bracketed):
-        return
-    elif is_dotted or is_bracketed or name not in package_rules:
-        known = is_dotted or is_bracketed or name in ADVICE
-        if not known and (chain.root in module.imports or name in KEYWORDS):
-            return
-        message = f"`{name}` is not a function this engine supports"
-        help_ = ADVICE.get(name, _OTHER_ENGINE)
-        yield _error("rego.builtin", message, module.file, chain.line, help_)
+    is_own = name in package_rules or chain.root in module.imports
+    if chain.before in ("with", "as") and name in USABLE and not is_own:
+        message = f"`{name}` cannot be replaced by `with`"
+        help_ = "give the value in `input` or `data` and replace that"
+        yield _error("rego.mock", message, module.file, chain.line, help_)
+    elif is_dotted or is_bracketed:
+        usable = name in BUILTINS and BUILTINS[name].kind is not Kind.REFUSED
+        if not (usable and is_call) and name != "rego.v1":
+            yield _refused(module, name, chain.line)
+    elif is_call and not is_own and name not in KEYWORDS:
+        builtin = BUILTINS.get(name)
+        if builtin is None or builtin.kind is Kind.REFUSED:
+            yield _refused(module, name, chain.line)
+
+
+def _check_call(module: Module, call: Chain) -> Iterator[Diagnostic]:
+    """Yield an error unless the call has its arguments, and at most the answer behind them."""
+    needed, given = len(BUILTINS[call.text].arguments), len(arguments_of(module, call))
+    if given not in (needed, needed + 1):
+        message = f"`{call.text}` takes {needed} arguments, not {given}"
+        yield _error("rego.arguments", message, module.file, call.line)
+
+
+def _refused(module: Module, name: str, line: int) -> Diagnostic:
+    """Return why a built-in, or a name that is none, is not for use here."""
+    builtin = BUILTINS.get(name)
+    if builtin is None or builtin.kind is not Kind.REFUSED:
+        message, help_ = f"`{name}` is not a function this engine supports", _UNKNOWN
+    else:
+        spelled = "%" if name == "rem" else name
+        message, help_ = f"`{spelled}` is not supported: {builtin.note}", builtin.advice
+    return _error("rego.builtin", message, module.file, line, help_)
 
 
 def _check_ordering(module: Module) -> Iterator[Diagnostic]:
@@ -132,65 +127,6 @@ def _check_ordering(module: Module) -> Iterator[Diagnostic]:
         message = f"`{orderings[0].text}` between different types is answered otherwise than by OPA"
         help_ = "test with is_number or is_string first"
         yield _error("rego.ordering", message, module.file, orderings[0].line, help_, warning=True)
-
-
-def _chains(tokens: tuple[Token, ...]) -> Iterator[Chain]:
-    """Yield every dotted name that does not itself hang on a bracket or a call."""
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        hangs = index > 0 and tokens[index - 1].text == "."
-        index += 1
-        if token.kind is not Kind.NAME or hangs:
-            continue
-        text, last = token.text, token
-        while _is_dot_name(tokens, index):
-            last = tokens[index + 1]
-            text += f".{last.text}"
-            index += 2
-        following = tokens[index].text if index < len(tokens) else ""
-        if following == "(" and text in _HEAD_KEYWORDS:
-            continue
-        yield Chain(text, token.line, following)
-
-
-def _is_dot_name(tokens: tuple[Token, ...], index: int) -> bool:
-    return (
-        index + 1 < len(tokens)
-        and tokens[index].text == "."
-        and tokens[index + 1].kind is Kind.NAME
-    )
-
-
-def _package(tokens: tuple[Token, ...]) -> str | None:
-    """Return the package as a slash path; None when the clause is missing or bracketed."""
-    if len(tokens) < 2 or tokens[0].text != "package":  # noqa: PLR2004 - clause and name
-        return None
-    chain = next(_chains(tokens[1:]), None)
-    if chain is None or tokens[1].kind is not Kind.NAME or chain.next_sign == "[":
-        return None
-    return chain.text.replace(".", "/")
-
-
-def _imported_names(tokens: tuple[Token, ...]) -> Iterator[str]:
-    for index, token in enumerate(tokens):
-        if token.text != "import" or token.depth or not token.starts_line:
-            continue
-        clause = [found for found in tokens[index + 1 :] if found.line == token.line]
-        # Only documents can be imported; an import of anything else proves nothing.
-        if clause and clause[0].text in ("data", "input"):
-            yield clause[-1].text.strip('"')
-
-
-def _rule_names(tokens: tuple[Token, ...]) -> Iterator[str]:
-    """Yield the names that stand where a rule may start; more than the rules, never fewer."""
-    for index, token in enumerate(tokens):
-        before = tokens[index - 1].text if index else ""
-        starts = token.starts_line or before in ("default", ";", "}")
-        if token.kind is not Kind.NAME or token.depth or not starts or before == ".":
-            continue
-        if token.text not in _HEAD_KEYWORDS:
-            yield token.text
 
 
 def _error(  # noqa: PLR0913 - one builder for every finding of this file

@@ -21,6 +21,7 @@ from opa_bridge.istio_verdict import istio_verdict
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.opa_address import OpaServer
 from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
+from opa_bridge.polyfills import supply_polyfills
 from opa_bridge.rego_files import digest, read_data, read_modules
 from opa_bridge.result import KNOWN_KEYS, passed_in_dry_run, read_verdict, unknown_keys
 from policies.decision import (
@@ -210,7 +211,11 @@ def provide(
     entrypoint = entrypoint.strip("/")
     warnings = _check(texts, entrypoint, place)
     engine = EmbeddedEngine(
-        texts, entrypoint, data, budget_seconds=_engine_budget(options), workers=options.workers
+        _with_polyfills(texts),
+        entrypoint,
+        data,
+        budget_seconds=_engine_budget(options),
+        workers=options.workers,
     )
     loaded = _proven(name, engine, options, entrypoint, place)
     return replace(
@@ -219,6 +224,12 @@ def provide(
         warnings=(*warnings, *loaded.warnings),
         needs_istio=NeededInput.of_sources(source for _, source in texts).holds(*_ISTIO_KEY),
     )
+
+
+def _with_polyfills(texts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return checked modules as the engine gets them, with the polyfills they refer to."""
+    scanned = (scan_module(file, source) for file, source in texts)
+    return supply_polyfills(found for found in scanned if isinstance(found, Module))
 
 
 def connect_provider(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from opa_bridge.builtin_table import APPROXIMATE, FAITHFUL, words
+from opa_bridge.builtin_table import USABLE, words
 from opa_bridge.scanner import Kind, Token
 
 KEYWORDS = words(
@@ -25,7 +25,7 @@ def unbound_names(tokens: tuple[Token, ...], known: Iterable[str]) -> Iterator[T
     `known` are the rules of the package and the imports.
     """
     roots = tuple(_root_positions(tokens))
-    bound = set(known) | KEYWORDS | _DOCUMENTS | FAITHFUL | set(APPROXIMATE) | {"_"}
+    bound = set(known) | KEYWORDS | _DOCUMENTS | USABLE | {"_"}
     bound.update(tokens[index].text for index in _binding_positions(tokens, roots))
     for index in roots:
         follows = tokens[index + 1].text if index + 1 < len(tokens) else ""
