@@ -1,0 +1,131 @@
+"""What the tests of delivery share: a CA in a thread, its Workload API on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from issuing import OpenCa, open_ca
+
+from ca.authority import AuthorityKeeper, AuthorityPlan
+from ca.changes import Changes
+from ca.clock import utc_now
+from ca.grant import IssuancePolicy
+from ca.held_svids import HoldingParts
+from ca.issuance import Issuance
+from ca.jwt_issue import TokenDesk
+from ca.jwt_keys import JwtKeys
+from ca.keys import FileKeyStore
+from ca.state import StateFolder
+from ca.streams import OpenStreams
+from ca.unix_attest import UnixAttestor
+from ca.workload_api import WorkloadApiParts
+from ca.workload_socket import serve_workload_api
+from identity.spiffe_id import TrustDomain
+from identity.trust_bundle import BundleSet, TrustBundle
+
+
+@dataclass
+class DeliveringCa:
+    """A CA whose Workload API listens on `socket`."""
+
+    ca: OpenCa
+    keeper: AuthorityKeeper
+    keys: JwtKeys
+    tokens: TokenDesk
+    streams: OpenStreams
+    changes: Changes
+    socket: Path
+    federated: list[TrustBundle]
+
+    @property
+    def endpoint(self) -> str:
+        """The socket as `SPIFFE_ENDPOINT_SOCKET` spells it."""
+        return f"unix://{self.socket}"
+
+    def bundles(self) -> BundleSet:
+        """What is handed out."""
+        return BundleSet.of(self.keys.bundle(), *self.federated)
+
+    def add(self, spiffe_id: str, *selectors: str, **changes: object) -> None:
+        """Register an entry and tell the streams."""
+        self.ca.add(spiffe_id, *selectors, **changes)
+        self.changes.announce()
+
+
+@contextmanager
+def delivering_ca(
+    folder: Path, *, lifetime: timedelta = timedelta(hours=1), **parts: Any
+) -> Iterator[DeliveringCa]:
+    """Serve the Workload API in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="delivering")
+    thread.start()
+    serving = _serving(folder, loop, lifetime, parts)
+    try:
+        ca = asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result()
+        try:
+            yield ca
+        finally:
+            asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@asynccontextmanager
+async def _serving(
+    folder: Path, loop: asyncio.AbstractEventLoop, lifetime: timedelta, changed: dict[str, Any]
+) -> AsyncIterator[DeliveringCa]:
+    """Put a CA together and serve it."""
+    plan = AuthorityPlan(
+        trust_domain=TrustDomain("example.org"),
+        root_lifetime=timedelta(days=300),
+        intermediate_lifetime=timedelta(days=90),
+        leaf_lifetime=lifetime,
+    )
+    with StateFolder(folder / "state") as state:
+        store = FileKeyStore(state.keys_folder)
+        keeper = AuthorityKeeper(state, store, plan, utc_now)
+        with open_ca(folder, keeper.current(), utc_now) as ca:
+            ca.issuance = _issuance(ca.issuance, keeper, lifetime)
+            keys, changes = JwtKeys(keeper, store), Changes(loop)
+            keeper.on_change(changes.announce)
+            tokens = TokenDesk(ca.issuance, ca.registry, keys, utc_now)
+            delivering = DeliveringCa(
+                ca=ca,
+                keeper=keeper,
+                keys=keys,
+                tokens=tokens,
+                streams=OpenStreams(utc_now),
+                changes=changes,
+                socket=folder / "api.sock",
+                federated=[],
+            )
+            parts = WorkloadApiParts(
+                trust_domain=plan.trust_domain,
+                issuance=ca.issuance,
+                registry=ca.registry,
+                tokens=tokens,
+                bundles=delivering.bundles,
+                attest=UnixAttestor(),
+                changes=changes,
+                streams=delivering.streams,
+                holding=HoldingParts(issue=ca.issuance.issue, clock=utc_now, random=lambda: 0.5),
+                clock=utc_now,
+            )
+            async with serve_workload_api(delivering.socket, replace(parts, **changed)):
+                yield delivering
+
+
+def _issuance(made: Issuance, keeper: AuthorityKeeper, lifetime: timedelta) -> Issuance:
+    """Return the same issuance, under the authority of the moment and with another lifetime."""
+    policy = IssuancePolicy(lifetime=lifetime, max_lifetime=timedelta(hours=24))
+    return Issuance(replace(made._parts, authority=keeper.current, policy=policy))
