@@ -1,0 +1,397 @@
+"""Providers from bundles: what serves, what is refused, what a restart brings, what is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from google.protobuf.json_format import ParseDict
+from prometheus_client import CollectorRegistry, generate_latest
+
+from authz.build import load_state
+from authz.config_file import load_settings
+from authz.policy_bundle_parts import (
+    PolicyBundles,
+    TakeBundle,
+    shown_policy_bundle,
+    watch_policy_bundles,
+)
+from authz.policy_bundle_settings import PolicyBundleSettings
+from authz.provider_memory import ProviderMemory
+from authz.provider_settings import ProviderSettings
+from authz.reload import StateKeeper
+from authz.serve import serve
+from authz.serving_state import ServingState
+from policies.diagnostic import Diagnostic, LoadError
+from policies.mesh import Mesh
+from policies.request import Request, Workload
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "opa_bridge"))
+
+from bundle_server import BundleServer, bundle_server  # noqa: E402 - another room's helpers
+from bundling import FILES, Signer, packed, revised, write_folder  # noqa: E402
+
+POLICY = (
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
+    "metadata: {name: ask, namespace: shop}\n"
+    "spec: {action: CUSTOM, provider: {name: rego}, rules: [{}]}\n"
+)
+PROVIDER = ProviderSettings.model_validate(
+    {"name": "rego", "rego": {"bundles": ["b"], "workers": 1, "timeoutSeconds": 10}}
+)
+
+
+def request(method: str) -> Request:
+    """A request by that method."""
+    return Request(
+        method=method, path="/", host="shop", headers={}, workload=Workload(namespace="shop")
+    )
+
+
+class Serving:
+    """Bundles, a keeper over a folder of policies, and what the two have told."""
+
+    def __init__(self, folder: Path, bundles: Sequence[Mapping[str, Any]]) -> None:
+        """Load the first state."""
+        self.loads: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self._changed = threading.Condition()
+        self.memory = ProviderMemory()
+        self.paths = [folder]
+        settings = [PolicyBundleSettings.model_validate(each) for each in bundles]
+        self.bundles = PolicyBundles(settings)
+        self.keeper = StateKeeper(
+            self.bundles.begin(self.build),
+            [folder, *(path for each in settings for path in each.files)],
+            interval_seconds=0.02,
+            on_reload=self._note,
+        )
+
+    def build(self, take: TakeBundle) -> ServingState:
+        """The state of the folder and of the bundles."""
+        return load_state(self.paths, Mesh(), [PROVIDER], take=take, memory=self.memory)
+
+    def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+        with self._changed:
+            self.loads.append((state, problems))
+            self._changed.notify_all()
+
+    def wait_for(self, loads: int) -> tuple[ServingState | None, Sequence[Diagnostic]]:
+        """Wait for the n-th load after the first and return it."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.loads) >= loads, 20), self.status()
+            return self.loads[loads - 1]
+
+    def allows(self, method: str) -> bool:
+        """Whether the provider allows a method now."""
+        verdict = self.keeper.current().providers["rego"].evaluate(request(method))
+        return verdict.effect.name == "ALLOW"
+
+    def status(self) -> Any:
+        """How the one bundle stands."""
+        return self.bundles.status()[0]
+
+
+@contextmanager
+def running(folder: Path, *bundles: Mapping[str, Any]) -> Iterator[Serving]:
+    """Everything watched, and stopped in the end."""
+    found = Serving(folder, bundles)
+    found.bundles.start(lambda take, keep: found.keeper.adopt(lambda: found.build(take), keep))
+    found.keeper.start()
+    try:
+        yield found
+    finally:
+        found.bundles.stop()
+        found.keeper.stop()
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    """A folder with one CUSTOM policy."""
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    (folder / "ask.yaml").write_text(POLICY)
+    return folder
+
+
+def served(service: BundleServer, **more: Any) -> dict[str, Any]:
+    """The settings of a bundle from a test's service."""
+    return {
+        "name": "b",
+        "service": {"url": service.url.removesuffix("/bundles/b"), "timeoutSeconds": 5},
+        "polling": {"minDelaySeconds": 0.02, "maxDelaySeconds": 0.05},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_an_edit_of_a_bundle_on_disk_is_served(tmp_path: Path, policies: Path, kind: str) -> None:
+    """A folder or archive serves; an edit is a new state; a bad one keeps the last good one."""
+    path = tmp_path / "bundle"
+
+    def put(files: Mapping[str, bytes]) -> None:
+        if kind == "folder":
+            write_folder(path, files)
+            return
+        beside = tmp_path / "new"
+        beside.write_bytes(packed(files))
+        beside.replace(path)
+
+    put(revised("r1"))
+    with running(policies, {"name": "b", "path": path}) as serving:
+        assert (True, False) == (serving.allows("GET"), serving.allows("PUT"))
+        assert ("r1", "disk") == (serving.status().revision, serving.status().origin)
+        activated = serving.status().last_activation_at
+
+        put(revised("r2", methods=["PUT"]))
+        serving.wait_for(1)
+        assert (False, True) == (serving.allows("GET"), serving.allows("PUT"))
+        assert "r2" == serving.status().revision
+        assert serving.status().last_activation_at > activated
+
+        put({**revised("r3"), "settings/data.json": b"{"})
+        state, problems = serving.wait_for(2)
+        assert state is None
+        assert "bundle `b`: `settings/data.json` is no JSON" in str(problems[0])
+        assert serving.allows("PUT")
+        assert "r2" == serving.status().revision
+        assert "bundle.data" in serving.status().last_error
+
+
+def test_a_new_revision_of_a_service_is_swapped_in(policies: Path) -> None:
+    """A revision that loads serves at once; one that does not changes nothing and is told."""
+    with (
+        bundle_server(packed(revised("r1"))) as service,
+        running(policies, served(service)) as serving,
+    ):
+        assert serving.allows("GET")
+        before = serving.keeper.current()
+        service.serve(packed(revised("r2", methods=["PUT"])))
+        serving.wait_for(1)
+        assert serving.allows("PUT")
+        assert before.providers["rego"].evaluate(request("GET")).effect.name == "ALLOW"
+        assert before.revision != serving.keeper.current().revision
+
+        broken = b"package envoy.authz\n\nallow if nowhere.to.be.found(1)\n"
+        service.serve(packed({**revised("r3"), "envoy/allow.rego": broken}))
+        state, problems = serving.wait_for(2)
+        assert state is None
+        assert problems[0].location.file == "b/envoy/allow.rego"
+        assert serving.allows("PUT")
+        assert "bundle.activation" in serving.status().last_error
+        assert () == serving.keeper.status().problems
+
+        # An edit of the policies meanwhile is built with the revision that serves.
+        (policies / "more.yaml").write_text(POLICY.replace("name: ask", "name: more"))
+        while (found := serving.wait_for(len(serving.loads) + 1)[0]) is None:
+            pass
+        assert 2 == len(found.snapshot.policies)
+        assert serving.allows("PUT")
+
+
+def test_a_provider_is_made_again_only_for_its_own_bundle(policies: Path) -> None:
+    """An edit of an Istio policy leaves the compiled Rego as it is."""
+    with bundle_server(packed(FILES)) as service, running(policies, served(service)) as serving:
+        provider = serving.keeper.current().providers["rego"]
+        (policies / "more.yaml").write_text(POLICY.replace("name: ask", "name: more"))
+        state, _ = serving.wait_for(1)
+
+        assert state is not None
+        assert state.providers["rego"] is provider
+        service.serve(packed(revised("r2")))
+        state, _ = serving.wait_for(2)
+        assert state is not None
+        assert state.providers["rego"] is not provider
+
+
+def test_a_restart_without_the_service(tmp_path: Path, policies: Path) -> None:
+    """The kept copy serves, verified again; without one, nothing starts."""
+    signer = Signer()
+    key = tmp_path / "key.pem"
+    key.write_bytes(signer.public)
+    signing = {"keys": [{"algorithm": "ES256", "file": key}]}
+    kept = {"persist": tmp_path / "kept", "signing": signing}
+    with bundle_server(packed(signer.signed(revised("r1")))) as service:
+        with running(policies, served(service, **kept)) as serving:
+            assert serving.allows("GET")
+        service.serve(status=503)
+        with running(policies, served(service, **kept)) as serving:
+            assert serving.allows("GET")
+            assert "kept copy" == serving.status().origin
+        with pytest.raises(LoadError, match="bundle `b`: .* answered with status 503"):
+            Serving(policies, [served(service, signing=signing)])
+        key.write_bytes(Signer().public)
+        with pytest.raises(LoadError, match="no configured key verifies"):
+            Serving(policies, [served(service, **kept)])
+
+
+def test_a_restart_during_a_bad_release(tmp_path: Path, policies: Path) -> None:
+    """What does not load at the start gives way to the release before, which stays kept."""
+    with bundle_server(packed(revised("r1"))) as service:
+        kept = served(service, persist=tmp_path / "kept")
+        with running(policies, kept):
+            pass
+        service.serve(packed({**revised("bad"), "envoy/allow.rego": b"package envoy.authz\n"}))
+        for _ in range(2):
+            found = Serving(policies, [kept])
+            assert found.allows("GET")
+            assert ("r1", "kept copy") == (found.status().revision, found.status().origin)
+            assert "not activated" in found.status().last_error
+
+
+def test_bundles_are_told_of(tmp_path: Path, policies: Path) -> None:
+    """`/readyz` and `/metrics` say which revision serves, since when, and what is wrong."""
+    with (
+        bundle_server(packed(revised("r7"))) as service,
+        running(policies, served(service)) as serving,
+    ):
+        shown = json.loads(json.dumps(shown_policy_bundle(serving.status())))
+        registry = CollectorRegistry()
+        watch_policy_bundles(registry, serving.bundles)
+        metrics = generate_latest(registry).decode()
+
+        assert ("b", "r7", "service", False) == tuple(
+            shown[key] for key in ("name", "revision", "origin", "signed")
+        )
+        assert service.url == shown["source"]
+        assert sum(map(len, revised("r7").values())) == shown["bytes"]
+        assert None not in (shown["last_activation"], shown["last_success"])
+        assert 'meshwarden_bundle_info{bundle="b",revision="r7"} 1.0' in metrics
+        assert 'meshwarden_bundle_failing{bundle="b"} 0.0' in metrics
+        assert 'meshwarden_bundle_requests_total{bundle="b"}' in metrics
+
+
+CONFIGURATION = """\
+listen: {grpc: "unix://SOCKET", http: "127.0.0.1:0", drainSeconds: 0}
+policies: {paths: [policies]}
+workload: {namespace: shop}
+providers: [{name: rego, rego: {bundles: [b], workers: 1, timeoutSeconds: 5}}]
+bundles:
+  - name: b
+    service: {url: "URL"}
+    polling: {minDelaySeconds: 0.02, maxDelaySeconds: 0.05, longPollingSeconds: 20}
+    persist: kept
+audit: {folder: audit}
+"""
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    """Ask until it is so."""
+    end = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < end
+
+
+def test_serve_follows_a_bundle_service(tmp_path: Path, policies: Path) -> None:
+    """From a rotated revision at the service to another answer for Envoy, and a clean stop."""
+    with bundle_server(packed(revised("r1"))) as service:
+        path, socket = tmp_path / "meshwarden.yaml", tmp_path / "s"
+        text = CONFIGURATION.replace("SOCKET", str(socket))
+        path.write_text(text.replace("URL", service.url.removesuffix("/bundles/b")))
+        stop, failures = threading.Event(), list[BaseException]()
+
+        def run() -> None:
+            try:
+                serve(load_settings(path), stop=stop)
+            except BaseException as exc:
+                failures.append(exc)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            with grpc.insecure_channel(f"unix://{socket}") as channel:
+                grpc.channel_ready_future(channel).result(timeout=30)
+                call = channel.unary_unary(
+                    "/envoy.service.auth.v3.Authorization/Check",
+                    request_serializer=CheckRequest.SerializeToString,
+                    response_deserializer=CheckResponse.FromString,
+                )
+
+                def is_allowed(method: str) -> bool:
+                    http = {"method": method, "path": "/", "host": "shop", "scheme": "https"}
+                    asked = {"attributes": {"request": {"http": http}}}
+                    answer = call(ParseDict(asked, CheckRequest()), timeout=10)
+                    return int(answer.status.code) == 0
+
+                assert (True, False) == (is_allowed("GET"), is_allowed("PUT"))
+                service.serve(packed(revised("r2", methods=["PUT"])))
+                eventually(lambda: is_allowed("PUT"))
+                assert not is_allowed("GET")
+        finally:
+            stop.set()
+            thread.join(20)
+        assert [] == failures
+        assert not thread.is_alive()
+        assert (tmp_path / "kept" / "b.bundle").exists()
+
+
+REFUSED = {
+    "no source": ("bundles: [{name: b}]", "a `path` or a `service`, one of them"),
+    "two sources": (
+        "bundles: [{name: b, path: x, service: {url: 'https://h'}}]", "one of them",
+    ),
+    "kept without a service": ("bundles: [{name: b, path: x, persist: y}]", "to a `service`"),
+    "a token in the clear": (
+        "bundles: [{name: b, service: {url: 'http://h', tokenFile: t}}]", "in the clear",
+    ),
+    "an unknown algorithm": (
+        "bundles: [{name: b, path: x, signing: {keys: [{algorithm: none, file: k}]}}]", "RS256",
+    ),
+    "no keys": ("bundles: [{name: b, path: x, signing: {keys: []}}]", "at least 1"),
+    "pauses the wrong way": (
+        "bundles: [{name: b, service: {url: 'https://h'}, polling: {minDelaySeconds: 500}}]",
+        "less than `minDelaySeconds`",
+    ),
+    "a resource that steps up": (
+        "bundles: [{name: b, service: {url: 'https://h'}, resource: a/../b}]", "plain path",
+    ),
+    "two of one name": ("bundles: [{name: b, path: x}, {name: b, path: y}]", "defined twice"),
+    "an unknown bundle": (
+        "providers: [{name: p, rego: {bundles: [bb]}}]\nbundles: [{name: b, path: x}]",
+        "no bundle `bb` is configured; did you mean `b`?",
+    ),
+    "a bundle beside paths": (
+        "providers: [{name: p, rego: {bundles: [b], paths: [x]}}]\nbundles: [{name: b, path: x}]",
+        "cannot be had beside `bundles`",
+    ),
+    "a bundle for OPA": (
+        "providers: [{name: p, rego: {engine: opa, opa: {url: 'http://h:1'}, bundles: [b]}}]\n"
+        "bundles: [{name: b, path: x}]",
+        "`providers.0.rego.bundles`",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "why"), REFUSED.values(), ids=REFUSED)
+def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, text: str, why: str) -> None:
+    """A wrong setting is told with its place, before anything is fetched."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(f"policies: {{paths: [p]}}\naudit: {{folder: a}}\n{text}\n")
+
+    with pytest.raises(LoadError) as refusal:
+        load_settings(path)
+    assert why in str(refusal.value)
+
+
+def test_paths_count_from_the_configuration(tmp_path: Path) -> None:
+    """Relative paths of bundles, copies, tokens and keys are those beside the file."""
+    path = tmp_path / "meshwarden.yaml"
+    path.write_text(
+        "policies: {paths: [p]}\naudit: {folder: a}\nbundles:\n"
+        "- {name: b, path: x, signing: {keys: [{algorithm: ES256, file: k}]}}\n"
+        "- {name: c, service: {url: 'https://h/v1/', tokenFile: t}, resource: /c.tgz, persist: y}\n"
+    )
+    disk, remote = load_settings(path).bundles
+
+    assert (tmp_path / "x", tmp_path / "k") == disk.files
+    plan = remote.to_served()
+    assert ("https://h/v1/c.tgz", tmp_path / "t") == (plan.service.url, plan.service.token_file)
+    assert tmp_path / "y" == remote.persist
