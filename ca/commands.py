@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ca.authority import AuthorityKeeper
+from ca.books import open_books
 from ca.clock import Clock
 from ca.control import ask
 from ca.errors import ControlError
 from ca.opening import open_state
 from ca.plugged import load_plugged
+from ca.record_commands import RECORD_COMMANDS, record_commands
 from ca.rotation import Rotation
 from ca.running import Command
 from ca.settings import CaSettings
@@ -34,6 +36,9 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
     if answer is not None:
         return answer
     with open_state(settings, clock) as (keeper, rotation):
+        if request["do"] in RECORD_COMMANDS:
+            with open_books(settings, keeper.current, clock) as books:
+                return record_commands(books, clock)[request["do"]](request)
         commands = slot_commands(keeper, rotation, clock)
         commands["status"] = lambda _: status_of_state(
             keeper, rotation, clock(), authority_troubles(keeper, clock())

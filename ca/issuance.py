@@ -171,7 +171,6 @@ class Issuance:
         row = self._row(attempt, Grant(spiffe_id=svid.spiffe_id), svid.chain, None)
         event = self._event(EventName.SVID_ISSUED, _row_details(row))
         parts.recorder.record(Recording(event=event, row=row)).result()
-        parts.count_issued(row.kind)
 
     def refuse(
         self, error: IssueRefusedError, method: Method, evidence: Mapping[str, str]

@@ -26,7 +26,9 @@ def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
         trust_domain=settings.domain,
         root_lifetime=timedelta(days=settings.root_lifetime_days),
         intermediate_lifetime=timedelta(days=settings.intermediate_lifetime_days),
-        leaf_lifetime=timedelta(seconds=settings.svid_lifetime_seconds),
+        leaf_lifetime=timedelta(
+            seconds=max(settings.svid_lifetime_seconds, settings.records.max_svid_lifetime_seconds)
+        ),
         plugged=None if folder is None else lambda: load_plugged(folder, settings.domain, clock()),
         new_key=partial(generate_key, KeyKind(settings.authority_key)),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from ca.authority import AuthorityKeeper
 from ca.board import SecretBoard
+from ca.books import Books
 from ca.clock import Clock, ClockWatch
 from ca.metrics import CaMetrics
 from ca.rotation import Rotation
@@ -27,7 +28,8 @@ class RunningCa:
     """The parts of a CA that runs: a service takes what it needs and adds its own.
 
     A service adds its probe to `probes`, the requests it takes from the command line to `commands`,
-    its streams to `streams`, and learns of changed roots through `keeper.on_change`.
+    its streams to `streams`, and learns of changed roots through `keeper.on_change`. `books` are
+    there once `ca.records_service`, the first service, is entered.
     """
 
     settings: CaSettings
@@ -42,6 +44,7 @@ class RunningCa:
     probes: list[Probe] = field(default_factory=list)
     commands: dict[str, Command] = field(default_factory=dict)
     jwt_authorities: Callable[[], Sequence[Jwk]] = tuple
+    books: Books = field(init=False)
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield everything that is wrong now."""

@@ -23,6 +23,7 @@ from envoy.service.secret.v3.sds_pb2_grpc import add_SecretDiscoveryServiceServi
 
 from ca.authority import AuthorityKeeper
 from ca.board import SecretBoard
+from ca.caller import Caller, Method
 from ca.clock import Clock, ClockWatch, utc_now
 from ca.commands import slot_commands
 from ca.control import control_socket
@@ -31,6 +32,7 @@ from ca.issue import SvidRequest
 from ca.key_kinds import KeyKind, generate_key
 from ca.metrics import CaMetrics
 from ca.opening import key_store_of, plan_of
+from ca.records_service import keep_records
 from ca.renewal import RecordIssuance, Renewal, RenewalParts
 from ca.rotation import Rotation
 from ca.running import RunningCa, Service
@@ -63,24 +65,21 @@ _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
 )
 
 
-def _record_nothing(_: X509Svid) -> None:
-    """Keep no record beyond the log line that every issuance writes."""
-
-
 async def serve(
     settings: CaSettings,
     *,
     ready: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
-    record: RecordIssuance = _record_nothing,
+    record: RecordIssuance | None = None,
     clock: Clock = utc_now,
     services: Sequence[Service] = (),
 ) -> None:
     """Serve every workload of `settings` until SIGTERM, SIGINT, or `stop` is set.
 
     `ready` is called once when every socket answers with a certificate. Relative paths in
-    `settings` are taken from the working folder; see `CaSettings.resolved`. `services` are further
-    ways to reach the CA, opened in their order before the sockets and closed after them.
+    `settings` are taken from the working folder; see `CaSettings.resolved`. `record` keeps what is
+    issued to configured workloads: in ledger and audit chain, unless it is given. `services` are
+    further ways to reach the CA, opened in their order before the sockets and closed after them.
 
     Raises:
         CaError: the authority or a socket could not be brought up; nothing is left listening.
@@ -92,7 +91,7 @@ async def serve(
         )
         ca = _running(settings, keeper, clock)
         async with AsyncExitStack() as stack:
-            for service in (control_socket, *services):
+            for service in (keep_records, control_socket, *services):
                 await stack.enter_async_context(service(ca))
             renewals = [
                 await _open(stack, ca, workload, _parts(ca, record))
@@ -142,17 +141,22 @@ def _running(settings: CaSettings, keeper: AuthorityKeeper, clock: Clock) -> Run
     return ca
 
 
-def _parts(ca: RunningCa, record: RecordIssuance) -> RenewalParts:
+def _parts(ca: RunningCa, record: RecordIssuance | None) -> RenewalParts:
     """Return what the renewals of workloads need."""
     return RenewalParts(
         authority=ca.keeper.current,
-        record=record,
+        record=record or partial(_record, ca),
         clock=ca.clock,
         random=random.SystemRandom().random,
         new_key=partial(generate_key, KeyKind(ca.settings.svid_key)),
         count_issued=ca.metrics.issued.labels(kind="x509_sds").inc,
         count_late=ca.metrics.renewals_late.inc,
     )
+
+
+def _record(ca: RunningCa, svid: X509Svid) -> None:
+    """Record an SVID of a configured workload: its socket is who asks."""
+    ca.books.issuance.record_svid(svid, Caller(method=Method.SOCKET, granted=svid.spiffe_id))
 
 
 def _keep_up(ca: RunningCa, renewals: Sequence[Renewal]) -> None:

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from ca.errors import KeyRefusedError
 from ca.key_kinds import KeyKind, parse_key_kind
+from ca.record_settings import CaCluster, CaRecordSettings
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -182,6 +183,14 @@ class CaSettings(_Settings):
         ),
     )
 
+    records: CaRecordSettings = Field(
+        default_factory=CaRecordSettings,
+        description="Ledger, audit chain, and what is published of them.",
+    )
+    clusters: tuple[CaCluster, ...] = Field(
+        default=(), description="Kubernetes clusters whose service-account tokens are believed."
+    )
+
     @property
     def domain(self) -> TrustDomain:
         """The trust domain, parsed."""
@@ -217,6 +226,8 @@ class CaSettings(_Settings):
             "workloads": workloads,
             "key_passphrase_file": _below(folder, self.key_passphrase_file),
             "plugged_ca": _below(folder, self.plugged_ca),
+            "records": self.records.resolved(folder),
+            "clusters": tuple(cluster.resolved(folder) for cluster in self.clusters),
         }
         return self.model_copy(update=update)
 

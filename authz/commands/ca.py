@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from authz.commands.ca_records import RECORD_COMMAND_LINES
 from authz.commands.ca_slots import (
     bundle_group,
     ca_config_option,
@@ -33,7 +34,13 @@ def ca_group() -> None:
     """The companion certificate authority."""
 
 
-for _command in (init_command, rotate_group, bundle_group, status_command):
+for _command in (
+    init_command,
+    rotate_group,
+    bundle_group,
+    status_command,
+    *RECORD_COMMAND_LINES,
+):
     ca_group.add_command(_command)
 
 

@@ -1,0 +1,143 @@
+"""The records of one CA process, opened together: ledger, audit chain, registry, issuance, desk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from threading import Lock
+
+from ca.audit_chain import AuditChain
+from ca.authority import Authority
+from ca.clock import Clock
+from ca.desk import Desk, DeskParts
+from ca.errors import CaError
+from ca.grant import IssuancePolicy
+from ca.issuance import Issuance, IssuanceParts
+from ca.published import publish_crl, publish_deny_list
+from ca.recorder import Recorder
+from ca.refusal import Refusal
+from ca.registry import Registry, RegistryState
+from ca.settings import CaSettings
+from ca.store import Store
+from ca.troubles import Trouble
+
+
+@dataclass(slots=True, kw_only=True)
+class Books:
+    """What belongs together; `publish_error` says what was not published, empty when all was."""
+
+    store: Store
+    recorder: Recorder
+    registry: Registry
+    issuance: Issuance
+    desk: Desk
+    publish: Callable[[], None]
+    publish_error: str = ""
+    ledger_error: str = field(default="")
+
+    def refresh(self) -> None:
+        """Take up what other replicas changed, and publish it; never raises."""
+        try:
+            if self.registry.refresh_if_changed():
+                self.publish()
+            self.ledger_error = ""
+        except CaError as exc:
+            self.ledger_error = str(exc)
+
+    def troubles(self) -> Iterator[Trouble]:
+        """Yield what is wrong with the records."""
+        fault = self.recorder.health() or self.ledger_error
+        if fault:
+            yield Trouble(code="records", subject="ledger", message=fault, is_failing=True)
+        if self.publish_error:
+            yield Trouble(code="publishing", subject="deny list", message=self.publish_error)
+
+
+@contextmanager
+def open_books(
+    settings: CaSettings,
+    authority: Callable[[], Authority],
+    clock: Clock,
+    *,
+    count_issued: Callable[[str], None] = lambda _kind: None,
+    count_refused: Callable[[Refusal], None] = lambda _reason: None,
+) -> Iterator[Books]:
+    """Yield the records of a state folder, open until the block ends.
+
+    Raises:
+        StoreError: ledger or audit chain cannot be opened.
+    """
+    records, folder = settings.records, settings.state_folder
+    store = Store(records.ledger_url_in(folder), clock=clock)
+    try:
+        chain = AuditChain(records.audit_folder_in(folder), node=records.node_name, clock=clock)
+        recorder = Recorder(store, chain)
+        try:
+            registry = Registry(store)
+            parts = IssuanceParts(
+                authority=authority,
+                registry=registry,
+                recorder=recorder,
+                policy=_policy(settings),
+                clock=clock,
+                node=records.node_name,
+                count_issued=count_issued,
+                count_refused=count_refused,
+            )
+            yield _books(settings, parts, store, clock)
+        finally:
+            recorder.close()
+    finally:
+        store.close()
+
+
+def _books(settings: CaSettings, parts: IssuanceParts, store: Store, clock: Clock) -> Books:
+    """Return the books over open records, with what they publish."""
+    records, folder, registry = settings.records, settings.state_folder, parts.registry
+
+    lock = Lock()
+
+    def publish() -> None:
+        # One at a time: the list that is read must not be older than the one before it.
+        with lock:
+            publish_state(registry.state, clock())
+
+    def publish_state(state: RegistryState, now: datetime) -> None:
+        try:
+            publish_deny_list(records.deny_list_in(folder), state, now=now)
+            publish_crl(records.crl_in(folder), parts.authority(), store, state, now=now)
+            books.publish_error = ""
+        except CaError as exc:
+            # A denial counts here at once, published or not; `status` says what is missing.
+            books.publish_error = str(exc)
+
+    desk = Desk(
+        DeskParts(
+            trust_domain=settings.domain,
+            store=store,
+            registry=registry,
+            recorder=parts.recorder,
+            clock=clock,
+            published=publish,
+        )
+    )
+    books = Books(
+        store=store,
+        recorder=parts.recorder,
+        registry=registry,
+        issuance=Issuance(parts),
+        desk=desk,
+        publish=publish,
+    )
+    return books
+
+
+def _policy(settings: CaSettings) -> IssuancePolicy:
+    """Return the lifetimes of the settings."""
+    longest = max(settings.records.max_svid_lifetime_seconds, settings.svid_lifetime_seconds)
+    return IssuancePolicy(
+        lifetime=timedelta(seconds=settings.svid_lifetime_seconds),
+        max_lifetime=timedelta(seconds=longest),
+    )
