@@ -1,7 +1,7 @@
 """Envoy's secret discovery service over gRPC: one servicer per workload socket.
 
-A stream whose other side has stopped reading is ended after a while, so that what gRPC buffers for
-it is bounded in time as well as in size; nobody else waits for it meanwhile.
+A stream is sent a few responses ahead of its answers and no more. One whose other side has stopped
+answering is ended after a while: it reconnects when it lives again, and is sent the newest then.
 
 Spec: envoy.service.secret.v3.SecretDiscoveryService. SPIRE and Istio answer `DeltaSecrets` with
 UNIMPLEMENTED; here all three methods are served.
@@ -10,7 +10,8 @@ UNIMPLEMENTED; here all three methods are served.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
@@ -29,8 +30,8 @@ from ca.sds_session import DeltaSession, SotwSession, digest_versions, encode_re
 from ca.streams import OpenStreams
 
 _log = structlog.get_logger(__name__)
-DEFAULT_WRITE_SECONDS = 30.0
-"""How long a stream's other side may leave a response unread."""
+DEFAULT_ANSWER_SECONDS = 30.0
+"""How long the other side of a stream may owe its answers before it is let go."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -40,6 +41,10 @@ _Response_co = TypeVar("_Response_co", covariant=True)
 
 class Session(Protocol, Generic[_Request_contra, _Response_co]):
     """One stream's conversation; see `ca.sds_session`."""
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether nothing more is sent until the other side answers."""
 
     def receive(self, request: _Request_contra) -> None:
         """Take in one request."""
@@ -56,12 +61,12 @@ class SecretDiscovery:
         board: SecretBoard,
         streams: OpenStreams,
         *,
-        write_seconds: float = DEFAULT_WRITE_SECONDS,
+        answer_seconds: float = DEFAULT_ANSWER_SECONDS,
     ) -> None:
-        """Serve what is on `board`; `write_seconds` is how long a stuck reader is waited for."""
+        """Serve what is on `board`; `answer_seconds` is how long answers are waited for."""
         self._board = board
         self._streams = streams
-        self._write_seconds = write_seconds
+        self._answer_seconds = answer_seconds
 
     async def StreamSecrets(self, requests: AsyncIterator[DiscoveryRequest], context: Any) -> None:
         """Serve a state-of-the-world stream until either side ends it."""
@@ -98,14 +103,15 @@ class SecretDiscovery:
     ) -> None:
         """Write what `session` has to say, as requests come in and the board changes."""
         try:
-            async for response in _converse(self._board, requests, session):
-                await asyncio.wait_for(context.write(response), self._write_seconds)
+            responses = _converse(self._board, requests, session, self._answer_seconds)
+            async with aclosing(responses):
+                async for response in responses:
+                    await context.write(response)
         except SdsRequestError as exc:
             await self._refuse(exc, context)
         except TimeoutError:
             _log.warning("secret_reader_stuck", spiffe_id=str(self._board.spiffe_id))
-            # The other side reconnects when it reads again, and is sent the newest then.
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream was not read")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "what was sent was not answered")
 
     async def _refuse(self, error: SdsRequestError, context: Any) -> Any:
         """End the call: the same request would be refused again, so INVALID_ARGUMENT."""
@@ -119,9 +125,15 @@ async def _converse(
     board: SecretBoard,
     requests: AsyncIterator[_Request],
     session: Session[_Request, _Response],
-) -> AsyncIterator[_Response]:
-    """Yield responses until the requests end, one is wrong, or the board is closed."""
+    answer_seconds: float,
+) -> AsyncGenerator[_Response, None]:
+    """Yield responses until the requests end, one is wrong, or the board is closed.
+
+    Raises:
+        TimeoutError: the other side owes answers for longer than `answer_seconds`.
+    """
     changed = asyncio.Event()
+    deadline: float | None = None
 
     async def read() -> None:
         async for request in requests:
@@ -139,10 +151,15 @@ async def _converse(
                     reader.result()
                     return
                 response = session.next_response()
-                if response is None:
-                    await changed.wait()
-                else:
+                if response is not None:
                     yield response
+                    continue
+                if not session.is_owed:
+                    deadline = None
+                elif deadline is None:
+                    deadline = asyncio.get_running_loop().time() + answer_seconds
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)

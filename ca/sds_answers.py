@@ -23,8 +23,9 @@ from ca.streams import OpenStream
 _log = structlog.get_logger(__name__)
 # BUDGET: a peer's refusal is quoted in the log; this much of it says enough.
 _MAX_QUOTED = 512
-# BUDGET: who leaves this many responses unanswered never answers; the oldest are forgotten.
-_MAX_OPEN = 32
+# BUDGET: what a stream may be sent without an answer, so that a reader who has stopped is not
+# written to for ever: a few secrets of a few KiB stay below HTTP/2's window of 64 KiB.
+_MAX_UNANSWERED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,16 @@ class Answers:
         self._open: dict[str, _Sent] = {}
         self.last_nonce = ""
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether so much is unanswered that nothing more may be sent."""
+        return len(self._open) >= _MAX_UNANSWERED
+
     def note_sent(self, secrets: Sequence[VersionedSecret], version: str) -> str:
         """Return the nonce of the response that is about to carry `secrets`."""
         nonce = str(next(self._nonces))
         sequence = max((secret.sequence for secret in secrets), default=0)
         self._open[nonce] = _Sent(version, sequence, self._board.now())
-        while len(self._open) > _MAX_OPEN:
-            del self._open[next(iter(self._open))]
         self.last_nonce = nonce
         self._show_wait()
         return nonce

@@ -43,6 +43,11 @@ class SotwSession:
         self._must_answer = False
         self._version = ""
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether nothing more is sent until the other side answers."""
+        return self._answers.is_owed
+
     def receive(self, request: DiscoveryRequest) -> None:
         """Take in one request: a subscription, and an answer to the last response.
 
@@ -62,7 +67,7 @@ class SotwSession:
 
     def next_response(self) -> DiscoveryResponse | None:
         """Return what to send now, or None while the other side has the newest content."""
-        if self._names is None:
+        if self._names is None or self.is_owed:
             return None
         secrets = self._board.look(self._names)
         if not secrets:
@@ -85,6 +90,11 @@ class DeltaSession:
         # The names subscribed to, each with the version last sent; empty means: answer anyway.
         self._versions: dict[str, str] = {}
         self._is_first = True
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether nothing more is sent until the other side answers."""
+        return self._answers.is_owed
 
     def receive(self, request: DeltaDiscoveryRequest) -> None:
         """Take in one request: changes of the subscription, and an answer to the last response.
@@ -110,6 +120,8 @@ class DeltaSession:
 
     def next_response(self) -> DeltaDiscoveryResponse | None:
         """Return what to send now, or None while the other side has the newest content."""
+        if self.is_owed:
+            return None
         in_order = [name for name in self._board.names if name in self._versions]
         changed = [s for s in self._board.look(in_order) if s.version != self._versions[s.name]]
         if not changed:
