@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from ca.errors import KeyFileError, StateError
-from ca.keys import FileKeyStore, generate_key
+from ca.key_kinds import KeyKind
+from ca.keys import FileKeyStore, generate_key, load_passphrase
 
 
 def test_round_trip_and_modes(tmp_path):
@@ -88,3 +91,87 @@ def test_temporary_files_are_swept(tmp_path):
     (tmp_path / "keys/.tmp-1-a.pem").write_bytes(b"half")
     FileKeyStore(tmp_path / "keys")
     assert list((tmp_path / "keys").iterdir()) == []
+
+
+PASSPHRASE = b"x" * 32
+
+
+def test_encrypted_on_disk(tmp_path):
+    """With a passphrase no key lies on disk in the clear, and only the passphrase opens it."""
+    store, key = FileKeyStore(tmp_path / "keys", PASSPHRASE), generate_key()
+    store.store_key("a", key)
+    pem = (tmp_path / "keys/a.pem").read_bytes()
+    assert pem.startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    assert store.load_key("a").private_numbers() == key.private_numbers()
+    with pytest.raises(KeyFileError, match="no passphrase is configured"):
+        FileKeyStore(tmp_path / "keys").load_key("a")
+    with pytest.raises(KeyFileError, match="cannot be decrypted"):
+        FileKeyStore(tmp_path / "keys", b"y" * 32).load_key("a")
+
+
+def test_plain_keys_are_encrypted_when_read(tmp_path):
+    """A passphrase that comes later takes the plain keys in as they are read."""
+    key = generate_key()
+    FileKeyStore(tmp_path / "keys").store_key("a", key)
+    store = FileKeyStore(tmp_path / "keys", PASSPHRASE)
+    assert store.load_key("a").private_numbers() == key.private_numbers()
+    assert b"ENCRYPTED" in (tmp_path / "keys/a.pem").read_bytes()
+    assert (tmp_path / "keys/a.pem").stat().st_mode & 0o777 == 0o600
+    assert store.load_key("a").private_numbers() == key.private_numbers()
+
+
+@pytest.mark.parametrize("kind", list(KeyKind))
+def test_each_kind_of_key(tmp_path, kind):
+    """Every kind of key that may be configured comes back the same."""
+    store, key = FileKeyStore(tmp_path / "keys", PASSPHRASE), generate_key(kind)
+    store.store_key("a", key)
+    assert store.load_key("a").public_key() == key.public_key()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (ed25519.Ed25519PrivateKey.generate(), "refused by Envoy and gRPC peers"),
+        (ec.generate_private_key(ec.SECP521R1()), "on the curve `secp521r1`"),
+        (rsa.generate_private_key(65_537, 1024), "the RSA key has 1024 bits"),
+    ],
+    ids=["ed25519", "p-521", "rsa-1024"],
+)
+def test_keys_that_do_not_sign_here(tmp_path, key, words):
+    """A key file of another kind is named with the reason."""
+    store = FileKeyStore(tmp_path / "keys")
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (tmp_path / "keys/a.pem").write_bytes(pem)
+    (tmp_path / "keys/a.pem").chmod(0o600)
+    with pytest.raises(KeyFileError, match=words):
+        store.load_key("a")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        (None, 0o600, "is missing"),
+        (b"short\n", 0o600, "has 5 bytes, expected 22 or more"),
+        (b"z" * 44 + b"\n", 0o640, "has mode 0640"),
+    ],
+)
+def test_passphrase_files_refused(tmp_path, content, mode, words):
+    """A passphrase that is missing, guessable or open to others is refused, unquoted."""
+    if content is not None:
+        (tmp_path / "p").write_bytes(content)
+        (tmp_path / "p").chmod(mode)
+    with pytest.raises(KeyFileError, match=words) as caught:
+        load_passphrase(tmp_path / "p")
+    assert "short" not in str(caught.value)
+    assert caught.value.help
+
+
+def test_passphrase_without_its_newline(tmp_path):
+    """The newline that editors put at the end is no part of the passphrase."""
+    (tmp_path / "p").write_bytes(PASSPHRASE + b"\r\n")
+    (tmp_path / "p").chmod(0o600)
+    assert load_passphrase(tmp_path / "p") == PASSPHRASE
