@@ -119,8 +119,8 @@ class RegoSettings(Section):
         default=None,
         ge=1,
         le=64,
-        description="Processes that evaluate (engine `embedded`); unset: one a core, from two "
-        "to four.",
+        description="Most processes that evaluate (engine `embedded`): two at once, more when "
+        "all are busy; unset: four a core, from eight to sixteen.",
     )
     max_body_bytes: int = Field(
         default=MAX_BODY_BYTES,

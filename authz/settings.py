@@ -63,7 +63,11 @@ class ListenSettings(Section):
         description="Address of `/healthz`, `/readyz` and `/metrics`: `host:port`.",
     )
     threads: int = Field(
-        default=4, ge=1, le=256, description="Threads that answer checks; each holds a Rego engine."
+        default=16,
+        ge=1,
+        le=256,
+        description="Threads that answer checks; one that waits for Rego, keys or introspection "
+        "answers nobody else.",
     )
     drain_seconds: float = Field(
         default=5.0, ge=0, description="How long open checks may finish after SIGTERM."

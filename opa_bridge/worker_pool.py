@@ -22,12 +22,14 @@ from typing import Final
 from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
 from opa_bridge.fair_queue import FairQueue
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
+from opa_bridge.rule_index import ModuleSet
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 # BUDGET: compiling the largest policy sets takes seconds; beyond this something is stuck.
 _START_SECONDS: Final = 60.0
 # BUDGET: a fork takes milliseconds; a nursery that needs more is replaced.
 _FORK_SECONDS: Final = 5.0
+_AT_ONCE: Final = 2
 _HOME: Final = Path(__file__).resolve().parent.parent
 
 
@@ -133,14 +135,10 @@ class _Nursery:
 class WorkerPool:
     """A few workers with one policy. Safe from many threads; ends with its last reference."""
 
-    def __init__(
-        self,
-        modules: Sequence[tuple[str, str]],
-        entrypoints: Sequence[str],
-        data: str,
-        size: int,
-    ) -> None:
-        """Compile modules (file name, source) with a data document, and start `size` workers.
+    def __init__(self, sets: Sequence[ModuleSet], data: str, size: int) -> None:
+        """Compile sets of modules with a data document, and start some workers.
+
+        There are `size` at most: the first few at once, the others when all are busy.
 
         Raises:
             LoadError: they do not compile, or the compiler does not survive them.
@@ -153,21 +151,24 @@ class WorkerPool:
         # The nursery of the moment, for the finalizer, which must not hold the pool itself.
         self._current = [self._nursery]
         self._finalizer = weakref.finalize(self, _close_all, self._current, self._idle)
-        request = {"modules": modules, "entrypoints": list(entrypoints), "data": data}
+        written = [(each.modules, each.entrypoints) for each in sets]
+        request = {"sets": written, "data": data}
         try:
             binary = self._nursery.ask(b"C", json.dumps(request).encode(), _START_SECONDS)
-            self._loaded = json.dumps(request["entrypoints"]).encode() + b"\0" + binary
+            named = json.dumps([each.entrypoints for each in sets])
+            self._loaded = named.encode() + b"\0" + binary
             self._nursery.ask(b"L", self._loaded, _START_SECONDS)
-            for _ in range(size):
-                self._idle.put(self._nursery.fork())
+            for number in reversed(range(size)):
+                # The queue hands out what came last: one that is there before one that could be.
+                self._idle.put(self._nursery.fork() if number < _AT_ONCE else None)
         except EngineError as exc:
             self.close()
-            file = modules[0][0] if modules else ""
+            file = sets[0].modules[0][0] if sets[0].modules else ""
             message = f"the modules do not compile: {exc}"
             raise LoadError([_found("rego.compile", message, file, 0)]) from exc
 
     def ask(self, document: bytes, seconds: float, entry: int = 0) -> bytes:
-        """Return the value for an input, both as JSON, at the entrypoint of that place.
+        """Return the value for an input, both as JSON, at the entrypoint of a place.
 
         Raises:
             EngineTimeout: no answer within `seconds`; the evaluation was stopped.
@@ -248,8 +249,12 @@ class WorkerPool:
 
 
 def default_size() -> int:
-    """Return how many workers serve one policy: one a core, two at least, four at most."""
-    return max(2, min(4, os.cpu_count() or 1))
+    """Return how many workers one policy may have: four a core, from eight to sixteen.
+
+    WHY more than cores: each may be held by an evaluation that runs away, and the system
+    gives a core to the short ones among the long.
+    """
+    return max(8, min(16, 4 * (os.cpu_count() or 1)))
 
 
 def _exchange(worker: _Worker, document: bytes, deadline: float) -> tuple[bytes, bytes]:

@@ -22,6 +22,7 @@ from authz.metrics import Metrics
 from authz.pipeline import Authorizer
 from authz.provider_metrics import ProviderMetrics
 from authz.provider_settings import ProviderSettings, RegoSettings
+from authz.settings import ListenSettings
 from authz.walk import Surroundings
 from policies.mesh import Mesh
 from policies.request import Workload
@@ -63,6 +64,7 @@ metadata: {name: ask, namespace: shop}
 spec: {action: CUSTOM, provider: {name: rego}, rules: [{}]}
 """
 BUDGET = 0.5
+THREADS = ListenSettings().threads
 RATE = 50
 # The must is 2; another process on the machine may take our turn for a while.
 SLACK = 6
@@ -108,7 +110,7 @@ def house(tmp_path: Path) -> Iterator[House]:
         recorder=recorder,
         metrics=metrics,
     )
-    server = GrpcServer("127.0.0.1:0", 4, authorizer.check, timed=True)
+    server = GrpcServer("127.0.0.1:0", THREADS, authorizer.check, timed=True)
     found = House(server.port, recorder, metrics)
     yield found
     found.channel.close()
@@ -163,6 +165,28 @@ def test_runaway_is_stopped_and_others_are_not(
     told_by_metrics = house.metrics.text().decode()
     assert 'meshwarden_rego_stopped_total{provider="rego"} 3.0' in told_by_metrics
     assert 'meshwarden_rego_workers_replaced_total{provider="rego"} 3.0' in told_by_metrics
+
+
+def test_many_that_run_away_at_once(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """More evaluations than there are cores run away at once, and others are answered."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(5) as pool:
+        beside = pool.submit(others, house, "many", stop)
+        attacks = [
+            pool.submit(lambda: [house.ask(x_run="combinations", x_user="u") for _ in range(3)])
+            for _ in range(4)
+        ]
+        stopped = [found for attack in attacks for found in attack.result()]
+        stop.set()
+        answers = beside.result()
+    allowed = sum(is_allowed for is_allowed, _ in answers)
+    median = statistics.median(seconds for _, seconds in answers) * 1000
+    with capsys.disabled():
+        print(f"\n4 at once: {allowed} of {len(answers)} others allowed, median {median:.1f} ms")
+
+    assert not any(is_allowed for is_allowed, _ in stopped)
+    # All of them on a machine of our own.
+    assert allowed > 0.95 * len(answers)
 
 
 def test_deadline_of_the_check_is_a_limit(house: House) -> None:
