@@ -23,6 +23,8 @@ from regopy import Bundle, BundleFormat, Interpreter, LogLevel, Node, NodeKind, 
 from regopy.rego_shared import rego as _library
 
 from opa_bridge.errors import EngineError, EngineInputError
+from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
+from opa_bridge.rego_module import Module, scan_module
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 # BUDGET: nesting of input and result; OPA users' documents stay below 20.
@@ -45,13 +47,13 @@ _library.regoNewInput.restype = c_void_p
 class LoadedPolicy:
     """A compiled bundle in an interpreter of its own, with its entrypoints. One thread only."""
 
-    def __init__(self, binary: bytes, entrypoints: Sequence[str]) -> None:
-        """Load a bundle that `compile_bundle` returned; errors tell of the first entrypoint.
+    def __init__(self, binary: bytes, entrypoints: Sequence[str], name: str = "") -> None:
+        """Load a bundle that `compile_bundle` returned; errors tell of `name`.
 
         Raises:
             EngineError: the library does not take it.
         """
-        self._entrypoint = entrypoints[0]
+        self._entrypoint = name or entrypoints[0]
         self._entrypoints = [each.encode() for each in entrypoints]
         self._interpreter, self._bundle = _load(binary)
 
@@ -115,6 +117,25 @@ def compile_bundle(
 ) -> bytes:
     """Return modules (file name, source) and data, compiled, in the library's binary form.
 
+    Raises:
+        LoadError: a module does not parse or does not compile.
+    """
+    values = json.loads(data)
+    outline = _outline(modules, values)
+    if outline is None:
+        return compile_with_data(modules, entrypoints, data)
+    text = json.dumps(outline, ensure_ascii=False)
+    try:
+        return with_data(compile_with_data(modules, entrypoints, text), values)
+    except UnknownForm:
+        return compile_with_data(modules, entrypoints, data)
+
+
+def compile_with_data(
+    modules: Sequence[tuple[str, str]], entrypoints: Sequence[str], data: str
+) -> bytes:
+    """Return the same with the data put in by the library, which takes long over them.
+
     WHY the binary form: a bundle used as it was built is verified wrongly (it takes the
     table index of a number for a variable's), one that was written and read back is not.
 
@@ -140,6 +161,15 @@ def compile_bundle(
         message = f"the temporary folder cannot be used: {exc.strerror or exc}"
         problem = Diagnostic(code="rego.file", message=message, location=Location(file))
         raise LoadError([problem]) from exc
+
+
+def _outline(
+    modules: Sequence[tuple[str, str]], data: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return the outline that the modules are compiled with, None when one cannot be read."""
+    scanned = [scan_module(file, source) for file, source in modules]
+    packages = [found.package.split("/") for found in scanned if isinstance(found, Module)]
+    return outline_of(data, packages) if len(packages) == len(scanned) else None
 
 
 def _load(binary: bytes) -> tuple[Interpreter, Bundle]:
