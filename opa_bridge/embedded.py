@@ -40,16 +40,16 @@ class EmbeddedEngine:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False)
         self._memory = ResultMemory()
         size = workers or default_size()
-        index = index_rule(modules, entrypoint)
+        index = index_rule(modules, entrypoint, len(text))
         self._index = index or no_index(modules, entrypoint)
         try:
-            self._pool = WorkerPool(self._index.modules, self._index.entrypoints, text, size)
+            self._pool = WorkerPool(self._index.sets, text, size)
         except LoadError:
             if index is None:
                 raise
             # What is wrong is told of the modules as they were written.
             self._index = no_index(modules, entrypoint)
-            self._pool = WorkerPool(modules, [entrypoint], text, size)
+            self._pool = WorkerPool(self._index.sets, text, size)
 
     def evaluate(self, document: Mapping[str, Any], seconds: float | None = None) -> Any:
         """Return the entrypoint's value for an input document.

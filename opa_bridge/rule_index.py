@@ -4,7 +4,9 @@ Theory of operation. The library tries every clause of a rule in turn, and a tab
 has hundreds. Where clauses of the asked rule say `input.x == "text"`, those with another
 text than the request's cannot match, whatever else they say. So for each text a rule is
 written that holds only the clauses which can match, as source behind the module's own,
-and the request's text chooses which one is asked. OPA indexes its rules likewise.
+and the request's text chooses which one is asked. OPA indexes its rules likewise. The
+library's time also grows with all that it loaded, so these rules stand in several sets
+of modules, a few in each.
 INVARIANT: a statement counts only where it stands alone in the clause's body and can be
 read in one way; any doubt, in a clause or a request, asks the whole rule.
 """
@@ -29,23 +31,34 @@ _PREFIX: Final = "meshwarden_clauses_"
 _EQUALS: Final = frozenset({"==", "="})
 _LITERALS: Final = frozenset({"true", "false", "null"})
 
+# BUDGET: sets of modules; each holds the data once more, so large data stay in one set.
+_SETS_MOST: Final = 16
+_DATA_BYTES_MOST: Final = 256 * 1024
+
 Way = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RuleIndex:
-    """Rules of fewer clauses in the place of one: `modules` hold them, `entrypoints` name them.
-
-    The first entrypoint is the whole rule, the second the clauses that match any text.
-    """
+class ModuleSet:
+    """Modules (file, source) that are loaded together, and what is asked of them."""
 
     modules: tuple[tuple[str, str], ...]
     entrypoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleIndex:
+    """Rules of fewer clauses in the place of one; their place counts through all sets.
+
+    The first is the whole rule, alone in its set; the second the clauses that match any text.
+    """
+
+    sets: tuple[ModuleSet, ...]
     way: Way
     places: Mapping[str, int]
 
     def choose(self, document: Mapping[str, Any]) -> int:
-        """Return which entrypoint answers for an input."""
+        """Return the place of the entrypoint that answers for an input."""
         if not self.way:
             return 0
         value: Any = document
@@ -65,10 +78,12 @@ class RuleIndex:
 
 def no_index(modules: Sequence[tuple[str, str]], entrypoint: str) -> RuleIndex:
     """Return the index that always asks the whole rule."""
-    return RuleIndex(tuple(modules), (entrypoint,), (), {})
+    return RuleIndex((ModuleSet(tuple(modules), (entrypoint,)),), (), {})
 
 
-def index_rule(modules: Sequence[tuple[str, str]], entrypoint: str) -> RuleIndex | None:
+def index_rule(
+    modules: Sequence[tuple[str, str]], entrypoint: str, data_bytes: int = 0
+) -> RuleIndex | None:
     """Return an index for the asked rule of modules (file, source), or None.
 
     None: the rule is small, stands in several modules, or has no clauses that exclude
@@ -94,7 +109,26 @@ def index_rule(modules: Sequence[tuple[str, str]], entrypoint: str) -> RuleIndex
     if len(found) != 1:
         return None
     place, whole = found[0]
-    return _built(modules, place, package, rule, whole)
+    parted = _parted(whole)
+    if parted is None:
+        return None
+    way, texts, parts = parted
+    is_alone = data_bytes > _DATA_BYTES_MOST or _is_named(modules, rule, len(whole.spans))
+    size = len(parts) if is_alone else max(_CLAUSES_LEAST, -(-len(parts) // _SETS_MOST))
+    file, source = modules[place]
+    rest = source if is_alone else _without(source, whole.spans)
+    sets = [ModuleSet(tuple(modules), (entrypoint,))]
+    for begin in range(0, len(parts), size):
+        names = [f"{_PREFIX}{number}" for number in range(begin, min(begin + size, len(parts)))]
+        written = [
+            line
+            for name, part in zip(names, parts[begin : begin + size], strict=True)
+            for line in part.written(name)
+        ]
+        changed = [*modules]
+        changed[place] = (file, "\n".join([rest, *written, ""]))
+        sets.append(ModuleSet(tuple(changed), tuple(f"{package}/{name}" for name in names)))
+    return RuleIndex(tuple(sets), way, {text: number for number, text in enumerate(texts, 2)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +140,32 @@ class _Clause:
 
 
 @dataclass(frozen=True, slots=True)
+class _Part:
+    """What of a rule can match one text."""
+
+    default: str
+    clauses: list[_Clause]
+
+    def written(self, name: str) -> Iterator[str]:
+        """Yield the source of it as a rule of its own."""
+        if self.default:
+            yield f"default {name}{self.default}"
+        elif not self.clauses:
+            yield f"{name} if false"
+        for clause in self.clauses:
+            yield f"{name}{clause.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Rule:
-    """A rule's clauses; `default` is its default clause without the name, or empty."""
+    """A rule's clauses; `default` is its default clause without the name, or empty.
+
+    `spans` are the offsets of all of it in the source.
+    """
 
     default: str
     clauses: tuple[_Clause, ...]
+    spans: tuple[tuple[int, int], ...]
 
     @property
     def texts(self) -> bool:
@@ -118,36 +173,36 @@ class _Rule:
         return bool(self.clauses or self.default)
 
 
-def _built(
-    modules: Sequence[tuple[str, str]], place: int, package: str, rule: str, whole: _Rule
-) -> RuleIndex | None:
+def _parted(whole: _Rule) -> tuple[Way, list[str], list[_Part]] | None:
+    """Return by what a rule is parted, the texts, and the parts: first that of no text."""
     counts = Counter(way for clause in whole.clauses for way in clause.equal)
     if len(whole.clauses) < _CLAUSES_LEAST or not counts:
         return None
     way = max(counts, key=lambda each: (_distinct(whole, each), counts[each]))
-    groups = list(dict.fromkeys(c.equal[way] for c in whole.clauses if way in c.equal))
-    written: list[str] = []
-    size = 0
-    for number, text in enumerate([None, *groups]):
-        name = f"{_PREFIX}{number}"
-        clauses = [c for c in whole.clauses if c.equal.get(way, text) == text]
-        if text is None:
-            clauses = [c for c in whole.clauses if way not in c.equal]
-        size += len(clauses)
-        if whole.default:
-            written.append(f"default {name}{whole.default}")
-        elif not clauses:
-            written.append(f"{name} if false")
-        written += [f"{name}{clause.text}" for clause in clauses]
-    if size > _GROWTH_MOST * len(whole.clauses) or len(groups) > _RULES_MOST:
-        return None
-    file, source = modules[place]
-    changed = [*modules]
-    changed[place] = (file, "\n".join([source, *written, ""]))
-    names = [f"{package}/{rule}"]
-    names += [f"{package}/{_PREFIX}{number}" for number in range(len(groups) + 1)]
-    places = {text: number for number, text in enumerate(groups, start=2)}
-    return RuleIndex(tuple(changed), tuple(names), way, places)
+    texts = list(dict.fromkeys(c.equal[way] for c in whole.clauses if way in c.equal))
+    parts = [_Part(whole.default, [c for c in whole.clauses if way not in c.equal])]
+    parts += [
+        _Part(whole.default, [c for c in whole.clauses if c.equal.get(way, text) == text])
+        for text in texts
+    ]
+    size = sum(len(part.clauses) for part in parts)
+    is_too_large = size > _GROWTH_MOST * len(whole.clauses) or len(texts) > _RULES_MOST
+    return None if is_too_large else (way, texts, parts)
+
+
+def _without(source: str, spans: Sequence[tuple[int, int]]) -> str:
+    """Return a source without some spans, its lines where they were."""
+    kept, place = [], 0
+    for begin, end in spans:
+        kept += [source[place:begin], "\n" * source.count("\n", begin, end)]
+        place = end
+    return "".join([*kept, source[place:]])
+
+
+def _is_named(modules: Sequence[tuple[str, str]], rule: str, heads: int) -> bool:
+    """Return whether anything but the heads of its own clauses may name a rule."""
+    tokens = [token for _, source in modules for token in scan_tokens(source)]
+    return sum(token.text.strip('"`') == rule for token in tokens) != heads
 
 
 def _distinct(whole: _Rule, way: Way) -> int:
@@ -159,7 +214,9 @@ def _read_rule(source: str, tokens: tuple[Token, ...], rule: str) -> _Rule | Non
     aliases = _aliases(tokens)
     if aliases is None:
         return None
-    default, clauses = "", []
+    default = ""
+    clauses: list[_Clause] = []
+    spans: list[tuple[int, int]] = []
     for begin, end in _statements(tokens):
         is_default = tokens[begin].text == "default" and begin + 1 < end
         head = begin + is_default
@@ -168,11 +225,12 @@ def _read_rule(source: str, tokens: tuple[Token, ...], rule: str) -> _Rule | Non
         if not _is_plain(tokens[head:end]):
             return None
         text = source[tokens[head].end : tokens[end - 1].end]
+        spans.append((tokens[begin].start, tokens[end - 1].end))
         if is_default:
             default = text
         else:
             clauses.append(_Clause(text, dict(_equalities(tokens[begin:end], aliases))))
-    return _Rule(default, tuple(clauses))
+    return _Rule(default, tuple(clauses), tuple(spans))
 
 
 def _is_plain(clause: tuple[Token, ...]) -> bool:

@@ -6,10 +6,10 @@ waits; each worker is a fork of it, ready at once, sharing its memory until it w
 The nursery alone ends and reaps workers, so a process number is never taken for another's.
 When the authorizer is gone its end of the control socket closes, and everything here ends.
 
-Frames to the nursery: `C` compile (JSON: modules, entrypoints, data), `L` load (entrypoints
-as JSON, NUL, binary), `F` fork onto the socket that is sent
-once it is waited for, `K` end a worker (its number).
-Answers: `B` binary, `E` findings (JSON), `O` done (a number for `F`), `X` a text.
+Frames to the nursery: `C` compile (JSON: sets of modules and entrypoints, data), `L` load
+(entrypoints by set as JSON, NUL, binaries, each behind its length in four bytes), `F`
+fork onto the socket that is sent once it is waited for, `K` end a worker (its number).
+Answers: `B` binaries, `E` findings (JSON), `O` done (a number for `F`), `X` a text.
 A worker's socket: `Q` an entrypoint's place (two bytes) and an input (JSON) is answered by
 `V` a value (JSON), `X` a text, or `I` a text where the input cannot be carried.
 """
@@ -37,6 +37,9 @@ from policies.diagnostic import LoadError
 WORKER_BYTES = 512 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 
+# A loaded policy, and the number of an entrypoint in it.
+_Place = tuple[LoadedPolicy, int]
+
 
 def main(descriptor: int) -> None:
     """Serve the control socket until its other end closes."""
@@ -50,7 +53,7 @@ class _Nursery:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._policy: LoadedPolicy | None = None
+        self._places: list[_Place] = []
         self._workers: set[int] = set()
 
     def serve(self) -> None:
@@ -71,7 +74,7 @@ class _Nursery:
                     return b"B", _compiled(json.loads(payload))
                 case b"L":
                     entrypoints, _, binary = payload.partition(b"\0")
-                    self._policy = LoadedPolicy(binary, json.loads(entrypoints))
+                    self._places = _loaded(json.loads(entrypoints), binary)
                     return b"O", b""
                 case b"F":
                     return b"O", str(self._fork()).encode()
@@ -87,15 +90,15 @@ class _Nursery:
         """Return the number of a new worker on the socket that the other end sends."""
         send_frame(self._control, b"O", b"")
         _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
-        policy = self._policy
-        if policy is None or not descriptors:
+        places = self._places
+        if not places or not descriptors:
             raise EngineError("no policy is loaded")
         channel = socket.socket(fileno=descriptors[0])
         gc.freeze()
         number = os.fork()
         if number == 0:
             self._control.close()
-            _work(channel, policy)
+            _work(channel, places)
             os._exit(0)
         channel.close()
         self._workers.add(number)
@@ -109,17 +112,17 @@ class _Nursery:
             os.waitpid(worker, 0)
 
 
-def _work(channel: socket.socket, policy: LoadedPolicy) -> None:
+def _work(channel: socket.socket, places: list[_Place]) -> None:
     """Evaluate what comes until the other end closes."""
     _limit()
     with suppress(PeerGone):
         while True:
             _, payload = receive_frame(channel)
-            send_frame(channel, *_evaluated(policy, payload))
+            send_frame(channel, *_evaluated(places, payload))
 
 
-def _evaluated(policy: LoadedPolicy, payload: bytes) -> tuple[bytes, bytes]:
-    entry = int.from_bytes(payload[:2])
+def _evaluated(places: list[_Place], payload: bytes) -> tuple[bytes, bytes]:
+    policy, entry = places[int.from_bytes(payload[:2])]
     try:
         return b"V", json.dumps(policy.evaluate(json.loads(payload[2:]), entry)).encode()
     except EngineInputError as exc:
@@ -131,8 +134,22 @@ def _evaluated(policy: LoadedPolicy, payload: bytes) -> tuple[bytes, bytes]:
 
 
 def _compiled(request: dict[str, Any]) -> bytes:
-    modules = [(file, source) for file, source in request["modules"]]
-    return compile_bundle(modules, request["entrypoints"], request["data"])
+    parts: list[bytes] = []
+    for modules, entrypoints in request["sets"]:
+        binary = compile_bundle([tuple(each) for each in modules], entrypoints, request["data"])
+        parts += [len(binary).to_bytes(4), binary]
+    return b"".join(parts)
+
+
+def _loaded(sets: list[list[str]], binaries: bytes) -> list[_Place]:
+    """Return where each entrypoint is asked, in the order of the sets."""
+    places: list[_Place] = []
+    for entrypoints in sets:
+        size = int.from_bytes(binaries[:4])
+        binary, binaries = binaries[4 : 4 + size], binaries[4 + size :]
+        policy = LoadedPolicy(binary, entrypoints, sets[0][0])
+        places += [(policy, entry) for entry in range(len(entrypoints))]
+    return places
 
 
 def _written(found: Any) -> list[Any]:

@@ -81,6 +81,7 @@ def test_imported_names_are_followed() -> None:
         'r(x) if input.p == "#"',
         'r if input.p == "#"\nall# := data.a',
         'r if input.p == "#"\nall# := data[input.q]',
+        'r if input.p == "#"\nall# := data.a["r"]',
         'r if input.p == "#"\nmeshwarden_clauses_# := 1',
     ],
 )
@@ -97,6 +98,24 @@ def test_names_that_are_given_twice() -> None:
     assert indexed(table('r if input.p == "#"', head="package a\nimport data.x as input\n")) is None
 
 
+def test_rules_are_spread_over_sets() -> None:
+    """A large table is parted, without its clauses where nothing else names the rule."""
+    found = indexed(table('r if input.p == "#"', 100))
+    assert found is not None
+    assert [len(each.entrypoints) for each in found.sets] == [1, *[8] * 12, 5]
+    sources = [each.modules[0][1] for each in found.sets]
+    assert [source.count("input.p") for source in sources] == [100, 7, *[8] * 11, 5]
+    # What is wrong elsewhere keeps its line.
+    assert sources[1].index("meshwarden") > len(sources[1]) - 8 * 100
+    for more in ("s if not r", "s := data.a.r", "s := input.r"):
+        named = indexed(table('r if input.p == "#"', 100) + more + "\n")
+        assert named is not None
+        assert [len(each.entrypoints) for each in named.sets] == [1, 101]
+    large = index_rule([("a.rego", table('r if input.p == "#"', 100))], "a/r", 10**6)
+    assert large is not None
+    assert [len(each.entrypoints) for each in large.sets] == [1, 101]
+
+
 def test_small_and_scattered_rules_are_left() -> None:
     """Few clauses, clauses in two modules, and other packages' rules are asked as they are."""
     body = 'r if input.p == "#"'
@@ -106,7 +125,7 @@ def test_small_and_scattered_rules_are_left() -> None:
     assert indexed(table(body), table(body, head="package b\n")) is not None
 
 
-def outcome(policy: LoadedPolicy, document: dict[str, Any], entry: int) -> Any:
+def outcome(policy: LoadedPolicy, entry: int, document: dict[str, Any]) -> Any:
     """Return value or error."""
     try:
         return policy.evaluate(document, entry)
@@ -145,25 +164,33 @@ inputs = st.fixed_dictionaries(
 @given(
     st.lists(clauses, min_size=8, max_size=14),
     st.booleans(),
+    st.booleans(),
     st.lists(inputs, min_size=6, max_size=6),
 )
 @settings(max_examples=60, deadline=None)
 def test_index_answers_as_the_whole_rule(
-    written: list[tuple[str, list[tuple[str, str]]]], has_default: bool, asked: list[dict[str, Any]]
+    written: list[tuple[str, list[tuple[str, str]]]],
+    has_default: bool,
+    is_named: bool,
+    asked: list[dict[str, Any]],
 ) -> None:
     """Whatever the clauses and the input, value and error are those of the whole rule."""
     lines = ["package a", "import input.h", "default r := false" if has_default else ""]
+    lines += ["other if not r"] if is_named else []
     for head, conditions in written:
         body = [condition.format(text) for condition, text in conditions] or ["true"]
         lines.append("\n    ".join([f"{head} if {{", *body]) + "\n}")
     found = indexed("\n".join(lines))
     if found is None:
         return
-    binary = compile_bundle(found.modules, found.entrypoints, "{}")
-    policy = LoadedPolicy(binary, found.entrypoints)
+    places: list[tuple[LoadedPolicy, int]] = []
+    for each in found.sets:
+        binary = compile_bundle(each.modules, each.entrypoints, "{}")
+        policy = LoadedPolicy(binary, each.entrypoints, "a/r")
+        places += [(policy, entry) for entry in range(len(each.entrypoints))]
     for document in asked:
-        whole = outcome(policy, document, 0)
-        assert outcome(policy, document, found.choose(document)) == whole, json.dumps(document)
+        whole = outcome(*places[0], document)
+        assert outcome(*places[found.choose(document)], document) == whole, json.dumps(document)
 
 
 def test_rule_without_index_is_asked_whole() -> None:
