@@ -12,6 +12,7 @@ CaError
 │   ├── PluggedCaError       an existing CA to sign with cannot be read, or may not sign here
 │   ├── ControlError         the CA process cannot be asked over its control socket
 │   ├── SocketError          a workload socket cannot be bound safely
+│   ├── WorkloadApiError     the other side does not speak the Workload API, or refuses for good
 │   ├── StoreError           the ledger cannot be reached, read or written
 │   │   └── DuplicateSerialError  the ledger holds a certificate of this serial number
 │   └── AuthorityExpiredError  an authority is expired, or too near to it to sign
@@ -109,6 +110,12 @@ class SocketError(OperatorError):
     """A workload socket cannot be bound safely."""
 
     code = "ca.socket"
+
+
+class WorkloadApiError(OperatorError):
+    """The other side does not speak the Workload API, or refuses for good."""
+
+    code = "ca.workload_api"
 
 
 class StoreError(OperatorError):

@@ -57,10 +57,27 @@ class UnixPeer:
 class PeerSocket(socket.socket):
     """A listening Unix socket whose `accept` returns the peer in place of its address."""
 
+    def __init__(self) -> None:
+        """Make the socket; it is not bound yet."""
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
     def accept(self) -> tuple[socket.socket, Any]:
         """Return the next connection and who made it."""
         connection, _ = super().accept()
+        self._connections.add(connection)
         return connection, peer_of(connection)
+
+    def hang_up(self) -> None:
+        """End every connection: both sides read its end next."""
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def connections(self) -> tuple[socket.socket, ...]:
+        """The connections that are open still."""
+        return tuple(each for each in self._connections if each.fileno() >= 0)
 
 
 def peer_of(connection: socket.socket) -> UnixPeer:

@@ -7,7 +7,6 @@ need not be kept out.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -44,10 +43,18 @@ async def serve_workload_api(path: Path, parts: WorkloadApiParts) -> AsyncIterat
         parts.changes.close()
         await _for_a_while(parts.changes.drained())
         server.close()
-        # From Python 3.12 on this waits for clients to hang up, which they need not do.
+        await _for_a_while(_hung_up(listener))
+        # From Python 3.12 on this waits for every connection to end.
         await _for_a_while(server.wait_closed())
         listener.close()
         remove_socket(path)
+
+
+async def _hung_up(listener: PeerSocket) -> None:
+    """End the connections and return when the event loop has read their ends."""
+    while listener.connections:
+        listener.hang_up()
+        await asyncio.sleep(0)
 
 
 async def _for_a_while(ending: Awaitable[object]) -> None:
@@ -61,7 +68,7 @@ def _bind(path: Path) -> PeerSocket:
     try:
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         prepare_socket_path(path)
-        listener = PeerSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = PeerSocket()
     except OSError as exc:
         raise SocketError(f"socket `{path}` cannot be made: {exc.strerror}") from exc
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from authz.commands.ca_agent import agent_command
 from authz.commands.ca_records import RECORD_COMMAND_LINES
 from authz.commands.ca_slots import (
     bundle_group,
@@ -39,6 +40,7 @@ for _command in (
     rotate_group,
     bundle_group,
     status_command,
+    agent_command,
     *RECORD_COMMAND_LINES,
 ):
     ca_group.add_command(_command)

@@ -41,7 +41,7 @@ if os.fork() == 0:
 @pytest.fixture
 def listener(tmp_path):
     """A listening socket that notes its peers."""
-    with PeerSocket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+    with PeerSocket() as listening:
         listening.bind(str(tmp_path / "a.sock"))
         listening.listen()
         yield listening
