@@ -140,6 +140,11 @@ def _authority_name(tier: str, serial: int) -> x509.Name:
     )
 
 
+def key_identifier(issuer: x509.Certificate) -> bytes:
+    """Return the key identifier that the certificates signed by `issuer` cite."""
+    return _authority_key_identifier(issuer).key_identifier or b""
+
+
 def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """Return the issuer's own key identifier, as its children cite it."""
     try:

@@ -16,6 +16,7 @@ import structlog
 from ca.authority import AuthorityKeeper
 from ca.clock import Clock
 from ca.errors import RotationRefusedError
+from ca.last_leaf import LastLeaf
 from ca.making import PluggedAuthority
 from ca.slots import Slot
 from ca.state import Phase
@@ -42,6 +43,7 @@ class Rotation:
         self._clock = clock
         self._wait = wait
         self._wait_from: datetime | None = None
+        self.last_leaf: LastLeaf | None = None
 
     def prepare(self, plugged: PluggedAuthority | None = None) -> Slot:
         """Trust a new authority, or an existing one; it does not sign yet.
@@ -107,7 +109,7 @@ class Rotation:
         slot = self._keeper.in_phase(Phase.RETIRED)
         if slot is None or slot.entry.trusted_until is None:
             return ()
-        left = slot.entry.trusted_until - self._clock()
+        left = self._needed_until(slot, slot.entry.trusted_until) - self._clock()
         if left <= timedelta(0):
             return ()
         return (f"its last leaf may live for {_seconds(left)} s",)
@@ -144,6 +146,14 @@ class Rotation:
             and not self.activation_waits_for()
         ):
             self.activate()
+
+    def _needed_until(self, retired: Slot, longest: datetime) -> datetime:
+        """Return when the last leaf of a retired authority ends, `longest` when nobody knows."""
+        active = self._keeper.in_phase(Phase.ACTIVE)
+        if self.last_leaf is None or active is None:
+            return longest
+        ends_at = self.last_leaf.ends_at(retired, active.intermediate, self._clock())
+        return longest if ends_at is None else min(ends_at, longest)
 
     def _is_known_root(self, slot: Slot) -> bool:
         """Return whether others trust a slot's root already, as the root of another slot."""

@@ -27,9 +27,12 @@ from ca.caller import Caller, Method
 from ca.clock import Clock, ClockWatch, utc_now
 from ca.commands import slot_commands
 from ca.control import control_socket
+from ca.delivery import deliver
 from ca.errors import CaError, SocketError
 from ca.issue import SvidRequest
 from ca.key_kinds import KeyKind, generate_key
+from ca.keys import KeyStore
+from ca.last_leaf import LastLeaf
 from ca.metrics import CaMetrics
 from ca.opening import key_store_of, plan_of
 from ca.records_service import keep_records
@@ -86,13 +89,15 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     with StateFolder(settings.state_folder) as state, _stopped_by_signals(stop):
-        keeper = AuthorityKeeper(
-            state, key_store_of(settings, state), plan_of(settings, clock), clock
-        )
-        ca = _running(settings, keeper, clock)
+        keys = key_store_of(settings, state)
+        keeper = AuthorityKeeper(state, keys, plan_of(settings, clock), clock)
+        ca = _running(settings, keeper, keys, clock)
         async with AsyncExitStack() as stack:
-            for service in (keep_records, control_socket, *services):
+            for service in (keep_records, control_socket, deliver, *services):
                 await stack.enter_async_context(service(ca))
+            if record is None:
+                # Everything that is issued stands in the ledger then.
+                ca.rotation.last_leaf = LastLeaf(ca.books.store, keeper.plan.leaf_lifetime)
             renewals = [
                 await _open(stack, ca, workload, _parts(ca, record))
                 for workload in settings.workloads
@@ -109,7 +114,9 @@ async def serve(
             _log.info("ca_draining")
 
 
-def _running(settings: CaSettings, keeper: AuthorityKeeper, clock: Clock) -> RunningCa:
+def _running(
+    settings: CaSettings, keeper: AuthorityKeeper, keys: KeyStore, clock: Clock
+) -> RunningCa:
     """Return the parts that services share, with the commands and probes of the slots."""
     streams, watch = OpenStreams(clock), ClockWatch(clock)
     wait = timedelta(seconds=settings.rotation_wait_seconds)
@@ -119,6 +126,7 @@ def _running(settings: CaSettings, keeper: AuthorityKeeper, clock: Clock) -> Run
     ca = RunningCa(
         settings=settings,
         keeper=keeper,
+        keys=keys,
         rotation=rotation,
         streams=streams,
         metrics=metrics,

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from ca.authority import AuthorityKeeper, AuthorityPlan
+from ca.clock import utc_now
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.keys import FileKeyStore
 from ca.server import serve
@@ -97,7 +98,9 @@ def serving(tmp_path):
     """Serve a CA in the test's loop: `async with serving({...}) as ca`, with `ca.folder`."""
 
     @asynccontextmanager
-    async def _serving(folder: Path = tmp_path, **changes) -> AsyncIterator[SimpleNamespace]:
+    async def _serving(
+        folder: Path = tmp_path, clock=utc_now, **changes
+    ) -> AsyncIterator[SimpleNamespace]:
         settings = CaSettings.model_validate(
             {
                 "stateFolder": "state",
@@ -110,7 +113,7 @@ def serving(tmp_path):
             | changes
         ).resolved(folder)
         ready, stop = asyncio.Event(), asyncio.Event()
-        server = asyncio.create_task(serve(settings, ready=ready.set, stop=stop))
+        server = asyncio.create_task(serve(settings, ready=ready.set, stop=stop, clock=clock))
         waiting = asyncio.create_task(ready.wait())
         await asyncio.wait([server, waiting], return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
