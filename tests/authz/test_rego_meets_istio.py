@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from checking import CUSTOM, FixedProvider, MemoryRecorder, ask, make_authorizer, make_message
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import MessageToDict
 
 from audit.document import document_from_record
@@ -139,6 +140,26 @@ def test_default_provider_alone_needs_no_workload() -> None:
 
     assert ask(alone, make_message()).status.code == 0
     assert ask(beside, make_message()).status.code != 0
+
+
+def test_connections_go_to_the_default_provider(tmp_path: Path) -> None:
+    """A connection, which has no HTTP part, is put to the default provider as well."""
+    module = """package p
+default r := false
+r if input.attributes.request.http
+r if input.attributes.destination.address.socketAddress.portValue == 5432
+"""
+    (tmp_path / "p.rego").write_text(module)
+    providers = {"rego": load_provider("rego", [tmp_path], "p/r")}
+    authorizer = make_authorizer([], providers=providers, terms=CustomTerms(default="rego"))
+    message = CheckRequest()
+    message.attributes.source.address.socket_address.address = "10.0.0.1"
+    target = message.attributes.destination.address.socket_address
+    target.address, target.port_value = "10.0.0.2", 5432
+
+    assert ask(authorizer, message).status.code == 0
+    target.port_value = 5433
+    assert ask(authorizer, message).status.code != 0
 
 
 class Timed:
