@@ -13,7 +13,7 @@ read in one way; any doubt, in a clause or a request, asks the whole rule.
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ _GROWTH_MOST: Final = 8
 _RULES_MOST: Final = 4096
 _PREFIX: Final = "meshwarden_clauses_"
 _EQUALS: Final = frozenset({"==", "="})
+# Texts that have one spelling: the library compares spellings, and escapes have several.
+_PLAIN: Final = re.compile(r"[ !#-\[\]-~]*")
 _LITERALS: Final = frozenset({"true", "false", "null"})
 
 # BUDGET: sets of modules; each holds the data once more, so large data stay in one set.
@@ -72,8 +74,7 @@ class RuleIndex:
         if not isinstance(value, str):
             # What is absent or of another type equals no text.
             return 1
-        # Half surrogate pairs are other texts in the engine than here.
-        return self.places.get(value, 1) if value.isascii() else 0
+        return self.places.get(value, 1) if _PLAIN.fullmatch(value) else 0
 
 
 def no_index(modules: Sequence[tuple[str, str]], entrypoint: str) -> RuleIndex:
@@ -278,9 +279,9 @@ def _equalities(clause: tuple[Token, ...], aliases: Mapping[str, Way]) -> Iterat
         for ref, literal in ((left, right), (right, left)):
             way = _way_of(ref, aliases)
             if way and len(literal) == 1 and literal[0].kind is Kind.STRING:
-                text = _text(literal[0].text)
-                if text.isascii():
-                    yield way, text
+                spelled = literal[0].text
+                if _PLAIN.fullmatch(spelled[1:-1]):
+                    yield way, spelled[1:-1]
 
 
 def _body(clause: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -337,8 +338,8 @@ def _way_of(ref: tuple[Token, ...], aliases: Mapping[str, Way]) -> Way:
             index += 2
         elif ref[index].text == "[" and index + 2 < len(ref) and ref[index + 2].text == "]":
             assert following is not None
-            if following.kind is Kind.STRING:
-                way.append(_text(following.text))
+            if following.kind is Kind.STRING and _PLAIN.fullmatch(following.text[1:-1]):
+                way.append(following.text[1:-1])
             elif following.kind is Kind.NUMBER and following.text.isdecimal():
                 way.append(int(following.text))
             else:
@@ -399,7 +400,3 @@ def _package_of(tokens: tuple[Token, ...]) -> str:
         if tokens[begin].text == "package":
             return "".join(token.text for token in tokens[begin + 1 : end]).replace(".", "/")
     return ""
-
-
-def _text(spelled: str) -> str:
-    return spelled[1:-1] if spelled.startswith("`") else str(json.loads(spelled))

@@ -45,6 +45,11 @@ def test_tables_are_found(body: str, way: tuple[str | int, ...]) -> None:
     assert found is not None
     assert found.way == way
     assert found.choose({"p": "no such text"}) == 1
+    # What the library may spell otherwise is asked of the whole rule.
+    document: Any = "a\\b"
+    for step in reversed(found.way):
+        document = {step: document} if isinstance(step, str) else [None] * step + [document]
+    assert found.choose(document) == 0
 
 
 def test_imported_names_are_followed() -> None:
@@ -72,6 +77,8 @@ def test_imported_names_are_followed() -> None:
         "r if input.p == #",
         'r if input.p != "#"',
         'r if input.p == "é#"',
+        'r if input.p == "\\n#"',
+        "r if input.p == `\\n#`",
         'r if other.p == "#"',
         'r contains "#" if input.p == "#"',
         'r[x] if { input.p == "#"; x := 1 }',
@@ -133,7 +140,7 @@ def outcome(policy: LoadedPolicy, entry: int, document: dict[str, Any]) -> Any:
         return str(exc)
 
 
-TEXTS = ["GET", "a", "b", "c/d", ""]
+TEXTS = ["GET", "a", "b", "c/d", "", "\\n", '\\"x']
 CONDITIONS = [
     'input.m == "{}"',
     '"{}" == input.p[1]',
@@ -153,7 +160,7 @@ clauses = st.tuples(
 inputs = st.fixed_dictionaries(
     {},
     optional={
-        "m": st.sampled_from([*TEXTS, None, 1, ["a"], "\ud800"]),
+        "m": st.sampled_from([*TEXTS, None, 1, ["a"], "\ud800", "\n", '"x']),
         "p": st.lists(st.sampled_from(TEXTS), max_size=3) | st.just({"1": "a"}),
         "h": st.fixed_dictionaries({"q": st.sampled_from(TEXTS)}),
         "flag": st.booleans(),
