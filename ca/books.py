@@ -38,8 +38,9 @@ class Books:
     ledger_error: str = field(default="")
 
     def refresh(self) -> None:
-        """Take up what other replicas changed, and publish it; never raises."""
+        """Take up what other replicas changed, publish it, and look what works again."""
         try:
+            self.recorder.probe()
             if self.registry.refresh_if_changed():
                 self.publish()
             self.ledger_error = ""

@@ -15,15 +15,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
 
-from audit.record import AuditEvent
+from audit.record import AuditEvent, EventName
 from ca.audit_chain import AuditChain
 from ca.errors import CaError, DuplicateSerialError, StoreError
 from ca.ledger import LedgerRow, insert_rows
-from ca.store import Store, counter_value
+from ca.store import Store, counter_value, touch
 from ca.store_schema import REGISTRY_REVISION
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +61,8 @@ class Recorder:
         self._waiting: deque[Recording] = deque()
         self._wake = threading.Condition()
         self._is_closing = False
-        self._fault: str | None = None
+        self._ledger_fault: str | None = None
+        self._chain_fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="ca-recorder", daemon=True)
         self._thread.start()
 
@@ -83,8 +85,26 @@ class Recorder:
         return recording.done
 
     def health(self) -> str | None:
-        """Return why the last group could not be written, or None when it was."""
-        return self._fault
+        """Return why the ledger or the chain could not be written last time, or None."""
+        return self._ledger_fault or self._chain_fault
+
+    def probe(self) -> None:
+        """Find out whether what could not be written last time can be now; blocks, never raises.
+
+        So `health` does not depend on somebody asking for a certificate.
+        """
+        if self._ledger_fault is not None:
+            try:
+                with self._store.write() as connection:
+                    touch(connection, REGISTRY_REVISION)
+                self._ledger_fault = None
+            except StoreError as exc:
+                self._ledger_fault = str(exc)
+        if self._chain_fault is not None:
+            details: dict[str, object] = {"of": "ca", "cause": self._chain_fault}
+            event = self._chain.event(EventName.RESUME, details)
+            with suppress(StoreError):
+                self.record(Recording(event=event)).result()
 
     def close(self) -> None:
         """Write what waits, end the chain with `stop`, and end the thread. Twice is once."""
@@ -102,8 +122,8 @@ class Recorder:
                 # The thread must outlive whatever a group brings up, or every caller would hang;
                 # none of its futures is resolved as written.
                 _log.exception("recording_failed")
-                self._fault = f"the recorder failed: {type(exc).__name__}"
-                _fail(group, StoreError(self._fault))
+                self._ledger_fault = f"the recorder failed: {type(exc).__name__}"
+                _fail(group, StoreError(self._ledger_fault))
         self._chain.close()
 
     def _take(self) -> list[Recording]:
@@ -122,15 +142,11 @@ class Recorder:
         try:
             self._chain.append([each.event for each in kept])
         except StoreError as exc:
-            self._fault = str(exc)
+            self._chain_fault = str(exc)
             _fail(kept, exc)
             return
         self.recorded += len(kept)
-        if all(each.row is None for each in kept):
-            # The chain takes lines, which says nothing of a ledger that does not.
-            self._fault = self._fault if len(kept) < len(group) else None
-        else:
-            self._fault = None
+        self._chain_fault = None
         for each in kept:
             each.done.set_result(None)
 
@@ -148,7 +164,7 @@ class Recorder:
             # One of them is taken: each by itself, so that it alone is refused.
             return [one for each in with_row for one in self._insert([each])]
         except StoreError as exc:
-            self._fault = str(exc)
+            self._ledger_fault = str(exc)
             _fail(with_row, exc)
             return []
 
@@ -162,6 +178,7 @@ class Recorder:
             revision = counter_value(connection, REGISTRY_REVISION)
             fresh = [each for each in group if each.revision in (None, revision)]
             insert_rows(connection, [each.row for each in fresh if each.row is not None])
+        self._ledger_fault = None
         stale = [each for each in group if each.revision not in (None, revision)]
         _fail(stale, StaleRegistryError(f"the registry has moved on to revision {revision}"))
         return fresh

@@ -128,6 +128,13 @@ def bump(connection: Connection, counter: str) -> int:
     return counter_value(connection, counter)
 
 
+def touch(connection: Connection, counter: str) -> None:
+    """Write a counter's own value over it, within the caller's transaction: can it be written?"""
+    connection.execute(
+        update(COUNTER).where(COUNTER.c.name == counter).values(value=COUNTER.c.value)
+    )
+
+
 def counter_value(connection: Connection, counter: str) -> int:
     """Return the value of a counter."""
     value = connection.scalar(select(COUNTER.c.value).where(COUNTER.c.name == counter))

@@ -71,7 +71,7 @@ class Crash:
     async def kill_and_restart(self, chance: random.Random) -> None:
         """Kill one process after another at random moments, until enough is issued."""
         while len(self.held) < ISSUANCES:
-            await asyncio.sleep(chance.uniform(0.2, 1.0))
+            await asyncio.sleep(chance.uniform(0.1, 4.0))
             node = chance.choice(self.nodes)
             self.processes[node].kill()
             self.killed_at.setdefault(node, time.monotonic())
