@@ -6,6 +6,7 @@ recorder compares the two within the transaction of the row; where they differ, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
@@ -54,6 +55,7 @@ class Registry:
         self._store = store
         self._lock = Lock()
         self._state = _read(store)
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def state(self) -> RegistryState:
@@ -66,10 +68,19 @@ class Registry:
         Raises:
             StoreError: the ledger cannot be read; the state stays as it was.
         """
+        before = self._state
         with self._lock:
             if after is None or self._state.revision <= after:
                 self._state = _read(self._store)
-            return self._state
+            state = self._state
+        if state.revision != before.revision:
+            for listener in self._listeners:
+                listener()
+        return state
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every change that was read, in the thread that read it."""
+        self._listeners.append(listener)
 
     def refresh_if_changed(self) -> bool:
         """Read the state anew where another process has changed it; return whether it did.

@@ -12,6 +12,7 @@ from ca.authority import AuthorityKeeper
 from ca.board import SecretBoard
 from ca.books import Books
 from ca.clock import Clock, ClockWatch
+from ca.keys import KeyStore
 from ca.metrics import CaMetrics
 from ca.rotation import Rotation
 from ca.settings import CaSettings
@@ -34,6 +35,7 @@ class RunningCa:
 
     settings: CaSettings
     keeper: AuthorityKeeper
+    keys: KeyStore
     rotation: Rotation
     streams: OpenStreams
     metrics: CaMetrics

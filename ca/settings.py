@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from ca.delivery_settings import WorkloadApiSettings
 from ca.errors import KeyRefusedError
 from ca.key_kinds import KeyKind, parse_key_kind
 from ca.record_settings import CaCluster, CaRecordSettings
@@ -117,7 +118,15 @@ class CaSettings(_Settings):
         description="The trust domain whose authority this is, without `spiffe://`."
     )
     workloads: tuple[CaWorkload, ...] = Field(
-        min_length=1, description="The workloads that get certificates, each on its own socket."
+        default=(),
+        description=(
+            "The workloads that get certificates over SDS, each on its own socket; at least one, "
+            "unless there is a `workloadApi`."
+        ),
+    )
+    workload_api: WorkloadApiSettings | None = Field(
+        default=None,
+        description="The SPIFFE Workload API for the processes of this machine. Unset: none.",
     )
     svid_lifetime_seconds: int = Field(
         default=3600,
@@ -199,12 +208,16 @@ class CaSettings(_Settings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         """Refuse settings that are right alone and wrong together."""
+        if not self.workloads and self.workload_api is None:
+            raise ValueError("nobody can ask: give at least one of workloads and workloadApi")
         for workload in self.workloads:
             if workload.identity.trust_domain != self.domain:
                 raise ValueError(
                     f"`{workload.spiffe_id}` is not in the trust domain `{self.trust_domain}`"
                 )
         sockets = [str(workload.socket) for workload in self.workloads]
+        if self.workload_api is not None and str(self.workload_api.socket) in sockets:
+            raise ValueError("the socket of the workloadApi is given to a workload")
         for socket in sockets:
             if sockets.count(socket) > 1:
                 raise ValueError(f"socket `{socket}` is given to two workloads")
@@ -224,6 +237,7 @@ class CaSettings(_Settings):
         update: dict[str, object] = {
             "state_folder": folder / self.state_folder,
             "workloads": workloads,
+            "workload_api": self.workload_api and self.workload_api.resolved(folder),
             "key_passphrase_file": _below(folder, self.key_passphrase_file),
             "plugged_ca": _below(folder, self.plugged_ca),
             "records": self.records.resolved(folder),

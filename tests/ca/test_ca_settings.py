@@ -34,7 +34,7 @@ def test_defaults_and_paths():
         ({"statefolder": "x"}, "Extra inputs are not permitted"),
         ({"trustDomain": "Example.org"}, "is not a SPIFFE ID"),
         ({"trustDomain": "example.org\n"}, "is not a SPIFFE ID"),
-        ({"workloads": []}, "at least 1 item"),
+        ({"workloads": []}, "nobody can ask"),
         (_workload(spiffeId="spiffe://other.org/a"), "is not in the trust domain"),
         (_workload(spiffeId="spiffe://example.org"), "not a workload"),
         (_workload(spiffeId="spiffe://example.org/../a"), "`.` or `..` segment"),

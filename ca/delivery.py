@@ -1,0 +1,72 @@
+"""The service that opens what `workloadApi` and its neighbours in the configuration name."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+
+from ca.changes import Changes
+from ca.delivery_settings import WorkloadApiSettings
+from ca.held_svids import HoldingParts
+from ca.jwt_issue import TokenDesk
+from ca.jwt_keys import JwtKeys
+from ca.key_kinds import KeyKind, generate_key
+from ca.running import RunningCa
+from ca.unix_attest import UnixAttestor
+from ca.workload_api import WorkloadApiParts
+from ca.workload_socket import serve_workload_api
+from identity.trust_bundle import BundleSet
+
+
+@asynccontextmanager
+async def deliver(ca: RunningCa) -> AsyncIterator[None]:
+    """Serve what the configuration asks for while the context is entered.
+
+    Raises:
+        CaError: a key, socket or address cannot be had.
+    """
+    settings = ca.settings
+    async with AsyncExitStack() as stack:
+        if settings.workload_api is not None:
+            keys = JwtKeys(ca.keeper, ca.keys)
+            ca.jwt_authorities = lambda: keys.bundle().jwt_authorities
+            parts = _workload_api_parts(ca, keys, settings.workload_api)
+            await stack.enter_async_context(serve_workload_api(settings.workload_api.socket, parts))
+        yield
+
+
+def _workload_api_parts(
+    ca: RunningCa, keys: JwtKeys, settings: WorkloadApiSettings
+) -> WorkloadApiParts:
+    """Return what the Workload API needs, its streams woken by new roots and entries."""
+    books, changes = ca.books, Changes(asyncio.get_running_loop())
+    ca.keeper.on_change(changes.announce)
+    books.registry.on_change(changes.announce)
+    # A token must not outlive the trust in its key, which a retired authority has as long as the
+    # longest certificate.
+    lifetime = min(
+        timedelta(seconds=settings.jwt_svid_lifetime_seconds), ca.keeper.plan.leaf_lifetime
+    )
+    return WorkloadApiParts(
+        trust_domain=ca.settings.domain,
+        issuance=books.issuance,
+        registry=books.registry,
+        tokens=TokenDesk(books.issuance, books.registry, keys, ca.clock, lifetime=lifetime),
+        bundles=lambda: BundleSet.of(keys.bundle()),
+        attest=UnixAttestor(),
+        changes=changes,
+        streams=ca.streams,
+        holding=HoldingParts(
+            issue=partial(
+                books.issuance.issue, new_key=partial(generate_key, KeyKind(ca.settings.svid_key))
+            ),
+            clock=ca.clock,
+            random=random.SystemRandom().random,
+            note_late=ca.metrics.renewals_late.inc,
+        ),
+        clock=ca.clock,
+    )
