@@ -14,6 +14,7 @@ import structlog
 
 from authz.build import load_state, prepare_keys
 from authz.metrics import Metrics
+from authz.policy_bundle_parts import TakeBundle, no_bundles
 from authz.provider_settings import ProviderSettings
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
@@ -36,8 +37,17 @@ class CandidateUnusable(Exception):
 class Candidate:
     """The candidate set while it is watched. `shadow` asks it."""
 
-    def __init__(self, settings: Settings, around: Surroundings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        around: Surroundings,
+        metrics: Metrics,
+        *,
+        take: TakeBundle = no_bundles,
+    ) -> None:
         """Load the set; one that cannot be loaded is told of, and marks every shadow.
+
+        `take` returns bundles by name: what serves when the candidate is loaded.
 
         Raises:
             IdentityError: a secret cannot be read.
@@ -47,6 +57,7 @@ class Candidate:
         self._settings = settings
         self._paths = candidate.paths
         self._providers = candidate_providers(settings)
+        self._take = take
         self._tokens = build_token_parts(settings.identity)
         self._around = _undisturbing(around, self._tokens)
         self._is_first = True
@@ -84,7 +95,7 @@ class Candidate:
         is_first, self._is_first = self._is_first, False
         mesh = self._settings.mesh.to_mesh()
         try:
-            state = load_state(self._paths, mesh, self._providers)
+            state = load_state(self._paths, mesh, self._providers, take=self._take)
             prepare_keys(state.snapshot, self._tokens.keys)
         except LoadError as exc:
             if not is_first:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from authz.policy_bundle_parts import TakeBundle, no_bundles
 from authz.provider_parts import load_providers, make_terms, open_doors, patient, revisions
 from authz.provider_settings import ProviderSettings
 from authz.serving_state import ServingState, combined_revision
@@ -35,17 +36,20 @@ def load_evaluation(
     mesh: Mesh,
     rego: Mapping[str, RegoSource],
     configured: Sequence[ProviderSettings] = (),
+    *,
+    take: TakeBundle = no_bundles,
 ) -> ServingState:
     """Return the state of policy files and of the Rego by provider, without any key fetched.
 
     `rego` stands in the place of what is `configured` for a provider of that name. A
-    provider that no Rego answers for is a warning here: what it guards is denied.
+    provider that no Rego answers for is a warning here: what it guards is denied. `take`
+    returns bundles by name.
 
     Raises:
         LoadError: with the findings of all files.
     """
     own = [each for each in configured if each.name not in rego]
-    loaded, problems = load_providers(own, is_patient=True)
+    loaded, problems = load_providers(own, take=take, is_patient=True)
     for name, source in rego.items():
         try:
             loaded[name] = _load_provider(name, source)

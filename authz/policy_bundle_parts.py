@@ -69,7 +69,9 @@ def no_bundles(name: str) -> Bundle:
 class PolicyBundles:
     """Every configured bundle. Thread-safe once started."""
 
-    def __init__(self, settings: Iterable[PolicyBundleSettings]) -> None:
+    def __init__(
+        self, settings: Iterable[PolicyBundleSettings], *, keeps_copies: bool = True
+    ) -> None:
         """Fetch and read nothing yet.
 
         Raises:
@@ -87,7 +89,8 @@ class PolicyBundles:
                 self._disk[name] = PolicyBundleStatus(name=name, source=str(each.path))
                 continue
             try:
-                store = None if each.persist is None else BundleStore(each.persist)
+                has_store = keeps_copies and each.persist is not None
+                store = BundleStore(each.persist) if has_store and each.persist else None
                 self._watchers[name] = BundleWatcher(each.to_served(), store)
             except PolicyBundleError as exc:
                 raise LoadError([_finding(name, exc)]) from exc
@@ -233,6 +236,21 @@ class PolicyBundles:
                 last_error="",
             )
         return bundle
+
+
+def load_once(
+    settings: Iterable[PolicyBundleSettings], build: Callable[[TakeBundle], ServingState]
+) -> ServingState:
+    """Return one state of bundles that are had for it alone; nothing is kept or watched.
+
+    Raises:
+        LoadError: a bundle is not to be had, or no state can be built.
+    """
+    bundles = PolicyBundles(settings, keeps_copies=False)
+    try:
+        return bundles.begin(build)()
+    finally:
+        bundles.stop()
 
 
 def shown_policy_bundle(status: PolicyBundleStatus) -> Mapping[str, Any]:

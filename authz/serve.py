@@ -102,7 +102,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             observe=provider_metrics.observe,
         )
         if settings.dryrun.candidate is not None:
-            candidate = Candidate(settings, around, metrics)
+            candidate = Candidate(settings, around, metrics, take=policy_bundles.take)
             stack.callback(candidate.stop)
             candidate.start()
             around = replace(around, candidate=candidate.shadow.verdict)

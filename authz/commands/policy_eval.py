@@ -33,6 +33,7 @@ from authz.evaluate import (
 from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation, only_namespace
 from authz.identity_settings import IdentitySettings
 from authz.logging_setup import logging_aside
+from authz.policy_bundle_parts import load_once
 from authz.render_findings import counted
 from authz.serve import static_workload
 from authz.serving_state import ServingState
@@ -146,8 +147,13 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         stack.callback(tokens.close)
         sources = _by_provider(rego, rego_data, rego_entrypoint)
         mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
-        state = load_evaluation(
-            policies or settings.policies.paths, mesh, sources, settings.providers
+        own = [each for each in settings.providers if each.name not in sources]
+        needed = {name for each in own for name in each.rego.bundles}
+        state = load_once(
+            [each for each in settings.bundles if each.name in needed],
+            lambda take: load_evaluation(
+                policies or settings.policies.paths, mesh, sources, settings.providers, take=take
+            ),
         )
         prepare_keys(state.snapshot, tokens.keys)
         if not quiet:

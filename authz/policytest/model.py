@@ -11,8 +11,10 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from authz.mesh_settings import MeshSettings
 from authz.peer_settings import Mappings
+from authz.policy_bundle_settings import PolicyBundleSettings, check_policy_bundles
 from authz.provider_settings import (
     ProviderSettings,
+    check_bundle_names,
     check_providers,
     check_somebody_decides,
 )
@@ -57,9 +59,16 @@ class PolicySources(Section):
         default=(), description="Extension providers of CUSTOM policies, as in meshwarden.yaml."
     )
 
+    bundles: Annotated[tuple[PolicyBundleSettings, ...], AfterValidator(check_policy_bundles)] = (
+        Field(default=(), description="OPA bundles that providers name, each from a `path`.")
+    )
+
     @model_validator(mode="after")
     def _somebody_decides(self) -> PolicySources:
         check_somebody_decides(self.istio, self.providers, "istio")
+        check_bundle_names(self.providers, [each.name for each in self.bundles])
+        if any(each.service is not None for each in self.bundles):
+            raise ValueError("a test asks no bundle service; give the bundle a `path`")
         return self
 
 

@@ -13,6 +13,7 @@ from authz.build import load_state
 from authz.check_request import decode_check_request
 from authz.config_file import load_model
 from authz.peer_settings import mapping_set
+from authz.policy_bundle_parts import load_once
 from authz.policytest.expect import Mismatch, compare
 from authz.policytest.model import Case, PolicyTestFile, RequestFixture
 from authz.policytest.tokens import FixtureError, TestIssuer
@@ -101,8 +102,11 @@ def _load_state(path: Path, suite: PolicyTestFile, mesh: Mesh) -> ServingState:
     base = path.resolve().parent
     providers = tuple(each.made_absolute(base) for each in suite.policies.providers)
     istio = [_shown(base / each) for each in suite.policies.istio]
+    bundles = tuple(each.made_absolute(base) for each in suite.policies.bundles)
     try:
-        return load_state(istio, mesh, providers, is_patient=True)
+        return load_once(
+            bundles, lambda take: load_state(istio, mesh, providers, take=take, is_patient=True)
+        )
     except LoadError as exc:
         raise BrokenPoliciesError(exc) from exc
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.json_format import ParseDict
 from prometheus_client import CollectorRegistry, generate_latest
 
 from authz.build import load_state
+from authz.cli import main
 from authz.config_file import load_settings
 from authz.policy_bundle_parts import (
     PolicyBundles,
@@ -395,3 +397,55 @@ def test_paths_count_from_the_configuration(tmp_path: Path) -> None:
     plan = remote.to_served()
     assert ("https://h/v1/c.tgz", tmp_path / "t") == (plan.service.url, plan.service.token_file)
     assert tmp_path / "y" == remote.persist
+
+
+SUITE = """\
+apiVersion: policy.test/v1
+kind: PolicyTest
+metadata: {name: bundled}
+policies:
+  istio: [policies]
+  providers: [{name: rego, rego: {bundles: [b], workers: 1}}]
+  bundles: [{name: b, SOURCE}]
+workloads:
+  shop: {namespace: shop}
+identities:
+  nobody: {plaintext: true}
+defaults: {from: nobody, to: shop}
+cases:
+- {name: GET is allowed, request: {method: GET}, expect: {decision: allow}}
+- {name: PUT is not, request: {method: PUT}, expect: {decision: deny}}
+"""
+
+
+def test_policy_test_takes_bundles(tmp_path: Path, policies: Path) -> None:
+    """A test file names a bundle by its path, and no service."""
+    (tmp_path / "b.tar.gz").write_bytes(packed(FILES))
+    suite = tmp_path / "bundled.policytest.yaml"
+    suite.write_text(SUITE.replace("SOURCE", "path: b.tar.gz"))
+    passed = CliRunner().invoke(main, ["policy", "test", str(suite)])
+    assert (0, "") == (passed.exit_code, passed.stderr), passed.output
+
+    suite.write_text(SUITE.replace("SOURCE", "service: {url: 'http://127.0.0.1:1'}"))
+    refused = CliRunner().invoke(main, ["policy", "test", str(suite)])
+    assert 0 != refused.exit_code
+    assert "give the bundle a `path`" in refused.output + refused.stderr
+
+
+def test_policy_eval_takes_the_bundles_of_the_configuration(tmp_path: Path, policies: Path) -> None:
+    """`policy eval -c` answers by the service's bundle, and keeps nothing of it."""
+    lines = tmp_path / "requests.jsonl"
+    asked = [{"attributes": {"request": {"http": {"method": each}}}} for each in ("GET", "PUT")]
+    lines.write_text("\n".join(map(json.dumps, asked)))
+    with bundle_server(packed(FILES)) as service:
+        path = tmp_path / "meshwarden.yaml"
+        text = CONFIGURATION.replace("SOCKET", "/s")
+        path.write_text(text.replace("URL", service.url.removesuffix("/bundles/b")))
+        run = CliRunner().invoke(
+            main, ["policy", "eval", "-c", str(path), "--requests", str(lines), "-q"]
+        )
+
+    assert ["allow", "deny"] == [
+        json.loads(line)["decision"] for line in run.stdout.splitlines()
+    ], run.output
+    assert not (tmp_path / "kept").exists()
