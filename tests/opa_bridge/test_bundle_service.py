@@ -9,12 +9,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from bundle_server import bundle_server
 from bundling import FILES, packed
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from policy_bundle_server import bundle_server
 
 from opa_bridge.bundle_service import MEDIA_TYPE, BundleClient, BundleService, check_bundle_url
 from opa_bridge.errors import PolicyBundleError

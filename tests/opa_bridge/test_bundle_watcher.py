@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_server import BundleServer, bundle_server
 from bundling import FILES, Signer, packed, revised
+from policy_bundle_server import BundleServer, bundle_server
 
 from opa_bridge.bundle_contents import Bundle
 from opa_bridge.bundle_service import MEDIA_TYPE, BundleService
