@@ -25,6 +25,7 @@ from audit.record import (
     ShadowFacts,
 )
 from audit.redact import Redactor
+from audit.replay_facts import ReplayPart, replay_part
 
 _STRICT = ConfigDict(extra="forbid")
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -163,6 +164,9 @@ class DecisionDocument(TypedDict):
     failed_open: NotRequired[
         Annotated[list[FailedOpenPart], Field(description="providers passed without a verdict")]
     ]
+    replay: NotRequired[
+        Annotated[ReplayPart, Field(description="what else the decision saw, for `policy replay`")]
+    ]
     duration_microseconds: Count
     masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
 
@@ -291,6 +295,17 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
             _failed_open_part(facts, index, redactor, masked)
             for index, facts in enumerate(record.failed_open)
         ]
+    if record.replay is not None:
+        subject = document["subject"]
+        document["replay"] = replay_part(
+            record.replay,
+            headers=record.request.headers,
+            shown=document["request"]["headers"],
+            carriers=record.request.token_carriers,
+            claims=record.subject.claims if record.subject else {},
+            shown_claims=subject["claims"] if subject else {},
+            redactor=redactor,
+        )
     return document
 
 

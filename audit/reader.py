@@ -44,6 +44,19 @@ def read_records(
         raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
 
 
+def count_lines(path: Path) -> int:
+    """Return how many lines a folder (or one segment) holds, damaged ones included.
+
+    Raises:
+        AuditReadError: the path cannot be read.
+    """
+    try:
+        files = [path] if path.is_file() else [file for _, file in list_segments(path)]
+        return sum(1 for file in files for _ in read_raw_lines(file))
+    except OSError as exc:
+        raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
+
+
 def _document(raw: bytes) -> dict[str, Any] | None:
     try:
         return parse_line(raw).document

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from audit.replay_facts import ReplayFacts
+
 SCHEMA_VERSION: Final = 1
 
 
@@ -140,6 +142,7 @@ class AuditRecord:
     """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4).
 
     `xfcc` is what became of the header of that name, empty where there is nothing to say.
+    `replay` is None where no policy was looked at.
     """
 
     decision_id: str
@@ -156,6 +159,7 @@ class AuditRecord:
     audited_by: tuple[str, ...] = ()
     shadow: tuple[ShadowFacts, ...] = ()
     failed_open: tuple[FailedOpenFacts, ...] = ()
+    replay: ReplayFacts | None = None
     duration_microseconds: int = 0
 
 

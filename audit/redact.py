@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -137,14 +137,27 @@ class Redactor:
     ) -> dict[str, list[str]]:
         """Return the headers that are shown: allowed ones, and secret ones with masked values."""
         hidden = self._secret_headers | {name.lower() for name in carriers}
-        shown: dict[str, list[str]] = {}
-        for name, values in sorted(headers.items()):
-            if name in hidden:
-                shown[name] = [MASK] * len(values)
-            elif name in self._headers:
-                clean = self.path if name in _URL_HEADERS else _ignore_carriers(self.text)
-                shown[name] = [clean(value, carriers) for value in values]
-        return shown
+        return {
+            name: self._header_values(name, values, hidden, carriers)
+            for name, values in sorted(headers.items())
+            if name in hidden or name in self._headers
+        }
+
+    def header(
+        self, name: str, values: tuple[str, ...], carriers: frozenset[str] = frozenset()
+    ) -> list[str]:
+        """Return the values of one header masked, whether it is one that is shown or not."""
+        hidden = self._secret_headers | {name.lower() for name in carriers}
+        return self._header_values(name, values, hidden, carriers)
+
+    def _header_values(
+        self, name: str, values: tuple[str, ...], hidden: Collection[str], carriers: frozenset[str]
+    ) -> list[str]:
+        if name in hidden:
+            return [MASK] * len(values)
+        if name in _URL_HEADERS:
+            return [self.path(value, carriers) for value in values]
+        return [self.text(value) for value in values]
 
     def claims(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return the selected claims as plain JSON, token-like texts masked."""
@@ -176,10 +189,6 @@ class Redactor:
         if _is_secret(normal_name(str(key)), self._secret_names) and isinstance(value, str):
             return MASK
         return self.value(value, depth + 1)
-
-
-def _ignore_carriers(clean: Any) -> Any:
-    return lambda value, _carriers: clean(value)
 
 
 def _mask_jwt(found: re.Match[str]) -> str:

@@ -91,6 +91,7 @@ def load_state(
         snapshot=snapshot,
         providers=providers,
         revision=combined_revision(snapshot, revisions(providers)),
+        provider_revisions=revisions(providers),
         warnings=(
             *open_doors(terms),
             *snapshot.warnings,

@@ -72,6 +72,7 @@ def load_evaluation(
         snapshot=snapshot,
         providers=providers,
         revision=combined_revision(snapshot, revisions(providers)),
+        provider_revisions=revisions(providers),
         warnings=(
             *open_doors(terms),
             *snapshot.warnings,

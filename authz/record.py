@@ -17,7 +17,8 @@ from audit.record import (
     ShadowFacts,
     SubjectFacts,
 )
-from authz.walk import Outcome
+from audit.replay_facts import ReplayFacts
+from authz.walk import Basis, Outcome
 from policies.decision import Decision, ShadowVerdict
 from policies.request import Request
 
@@ -45,6 +46,7 @@ def record_decision(
             FailedOpenFacts(provider=each.provider, reason=each.reason, error=each.error)
             for each in outcome.decision.failed_open
         ),
+        replay=None if outcome.basis is None else _replay_facts(request, outcome.basis),
         duration_microseconds=max(0, int(duration * 1e6)),
     )
 
@@ -128,3 +130,44 @@ def _shadow_facts(verdict: ShadowVerdict) -> ShadowFacts:
         would=None if verdict.would is None else _decision_facts(verdict.would),
         revision=verdict.revision,
     )
+
+
+def _replay_facts(request: Request, basis: Basis) -> ReplayFacts:
+    needs, peer = basis.policies.needs, request.peer
+    reading = peer.reading if peer else None
+    service = request.workload.service if request.workload else None
+    return ReplayFacts(
+        is_http=request.is_http,
+        scheme=request.scheme,
+        destination_address=request.destination_ip,
+        sni=None if request.sni_unknown else request.sni,
+        headers_merged=request.headers_merged,
+        rules_headers=basis.seen.headers,
+        looked_at_headers=needs.headers,
+        looked_at_claims=needs.claims,
+        looked_at_metadata=needs.metadata,
+        metadata=request.filter_metadata,
+        peer_names=peer.names if peer and len(peer.names) > 1 else (),
+        peer_sure=reading.sure if reading else None,
+        peer_possible=reading.possible if reading else (),
+        peer_over_mtls=peer is None or peer.over_mtls,
+        service=(service.kind, service.namespace, service.name) if service else None,
+        token=_token_state(request, basis),
+        token_rules=basis.policies.token_digest,
+        token_rule=_token_rule(request, basis),
+        asked=basis.asked,
+        default_provider=basis.default_provider,
+    )
+
+
+def _token_state(request: Request, basis: Basis) -> str:
+    if basis.is_token_refused:
+        return "refused"
+    return "none" if request.claims is None else "verified"
+
+
+def _token_rule(request: Request, basis: Basis) -> str:
+    """Return the digest of the one rule of the token's issuer, or nothing."""
+    if request.claims is None:
+        return ""
+    return basis.policies.issuer_digests.get(request.claims.issuer or "", "")

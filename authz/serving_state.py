@@ -30,6 +30,7 @@ class ServingState:
     revision: str
     warnings: tuple[Diagnostic, ...] = ()
     terms: CustomTerms = CustomTerms()
+    provider_revisions: Mapping[str, str] = field(default_factory=dict)
     _selections: dict[_SelectionKey, WorkloadPolicies] = field(
         default_factory=dict, repr=False, compare=False
     )

@@ -44,6 +44,7 @@ from policies.decision import (
 )
 from policies.http_path import normalize_path
 from policies.request import Request, Workload
+from policies.snapshot import WorkloadPolicies
 
 _ANY = Workload(namespace="")
 _DEFAULT_CARRIERS = ("authorization", "access_token")
@@ -104,18 +105,34 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a decision by policies rests on, kept for the record.
+
+    `seen` is the request as the DENY and ALLOW policies saw it, `asked` are the providers
+    that were asked, in order, each with the revision of its policy.
+    """
+
+    policies: WorkloadPolicies
+    seen: Request
+    is_token_refused: bool = False
+    asked: tuple[tuple[str, str], ...] = ()
+    default_provider: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """The end of a walk: the request with who asked, the answer and the shadows.
 
     `token_carriers` names every header, parameter and cookie a token was looked
     for in, so that the record can mask them. `istio_shadow` is what Istio's own filters
-    would have written of the dry-run policies.
+    would have written of the dry-run policies. `basis` is None where no policy was asked.
     """
 
     request: Request
     decision: Decision
     shadow: tuple[ShadowVerdict, ...] = ()
     istio_shadow: Mapping[str, str] = field(default_factory=dict)
+    basis: Basis | None = None
     token_carriers: frozenset[str] = frozenset(_DEFAULT_CARRIERS)
     xfcc: str = ""
 
@@ -191,7 +208,13 @@ def walk_with_peer(
         refusal=None if failure is None else _refusal(failure),
         verified=request if failure is not None else as_verified(request, authentication),
     )
-    asking = Asking(seconds_left=seconds_left, observe=around.observe)
+    asked: list[tuple[str, str]] = []
+
+    def observe(name: str, came: str, seconds: float) -> None:
+        asked.append((name, state.provider_revisions.get(name, "")))
+        around.observe(name, came, seconds)
+
+    asking = Asking(seconds_left=seconds_left, observe=observe)
     judged = judge(
         policies, request, state.providers, token=token, terms=state.terms, asking=asking
     )
@@ -201,6 +224,13 @@ def walk_with_peer(
         decision=decision,
         shadow=shadow_verdicts(policies, judged.request, decision, decide_rules),
         istio_shadow=istio_metadata(policies.dry_run, judged.request, decision),
+        basis=Basis(
+            policies=policies,
+            seen=judged.request,
+            is_token_refused=failure is not None,
+            asked=tuple(asked),
+            default_provider=state.terms.default,
+        ),
         token_carriers=carriers,
     )
     # A connection has no headers to carry anything upstream.

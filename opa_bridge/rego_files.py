@@ -63,8 +63,8 @@ def read_data(paths: Iterable[Path]) -> tuple[dict[str, Any], list[tuple[str, st
 
 
 def digest(texts: Iterable[tuple[str, str]], entrypoint: str) -> str:
-    """Return the SHA-256 over names, contents and entrypoint, in hex."""
-    whole = json.dumps([entrypoint, *texts])
+    """Return the SHA-256 over contents and entrypoint, in hex; names do not count."""
+    whole = json.dumps([entrypoint, *sorted(content for _, content in texts)])
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -28,6 +28,7 @@ from policies.model import (
     PeerAuthentication,
     RequestAuthentication,
 )
+from policies.needs import PolicyNeeds, issuer_digests, needs_of, rules_digest
 from policies.peer_requirement import PeerRequirement, resolve_peer_requirement
 from policies.request import Workload
 
@@ -37,6 +38,8 @@ class WorkloadPolicies:
     """All that applies to one workload, sorted by what it does.
 
     `custom` maps provider names, in byte order, to the policies that name them.
+    `token_digest` is that of `jwt_rules`, `issuer_digests` hold that of each issuer's only
+    rule. `needs` are those of the whole set.
     """
 
     custom: Mapping[str, PolicyIndex] = field(default_factory=dict)
@@ -46,6 +49,9 @@ class WorkloadPolicies:
     dry_run: tuple[CompiledPolicy, ...] = ()
     jwt_rules: tuple[JwtRule, ...] = ()
     peer: PeerRequirement = field(default_factory=PeerRequirement)
+    token_digest: str = ""
+    issuer_digests: Mapping[str, str] = field(default_factory=dict)
+    needs: PolicyNeeds = PolicyNeeds()
 
     def with_enforced(self, policy: CompiledPolicy) -> WorkloadPolicies:
         """Return these policies with one dry-run policy enforced as well."""
@@ -73,6 +79,8 @@ class Snapshot:
     warnings: tuple[Diagnostic, ...] = ()
     needs_service: bool = field(init=False)
     """Whether a request must say which service it is for: to a waypoint, some policies ask."""
+    needs: PolicyNeeds = field(init=False)
+    """What the conditions of the policies look at."""
 
     def __post_init__(self) -> None:
         """Find out once what each decision asks."""
@@ -80,6 +88,7 @@ class Snapshot:
         attachments += [found.attachment for found in self.request_authentications]
         asks = self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
         object.__setattr__(self, "needs_service", asks)
+        object.__setattr__(self, "needs", needs_of(policy for policy, _ in self.policies))
 
     @property
     def jwt_rules(self) -> tuple[JwtRule, ...]:
@@ -107,6 +116,8 @@ class Snapshot:
         def indexed(policies: Iterable[CompiledPolicy]) -> PolicyIndex:
             return PolicyIndex(policies, self.mesh)
 
+        # "JWT is for HTTP": a connection has no token, and ztunnel looks at none.
+        jwt_rules = self._jwt_rules(workload) if column is Column.HTTP else ()
         return WorkloadPolicies(
             custom=MappingProxyType(
                 {name: indexed(named) for name, named in _by_provider(enforced).items()}
@@ -115,9 +126,11 @@ class Snapshot:
             allow=indexed(_with_action(enforced, Action.ALLOW)),
             audit=indexed(_with_action(enforced, Action.AUDIT)),
             dry_run=tuple(policy for policy in found if policy.dry_run),
-            # "JWT is for HTTP": a connection has no token, and ztunnel looks at none.
-            jwt_rules=self._jwt_rules(workload) if column is Column.HTTP else (),
+            jwt_rules=jwt_rules,
             peer=resolve_peer_requirement(self.peer_authentications, workload, self.mesh),
+            token_digest=rules_digest(jwt_rules),
+            issuer_digests=issuer_digests(jwt_rules),
+            needs=self.needs,
         )
 
     def _applies(self, metadata: Metadata, attachment: Attachment, workload: Workload) -> bool:

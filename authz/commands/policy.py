@@ -31,10 +31,22 @@ def _test() -> click.Command:
     return test_command
 
 
+def _replay() -> click.Command:
+    from authz.commands.policy_replay import replay_command
+
+    return replay_command
+
+
 @click.group(
     "policy",
     cls=LateGroup,
-    late={"validate": _validate, "eval": _eval, "compile": _compile, "test": _test},
+    late={
+        "validate": _validate,
+        "eval": _eval,
+        "compile": _compile,
+        "test": _test,
+        "replay": _replay,
+    },
 )
 def policy_main() -> None:
     """Check, try, test and compile policies without a mesh."""

@@ -145,7 +145,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         settings = _AT_HAND if config is None else load_settings(config)
         tokens = build_token_parts(settings.identity)
         stack.callback(tokens.close)
-        sources = _by_provider(rego, rego_data, rego_entrypoint)
+        sources = rego_by_provider(rego, rego_data, rego_entrypoint)
         mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
         own = [each for each in settings.providers if each.name not in sources]
         needed = {name for each in own for name in each.rego.bundles}
@@ -197,7 +197,7 @@ def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
     return malformed
 
 
-def _by_provider(
+def rego_by_provider(
     given: Iterable[str], data: tuple[Path, ...], entrypoint: str
 ) -> dict[str, RegoSource]:
     """Return the Rego of the command line by the provider it is for."""

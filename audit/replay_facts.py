@@ -1,0 +1,254 @@
+"""What else a decision saw, so that it can be made again under other policies.
+
+A record shows people what happened; a replay needs every value that policies look at. What
+is a secret, or looks like one, is left out, and its name is kept: a replay then knows that it
+does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from audit.redact import MASK, Redactor
+
+_STRICT = ConfigDict(extra="forbid")
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayFacts:
+    """What a decision saw besides what the record shows, unmasked as yet.
+
+    `looked_at_*` are what the policies name. `rules_headers` are the headers as the DENY and
+    ALLOW policies saw them. `sni` is None where nobody knows it. `token` is `none`,
+    `verified` or `refused`; `token_rules` digests all rules that were tried, `token_rule` the
+    one that verified. `asked` are the providers that were asked, each with the revision of
+    its policy; `default_provider` is asked where no policy sends a request to another.
+    """
+
+    is_http: bool = True
+    scheme: str = ""
+    destination_address: str = ""
+    sni: str | None = ""
+    headers_merged: bool = False
+    rules_headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    looked_at_headers: frozenset[str] = frozenset()
+    looked_at_claims: frozenset[tuple[str, ...]] = frozenset()
+    looked_at_metadata: frozenset[tuple[str, str]] = frozenset()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    peer_names: tuple[str, ...] = ()
+    peer_sure: tuple[str, ...] | None = None
+    peer_possible: tuple[str, ...] = ()
+    peer_over_mtls: bool = True
+    service: tuple[str, str, str] | None = None
+    token: str = "none"  # noqa: S105 - a state, no secret
+    token_rules: str = ""
+    token_rule: str = ""
+    asked: tuple[tuple[str, str], ...] = ()
+    default_provider: str = ""
+
+
+@with_config(_STRICT)
+class AskedPart(TypedDict):
+    """A provider that was asked, and the digest of its policy."""
+
+    provider: str
+    revision: str
+
+
+@with_config(_STRICT)
+class ServicePart(TypedDict):
+    """The service that a request to a waypoint was for."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@with_config(_STRICT)
+class ReplayPart(TypedDict):
+    """What `policy replay` needs besides; what is absent was empty, or is shown elsewhere."""
+
+    http: bool
+    scheme: NotRequired[str]
+    destination: NotRequired[str]
+    sni: NotRequired[Annotated[str | None, Field(description="null: nobody knows")]]
+    merged: NotRequired[Annotated[bool, Field(description="repeated headers came joined")]]
+    headers: NotRequired[
+        Annotated[dict[str, list[str]], Field(description="headers that policies look at")]
+    ]
+    hidden_headers: NotRequired[
+        Annotated[list[str], Field(description="headers whose values are not in the record")]
+    ]
+    rewritten: NotRequired[
+        Annotated[
+            dict[str, list[str] | None],
+            Field(description="headers as DENY and ALLOW policies saw them; null: taken away"),
+        ]
+    ]
+    hidden_rewritten: NotRequired[list[str]]
+    claims: NotRequired[
+        Annotated[dict[str, Any], Field(description="claims that policies look at")]
+    ]
+    hidden_claims: NotRequired[
+        Annotated[list[str], Field(description="claims that are not in the record, or in part")]
+    ]
+    metadata: NotRequired[dict[str, dict[str, Any]]]
+    hidden_metadata: NotRequired[list[str]]
+    peer_names: NotRequired[list[str]]
+    peer_sure: NotRequired[list[str]]
+    peer_possible: NotRequired[list[str]]
+    peer_hidden: NotRequired[bool]
+    peer_plaintext: NotRequired[bool]
+    service: NotRequired[ServicePart]
+    token: NotRequired[str]
+    token_rules: NotRequired[str]
+    token_rule: NotRequired[str]
+    asked: NotRequired[list[AskedPart]]
+    default_provider: NotRequired[str]
+
+
+def replay_part(  # noqa: PLR0913 - keyword-only parts of one record
+    facts: ReplayFacts,
+    *,
+    headers: Mapping[str, tuple[str, ...]],
+    shown: Mapping[str, list[str]],
+    carriers: frozenset[str],
+    claims: Mapping[str, Any],
+    shown_claims: Mapping[str, Any],
+    redactor: Redactor,
+) -> ReplayPart:
+    """Return the written form; `shown` and `shown_claims` are what the record holds anyway."""
+    part: dict[str, Any] = {"http": facts.is_http}
+    seen = _Headers(redactor, carriers, facts.looked_at_headers)
+    part["headers"], part["hidden_headers"] = seen.beside(headers, shown)
+    part["rewritten"], part["hidden_rewritten"] = seen.changed(headers, facts.rules_headers)
+    part["claims"], part["hidden_claims"] = _claims(facts, claims, shown_claims, redactor)
+    part["metadata"], part["hidden_metadata"] = _metadata(facts, redactor)
+    names = [*facts.peer_names, *(facts.peer_sure or ()), *facts.peer_possible]
+    if any(redactor.text(name) != name for name in names):
+        part["peer_hidden"] = True
+    else:
+        part["peer_names"] = list(facts.peer_names)
+        if facts.peer_sure is not None:
+            part |= {"peer_sure": list(facts.peer_sure), "peer_possible": list(facts.peer_possible)}
+    if facts.service is not None:
+        part["service"] = dict(zip(("kind", "namespace", "name"), facts.service, strict=True))
+    part |= {
+        "scheme": redactor.text(facts.scheme),
+        "destination": facts.destination_address,
+        "merged": facts.headers_merged,
+        "peer_plaintext": not facts.peer_over_mtls,
+        "token": "" if facts.token == "none" else facts.token,  # noqa: S105 - a state
+        "token_rules": facts.token_rules,
+        "token_rule": facts.token_rule,
+        "asked": [{"provider": name, "revision": revision} for name, revision in facts.asked],
+        "default_provider": facts.default_provider,
+    }
+    kept = {name: value for name, value in part.items() if value or name in ("http", "peer_sure")}
+    if facts.sni != "":
+        kept["sni"] = None if facts.sni is None else redactor.text(facts.sni)
+    return kept  # type: ignore[return-value]  # built of the declared keys above
+
+
+@dataclass(frozen=True, slots=True)
+class _Headers:
+    """Which headers may be written with their values."""
+
+    redactor: Redactor
+    carriers: frozenset[str]
+    looked_at: frozenset[str]
+
+    def beside(
+        self, headers: Mapping[str, tuple[str, ...]], shown: Mapping[str, list[str]]
+    ) -> tuple[dict[str, list[str]], list[str]]:
+        """Return what the record does not show and policies look at, and what stays hidden."""
+        more: dict[str, list[str]] = {}
+        hidden: list[str] = []
+        for name, values in sorted(headers.items()):
+            if shown.get(name) == list(values):
+                continue
+            if name in self.looked_at and self._is_plain(name, values):
+                more[name] = list(values)
+            else:
+                hidden.append(self.redactor.text(name))
+        return more, hidden
+
+    def changed(
+        self, headers: Mapping[str, tuple[str, ...]], later: Mapping[str, tuple[str, ...]]
+    ) -> tuple[dict[str, list[str] | None], list[str]]:
+        """Return the headers that differ later: what policies look at, and what stays hidden."""
+        if later is headers:
+            return {}, []
+        more: dict[str, list[str] | None] = {}
+        hidden: list[str] = []
+        for name in sorted(headers.keys() | later.keys()):
+            before, after = headers.get(name), later.get(name)
+            if before == after:
+                continue
+            if after is None:
+                more[self.redactor.text(name)] = None
+            elif name in self.looked_at and self._is_plain(name, after):
+                more[name] = list(after)
+            else:
+                hidden.append(self.redactor.text(name))
+        return more, hidden
+
+    def _is_plain(self, name: str, values: tuple[str, ...]) -> bool:
+        is_clean = self.redactor.header(name, values, self.carriers) == list(values)
+        return is_clean and self.redactor.text(name) == name
+
+
+def _claims(
+    facts: ReplayFacts, claims: Mapping[str, Any], shown: Mapping[str, Any], redactor: Redactor
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the claims that policies look at and the record does not show, and what is hidden."""
+    found: dict[str, Any] = {}
+    complete = {name for name, value in shown.items() if claims.get(name, _ABSENT) == value}
+    for path in sorted(facts.looked_at_claims):
+        value = _inner(claims, path)
+        clean = _ABSENT if value is _ABSENT else redactor.value({path[-1]: value})[path[-1]]
+        if path[0] in complete or value is _ABSENT or clean != value or MASK in path:
+            continue
+        node = found
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+        if len(path) == 1:
+            complete.add(path[0])
+    # The record always shows these two, where they are texts.
+    complete |= {name for name in ("iss", "sub") if isinstance(claims.get(name), str)}
+    return found, [redactor.text(name) for name in sorted(claims) if name not in complete]
+
+
+def _inner(claims: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = claims
+    for name in path:
+        if not isinstance(found, Mapping) or name not in found:
+            return _ABSENT
+        found = found[name]
+    return found
+
+
+def _metadata(
+    facts: ReplayFacts, redactor: Redactor
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the filter metadata that policies look at, and the namespaces with more in them."""
+    found: dict[str, dict[str, Any]] = {}
+    for namespace, key in sorted(facts.looked_at_metadata):
+        section = facts.metadata.get(namespace)
+        if isinstance(section, Mapping) and key in section:
+            clean = redactor.value({key: section[key]})
+            if clean == {key: section[key]}:
+                found.setdefault(namespace, {})[key] = section[key]
+    hidden = [
+        redactor.text(namespace)
+        for namespace, section in sorted(facts.metadata.items())
+        if isinstance(section, Mapping) and len(section) > len(found.get(namespace, {}))
+    ]
+    return found, hidden
