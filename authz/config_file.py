@@ -50,7 +50,10 @@ def _with_absolute_files(base: Path, settings: IdentitySettings) -> IdentitySett
         for each in settings.introspection
     )
     bundles = with_absolute_bundles(base, settings.trust_bundles)
-    return settings.model_copy(update={"introspection": asked, "trust_bundles": bundles})
+    deny_list = None if settings.deny_list is None else base / settings.deny_list
+    return settings.model_copy(
+        update={"introspection": asked, "trust_bundles": bundles, "deny_list": deny_list}
+    )
 
 
 def load_model(path: Path, model: type[Model]) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -14,6 +15,7 @@ from authz.bundle_settings import (
 from authz.peer_settings import Mappings, WaypointSettings, XfccSettings, mapping_set
 from authz.section import Section
 from authz.token_settings import IntrospectionSettings, JwksSettings, TokenMemorySettings
+from identity.deny_list import NOBODY_DENIED, FindDenied
 from identity.peer_finding import PeerRules
 
 
@@ -35,6 +37,11 @@ class IdentitySettings(Section):
         default=(),
         description="The authorities of each trust domain whose SVIDs we verify ourselves. One "
         "trust domain's authorities never speak for another.",
+    )
+    deny_list: Path | None = Field(
+        default=None,
+        description="The deny list that a companion CA publishes (`records.denyListFile`): peers "
+        "on it are refused at once. It is looked at every second.",
     )
     verify_peers: Literal["configured", "all"] = Field(
         default="configured",
@@ -66,12 +73,13 @@ class IdentitySettings(Section):
             raise ValueError(f"the issuer `{twin}` stands there twice")
         return value
 
-    def to_peer_rules(self) -> PeerRules:
-        """Return what counts as a proof of the peer."""
+    def to_peer_rules(self, denied: FindDenied = lambda: NOBODY_DENIED) -> PeerRules:
+        """Return what counts as a proof of the peer; `denied` is the deny list's watch."""
         return PeerRules(
             xfcc=self.xfcc.to_trust(),
             mappings=mapping_set(self.mappings),
             verified_domains=frozenset(each.trust_domain for each in self.trust_bundles),
             verify_all=self.verify_peers == "all",
             forwarded_key=self.waypoint.peer_metadata_key,
+            denied=denied,
         )

@@ -38,6 +38,7 @@ from authz.settings import Settings, WorkloadSettings
 from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
+from identity.deny_list import NOBODY_DENIED, DenyListWatch, FindDenied
 from identity.jwks_cache import JwksCache, KeySourceStatus
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
@@ -97,7 +98,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             verify_token=tokens.verify,
             static_workload=static_workload(settings.workload),
             headers=settings.identity_headers,
-            peer_rules=settings.identity.to_peer_rules(),
+            peer_rules=settings.identity.to_peer_rules(_watch_deny_list(settings, stack)),
             bundles=bundles.current,
             observe=provider_metrics.observe,
         )
@@ -116,6 +117,21 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         ready = _readiness(keeper, writer, keys, bundles, stop, policy_bundles)
         _run(settings, stop, authorizer, ready, metrics)
     _log.info("stopped")
+
+
+def _watch_deny_list(settings: Settings, stack: ExitStack) -> FindDenied:
+    """Return what tells the deny list that counts now, kept fresh until `stack` closes.
+
+    Raises:
+        DenyListError: it is configured and cannot be read: nobody would be denied without it.
+    """
+    path = settings.identity.deny_list
+    if path is None:
+        return lambda: NOBODY_DENIED
+    watch = DenyListWatch(path)
+    stack.callback(watch.stop)
+    watch.start()
+    return watch.current
 
 
 def watched_paths(settings: Settings) -> tuple[Any, ...]:

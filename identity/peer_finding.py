@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from identity.deny_list import NOBODY_DENIED, FindDenied
 from identity.errors import CertificateError, XfccError
 from identity.mapping import MappingSet
 from identity.peer import Peer, PeerProof
@@ -40,6 +41,7 @@ class PeerFault(StrEnum):
     CERTIFICATE_MISMATCH = "peer_certificate_mismatch"
     CERTIFICATE_UNTRUSTED = "peer_certificate_untrusted"
     FORWARDED_INVALID = "peer_forwarded_invalid"
+    DENIED = "peer_denied"
     XFCC_INVALID = "xfcc_invalid"
 
 
@@ -66,7 +68,7 @@ class PeerRules:
     bundle is at hand, must verify, also while that bundle is not there; with
     `verify_all` every peer must, and Envoy must send its certificate.
     `forwarded_key` is the key of the call's metadata under which a waypoint's Envoy
-    names the peer; empty: none does.
+    names the peer; empty: none does. `denied` returns the deny list that counts now.
     """
 
     xfcc: XfccTrust = XfccTrust()
@@ -74,6 +76,7 @@ class PeerRules:
     verified_domains: frozenset[str] = frozenset()
     verify_all: bool = False
     forwarded_key: str = ""
+    denied: FindDenied = lambda: NOBODY_DENIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ def find_peer(
         certificate = search.certificate()
         peer = search.direct(certificate)
         peer = search.forwarded(peer)
+        search.check_denied(peer, certificate)
         peer, xfcc = search.xfcc(peer, certificate)
         peer = search.mapped(peer)
     except _Refused as exc:
@@ -186,6 +190,17 @@ class _Search:
         self.steps.append(f"the filter state names `{principal}`")
         return peer or Peer.from_principal(principal, proof=PeerProof.FILTER_STATE)
 
+    def check_denied(self, peer: Peer | None, certificate: PeerCertificate | None) -> None:
+        """Refuse a peer that the deny list names, by a name or by its certificate."""
+        names = (
+            *(peer.names if peer is not None else ()),
+            *(certificate.names if certificate is not None else ()),
+        )
+        leaf = certificate.chain[0] if certificate is not None else None
+        why = self.rules.denied().denial_of(names, leaf, self.at)
+        if why is not None:
+            raise _Refused(PeerFault.DENIED, why)
+
     def xfcc(
         self, direct: Peer | None, certificate: PeerCertificate | None
     ) -> tuple[Peer | None, str]:
@@ -211,6 +226,7 @@ class _Search:
         if found.element is None:
             return direct, self._ignored(found.ignored) if found.ignored else ""
         peer = replace(self._peer_of(found.element), over_mtls=direct is not None)
+        self.check_denied(peer, None)
         return peer, f"believed: it names `{peer.principal}`"
 
     def _is_plainly_own(self, text: str, direct: Peer | None) -> bool:
@@ -251,6 +267,7 @@ class _Search:
                 raise _Refused(PeerFault.XFCC_INVALID, why)
             names = certificate.names
             self._verified(certificate)
+            self.check_denied(None, certificate)
         peer = Peer.from_principal(next(filter(None, names), ""), names, PeerProof.XFCC)
         if peer is None:
             raise _Refused(PeerFault.XFCC_INVALID, "the header's certificate names nobody")

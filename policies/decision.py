@@ -53,6 +53,7 @@ class Reason(StrEnum):
     PEER_CERTIFICATE_MISMATCH = "peer_certificate_mismatch"
     PEER_CERTIFICATE_UNTRUSTED = "peer_certificate_untrusted"
     PEER_FORWARDED_INVALID = "peer_forwarded_invalid"
+    PEER_DENIED = "peer_denied"
     XFCC_INVALID = "xfcc_invalid"
     WORKLOAD_UNKNOWN = "workload_unknown"
     REQUEST_MALFORMED = "request_malformed"
