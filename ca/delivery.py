@@ -8,18 +8,27 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
+import structlog
+
+from ca.bundle_endpoint import bundle_routes
 from ca.changes import Changes
 from ca.delivery_settings import WorkloadApiSettings
 from ca.held_svids import HoldingParts
+from ca.https_server import HttpsServer
 from ca.jwt_issue import TokenDesk
 from ca.jwt_keys import JwtKeys
 from ca.key_kinds import KeyKind, generate_key
 from ca.running import RunningCa
+from ca.tls import FileContext
 from ca.unix_attest import UnixAttestor
 from ca.workload_api import WorkloadApiParts
 from ca.workload_socket import serve_workload_api
 from identity.trust_bundle import BundleSet
+
+_log = structlog.get_logger(__name__)
+_REFRESH_HINT_SECONDS: Final = 300
 
 
 @asynccontextmanager
@@ -29,13 +38,22 @@ async def deliver(ca: RunningCa) -> AsyncIterator[None]:
     Raises:
         CaError: a key, socket or address cannot be had.
     """
-    settings = ca.settings
+    workload_api, endpoint = ca.settings.workload_api, ca.settings.bundle_endpoint
+    if workload_api is None and endpoint is None:
+        yield
+        return
+    hint = endpoint.refresh_hint_seconds if endpoint is not None else _REFRESH_HINT_SECONDS
+    keys = JwtKeys(ca.keeper, ca.keys, refresh_hint_seconds=hint)
+    ca.jwt_authorities = lambda: keys.bundle().jwt_authorities
     async with AsyncExitStack() as stack:
-        if settings.workload_api is not None:
-            keys = JwtKeys(ca.keeper, ca.keys)
-            ca.jwt_authorities = lambda: keys.bundle().jwt_authorities
-            parts = _workload_api_parts(ca, keys, settings.workload_api)
-            await stack.enter_async_context(serve_workload_api(settings.workload_api.socket, parts))
+        if workload_api is not None:
+            parts = _workload_api_parts(ca, keys, workload_api)
+            await stack.enter_async_context(serve_workload_api(workload_api.socket, parts))
+        if endpoint is not None:
+            context = FileContext(endpoint.certificate_file, endpoint.key_file)
+            server = HttpsServer(endpoint.listen, context, bundle_routes(keys.bundle))
+            stack.push_async_callback(asyncio.to_thread, server.close)
+            _log.info("bundle_endpoint_ready", port=server.port)
         yield
 
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 _SECONDS_PER_HOUR: Final = 3600
+_LAST_PORT: Final = 65_535
+_HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
+
+
+def _checked_host_and_port(text: str) -> str:
+    """Return `text`, an address and a port to listen on."""
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None or int(match[1]) > _LAST_PORT:
+        raise ValueError("must be `host:port`, IPv6 in brackets")
+    return text
+
+
+ListenText: TypeAlias = Annotated[str, AfterValidator(_checked_host_and_port)]
+"""An address and a port to listen on, `host:port`."""
 
 
 class _Settings(BaseModel):
@@ -42,3 +57,29 @@ class WorkloadApiSettings(_Settings):
     def resolved(self, folder: Path) -> WorkloadApiSettings:
         """Return the same settings with relative paths taken from `folder`."""
         return self.model_copy(update={"socket": folder / self.socket})
+
+
+class BundleEndpointSettings(_Settings):
+    """The SPIFFE bundle endpoint, profile `https_web`, for other trust domains."""
+
+    listen: ListenText = Field(
+        description="Address of the endpoint, `host:port`; the bundle is at `/` and `/bundle.json`."
+    )
+    certificate_file: Path = Field(
+        description=(
+            "Certificate chain (PEM) that the endpoint shows, of a CA that the public trusts; read "
+            "anew when it changes."
+        )
+    )
+    key_file: Path = Field(description="Its private key (PEM), not encrypted.")
+    refresh_hint_seconds: int = Field(
+        default=300,
+        ge=1,
+        le=24 * _SECONDS_PER_HOUR,
+        description="How often clients are asked to fetch the bundle (`spiffe_refresh_hint`).",
+    )
+
+    def resolved(self, folder: Path) -> BundleEndpointSettings:
+        """Return the same settings with relative paths taken from `folder`."""
+        files = {name: folder / getattr(self, name) for name in ("certificate_file", "key_file")}
+        return self.model_copy(update=files)

@@ -12,6 +12,7 @@ CaError
 │   ├── PluggedCaError       an existing CA to sign with cannot be read, or may not sign here
 │   ├── ControlError         the CA process cannot be asked over its control socket
 │   ├── SocketError          a workload socket cannot be bound safely
+│   ├── ListenError          an address cannot be listened on, or its certificate not served
 │   ├── WorkloadApiError     the other side does not speak the Workload API, or refuses for good
 │   ├── StoreError           the ledger cannot be reached, read or written
 │   │   └── DuplicateSerialError  the ledger holds a certificate of this serial number
@@ -110,6 +111,12 @@ class SocketError(OperatorError):
     """A workload socket cannot be bound safely."""
 
     code = "ca.socket"
+
+
+class ListenError(OperatorError):
+    """An address cannot be listened on, or its certificate not served."""
+
+    code = "ca.listen"
 
 
 class WorkloadApiError(OperatorError):

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from ca.delivery_settings import WorkloadApiSettings
+from ca.delivery_settings import BundleEndpointSettings, ListenText, WorkloadApiSettings
 from ca.errors import KeyRefusedError
 from ca.key_kinds import KeyKind, parse_key_kind
 from ca.record_settings import CaCluster, CaRecordSettings
@@ -22,8 +22,6 @@ _SECONDS_PER_DAY = 86_400
 _LEAVES_PER_INTERMEDIATE = 6
 _INTERMEDIATES_PER_ROOT = 3
 _MAX_DNS_NAME = 253
-_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
-_LAST_PORT = 65_535
 _DNS_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII)
 
 
@@ -69,14 +67,6 @@ def _checked_key_kind(text: str) -> str:
         return parse_key_kind(text).value
     except KeyRefusedError as exc:
         raise ValueError(f"{exc}; {exc.help}" if exc.help else str(exc)) from exc
-
-
-def _checked_host_and_port(text: str) -> str:
-    """Return `text`, an address and a port to listen on."""
-    match = _HOST_AND_PORT.fullmatch(text)
-    if match is None or int(match[1]) > _LAST_PORT:
-        raise ValueError("must be `host:port`, IPv6 in brackets")
-    return text
 
 
 _KeyKindText = Annotated[str, AfterValidator(_checked_key_kind)]
@@ -128,6 +118,10 @@ class CaSettings(_Settings):
         default=None,
         description="The SPIFFE Workload API for the processes of this machine. Unset: none.",
     )
+    bundle_endpoint: BundleEndpointSettings | None = Field(
+        default=None,
+        description="The SPIFFE bundle endpoint (`https_web`), for federation. Unset: none.",
+    )
     svid_lifetime_seconds: int = Field(
         default=3600,
         ge=2,
@@ -174,6 +168,15 @@ class CaSettings(_Settings):
             "with `ca rotate prepare --plugged`."
         ),
     )
+    shared_authorities: bool = Field(
+        default=False,
+        description=(
+            "Keep authorities, keys included, in the database of the ledger, so that several "
+            "replicas sign as one and rotate together. Needs `keyPassphraseFile` (the same "
+            "everywhere), a PostgreSQL `records.ledgerUrl`, and a `records.nodeName` of each "
+            "replica's own."
+        ),
+    )
     rotation_wait_seconds: int = Field(
         default=300,
         ge=0,
@@ -184,7 +187,7 @@ class CaSettings(_Settings):
         ),
     )
 
-    http_listen: Annotated[str, AfterValidator(_checked_host_and_port)] | None = Field(
+    http_listen: ListenText | None = Field(
         default=None,
         description=(
             "Address of `/healthz`, `/readyz` (503 while no certificate can be issued) and "
@@ -221,6 +224,10 @@ class CaSettings(_Settings):
         for socket in sockets:
             if sockets.count(socket) > 1:
                 raise ValueError(f"socket `{socket}` is given to two workloads")
+        if self.shared_authorities and self.key_passphrase_file is None:
+            raise ValueError("sharedAuthorities needs keyPassphraseFile")
+        if self.shared_authorities and not self.records.ledger_url.startswith("postgresql"):
+            raise ValueError("sharedAuthorities needs a PostgreSQL records.ledgerUrl")
         intermediate_seconds = self.intermediate_lifetime_days * _SECONDS_PER_DAY
         if intermediate_seconds < _LEAVES_PER_INTERMEDIATE * self.svid_lifetime_seconds:
             raise ValueError("intermediateLifetimeDays is less than six svidLifetimeSeconds")
@@ -238,6 +245,7 @@ class CaSettings(_Settings):
             "state_folder": folder / self.state_folder,
             "workloads": workloads,
             "workload_api": self.workload_api and self.workload_api.resolved(folder),
+            "bundle_endpoint": self.bundle_endpoint and self.bundle_endpoint.resolved(folder),
             "key_passphrase_file": _below(folder, self.key_passphrase_file),
             "plugged_ca": _below(folder, self.plugged_ca),
             "records": self.records.resolved(folder),

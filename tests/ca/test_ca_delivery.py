@@ -6,18 +6,22 @@ import asyncio
 import json
 import os
 import queue
+import ssl
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
+from delivering import write_certificate
 from spiffe import WorkloadApiClient
 from spiffe._proto import workload_pb2
 from spiffe._proto.workload_pb2_grpc import SpiffeWorkloadAPIStub
+from structlog.testing import capture_logs
 
 from authz.cli import main
 from authz.commands.ca_slots import load_ca_settings
@@ -123,3 +127,16 @@ def test_stop_ends_streams(tmp_path):
         reader.join()
     assert ended.get() is grpc.StatusCode.UNAVAILABLE
     assert not (tmp_path / "run/api.sock").exists()
+
+
+def test_bundle_endpoint(tmp_path):
+    """`bundleEndpoint` serves the very bundle that is exported."""
+    certificate, _ = write_certificate(tmp_path)
+    endpoint = {"listen": "127.0.0.1:0", "certificateFile": "tls.crt", "keyFile": "tls.key"}
+    with capture_logs() as logs, served(tmp_path, bundleEndpoint=endpoint) as command:
+        port = next(log["port"] for log in logs if log["event"] == "bundle_endpoint_ready")
+        context = ssl.create_default_context(cafile=str(certificate))
+        fetched = httpx.get(f"https://localhost:{port}/", verify=context).json()
+        exported = json.loads(command("bundle", "export", "--format", "spiffe"))
+    assert fetched["keys"] == exported["keys"]
+    assert fetched["spiffe_sequence"] == exported["spiffe_sequence"]

@@ -1,0 +1,199 @@
+"""A small HTTPS server: a few routes, short requests, one thread a connection, strict limits.
+
+The TLS context is asked for at every connection, so a renewed certificate serves the next one. The
+handshake happens in the connection's own thread: nobody who dawdles keeps others waiting.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+import structlog
+
+from ca.errors import ListenError
+
+_log = structlog.get_logger(__name__)
+# BUDGET: a client that sends nothing must not hold a thread for ever.
+_TIMEOUT_SECONDS: Final = 10.0
+# BUDGET: the largest request is a CSR of 16 KiB in JSON.
+MAX_BODY_BYTES: Final = 64 * 1024
+# BUDGET: a thread takes some 50 KiB; more at once is no use of this server.
+_MAX_CONNECTIONS: Final = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """A request; header names are lower-case. `peer` is the TLS client's leaf (DER), if any."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes = field(default=b"", repr=False)
+    address: str = ""
+    peer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAnswer:
+    """An answer with a body."""
+
+    status: int
+    body: bytes
+    kind: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Answer = Callable[[HttpRequest], HttpAnswer]
+"""Answers one request, in the connection's thread; must not raise."""
+
+
+class HttpsServer:
+    """The running listener; `close` it when done."""
+
+    def __init__(
+        self,
+        listen: str,
+        context: Callable[[], ssl.SSLContext],
+        routes: Mapping[tuple[str, str], Answer],
+    ) -> None:
+        """Listen on `listen` (`host:port`) and answer `routes`, by method and path.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+        """
+        host, _, port = listen.rpartition(":")
+        try:
+            self._server = _Server((host.strip("[]"), int(port)), context, routes)
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            raise ListenError(f"`{listen}` cannot be listened on: {why}") from exc
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="https", daemon=True, args=(0.1,)
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        context: Callable[[], ssl.SSLContext],
+        routes: Mapping[tuple[str, str], Answer],
+    ) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        self._context = context
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        super().__init__(address, _handler(routes))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve in a thread of its own, unless there are too many."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Shake hands, then serve; the thread's top."""
+        try:
+            request.settimeout(_TIMEOUT_SECONDS)
+            context = self._context()
+            # A handshake that fails is the client's own affair; TLS has told it why.
+            with suppress(OSError), context.wrap_socket(request, server_side=True) as secured:
+                self.finish_request(secured, client_address)
+        except Exception:
+            # The thread must give its place back whatever a request brings up.
+            _log.exception("https_request_failed")
+        finally:
+            self._free.release()
+            self.shutdown_request(request)
+
+
+def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHandler]:
+    paths = {path for _, path in routes}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = _TIMEOUT_SECONDS
+
+        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+            self._route(b"")
+
+        def do_POST(self) -> None:  # noqa: N802 - the name http.server calls
+            length = self.headers.get("content-length", "")
+            # RFC 9112 §6.1: a body of unknown length; none of our clients has one.
+            if not length.isdecimal() or "transfer-encoding" in self.headers:
+                self._refuse(411, "the request has no content-length")
+            elif int(length) > MAX_BODY_BYTES:
+                self._refuse(413, f"the request is longer than {MAX_BODY_BYTES} bytes")
+            else:
+                self._route(self.rfile.read(int(length)))
+
+        def _route(self, body: bytes) -> None:
+            path = self.path.partition("?")[0]
+            answer = routes.get((self.command, path))
+            if answer is None:
+                self._refuse(405 if path in paths else 404, "there is nothing here")
+                return
+            secured = self.connection
+            peer = secured.getpeercert(binary_form=True) if _is_tls(secured) else None
+            self._send(
+                answer(
+                    HttpRequest(
+                        method=self.command,
+                        path=path,
+                        headers={name.lower(): value for name, value in self.headers.items()},
+                        body=body,
+                        address=str(self.client_address[0]),
+                        peer=peer,
+                    )
+                )
+            )
+
+        def _refuse(self, status: int, why: str) -> None:
+            self.close_connection = True
+            self._send(HttpAnswer(status=status, body=f"{why}\n".encode(), kind="text/plain"))
+
+        def _send(self, answer: HttpAnswer) -> None:
+            self.send_response(answer.status)
+            self.send_header("content-type", answer.kind)
+            self.send_header("content-length", str(len(answer.body)))
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def version_string(self) -> str:
+            """Say no version: whoever wants to know may ask elsewhere."""
+            return "meshwarden"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing: what counts is on the audit chain."""
+
+    return Handler
+
+
+def _is_tls(connection: socket.socket) -> bool:
+    """Return whether a connection is secured; here each is."""
+    return isinstance(connection, ssl.SSLSocket)
