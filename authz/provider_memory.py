@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from weakref import WeakValueDictionary
 
 from authz.provider_settings import ProviderSettings
+from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.provider import RegoProvider
 
 
@@ -18,6 +19,8 @@ class ProviderMemory:
 
     def __init__(self) -> None:
         """Begin empty."""
+        self.compiled = CompiledMemory()
+        """Plans of providers whose data alone have changed since."""
         self._found: WeakValueDictionary[Hashable, RegoProvider] = WeakValueDictionary()
 
     def find(

@@ -64,6 +64,8 @@ def make_provider(
     rego = settings.rego
     options = rego.to_options()
     options = patient(options) if is_patient else options
+    if memory is not None:
+        options = replace(options, compiled=memory.compiled)
     if rego.opa is not None:
         return connect_provider(settings.name, rego.opa.to_server(), rego.entrypoint, options)
     if not rego.bundles:

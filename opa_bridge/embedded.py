@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.engine import EngineStats
 from opa_bridge.errors import EngineInputError
 from opa_bridge.needed_input import NeededInput
@@ -29,8 +30,11 @@ class EmbeddedEngine:
         *,
         budget_seconds: float = BUDGET_SECONDS,
         workers: int | None = None,
+        compiled: CompiledMemory | None = None,
     ) -> None:
         """Compile `modules` (file name, source) and start the workers.
+
+        `compiled` may have the modules already, from an engine with other data.
 
         Raises:
             LoadError: a module does not parse or does not compile.
@@ -43,7 +47,7 @@ class EmbeddedEngine:
         index = index_rule(modules, entrypoint, len(text))
         self._index = index or no_index(modules, entrypoint)
         try:
-            self._pool = WorkerPool(self._index.sets, text, size)
+            self._pool = WorkerPool(self._index.sets, text, size, compiled)
         except LoadError:
             if index is None:
                 raise

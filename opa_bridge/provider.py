@@ -12,6 +12,7 @@ from identity.claims import VerifiedClaims
 from identity.peer import Peer
 from opa_bridge.capabilities import Module, check_entrypoint, check_modules, scan_module
 from opa_bridge.compatibility import Compatibility
+from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.embedded import BUDGET_SECONDS, EmbeddedEngine
 from opa_bridge.engine import Engine
 from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout, InputError, RegoError
@@ -71,7 +72,8 @@ class ProviderOptions:
 
     `proto_descriptor` is a FileDescriptorSet for gRPC bodies. `budget_seconds` bounds each
     evaluation, `start_seconds` the wait for an OPA server, `max_body_bytes` a request.
-    With `dry_run` its denials are told and not enforced.
+    With `dry_run` its denials are told and not enforced. `compiled` may have the modules
+    already, from a provider with other data.
     """
 
     compatibility: Compatibility = field(default_factory=Compatibility)
@@ -82,6 +84,7 @@ class ProviderOptions:
     start_seconds: float = START_SECONDS
     workers: int | None = None
     dry_run: bool = False
+    compiled: CompiledMemory | None = field(default=None, compare=False)
 
     def for_input(self) -> InputOptions:
         """Return what concerns the input document.
@@ -216,6 +219,7 @@ def provide(
         data,
         budget_seconds=_engine_budget(options),
         workers=options.workers,
+        compiled=options.compiled,
     )
     loaded = _proven(name, engine, options, entrypoint, place)
     return replace(

@@ -36,10 +36,10 @@ class UnknownForm(Exception):
 
 
 def outline_of(data: Mapping[str, Any], packages: Iterable[Sequence[str]]) -> dict[str, Any]:
-    """Return the keys that a plan depends on; objects and lists behind them are emptied.
+    """Return the keys that a plan depends on; the values behind them are emptied.
 
     >>> outline_of({"a": {"b": {"x": [1]}, "c": 2}, "users": {"u": 1}}, [("a", "b")])
-    {'a': {'b': {'x': []}, 'c': 2}, 'users': {}}
+    {'a': {'b': {'x': []}, 'c': 0}, 'users': {}}
     """
     packages = [tuple(package) for package in packages]
     outline: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def outline_of(data: Mapping[str, Any], packages: Iterable[Sequence[str]]) -> di
         if isinstance(value, Mapping):
             outline[key] = outline_of(value, below) if below else {}
         else:
-            outline[key] = [] if isinstance(value, (list, tuple)) else value
+            outline[key] = None if value is None else type(value)()
     return outline
 
 
@@ -71,6 +71,26 @@ def with_data(binary: bytes, data: Mapping[str, Any]) -> bytes:
     struct.pack_into("<I", header, _CHECKSUM, zlib.crc32(body))
     struct.pack_into("<Q", header, _LENGTH, len(body))
     return bytes(header) + body
+
+
+def pack_binaries(binaries: Iterable[bytes]) -> bytes:
+    """Return several binaries one behind the other.
+
+    >>> list(unpack_binaries(pack_binaries([b"a", b"", b"bc"])))
+    [b'a', b'', b'bc']
+    """
+    return b"".join(part for each in binaries for part in (len(each).to_bytes(4), each))
+
+
+def unpack_binaries(packed: bytes) -> list[bytes]:
+    """Return what `pack_binaries` put together."""
+    found: list[bytes] = []
+    place = 0
+    while place < len(packed):
+        size = int.from_bytes(packed[place : place + 4])
+        found.append(packed[place + 4 : place + 4 + size])
+        place += 4 + size
+    return found
 
 
 def _fields(value: Mapping[str, Any]) -> Iterator[bytes]:

@@ -30,6 +30,7 @@ from typing import Any
 
 from opa_bridge.errors import EngineError, EngineInputError
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
+from opa_bridge.rego_binary import pack_binaries, unpack_binaries
 from opa_bridge.rego_library import LoadedPolicy, compile_bundle
 from policies.diagnostic import LoadError
 
@@ -134,19 +135,16 @@ def _evaluated(places: list[_Place], payload: bytes) -> tuple[bytes, bytes]:
 
 
 def _compiled(request: dict[str, Any]) -> bytes:
-    parts: list[bytes] = []
-    for modules, entrypoints in request["sets"]:
-        binary = compile_bundle([tuple(each) for each in modules], entrypoints, request["data"])
-        parts += [len(binary).to_bytes(4), binary]
-    return b"".join(parts)
+    return pack_binaries(
+        compile_bundle([tuple(each) for each in modules], entrypoints, request["data"])
+        for modules, entrypoints in request["sets"]
+    )
 
 
 def _loaded(sets: list[list[str]], binaries: bytes) -> list[_Place]:
     """Return where each entrypoint is asked, in the order of the sets."""
     places: list[_Place] = []
-    for entrypoints in sets:
-        size = int.from_bytes(binaries[:4])
-        binary, binaries = binaries[4 : 4 + size], binaries[4 + size :]
+    for entrypoints, binary in zip(sets, unpack_binaries(binaries), strict=True):
         policy = LoadedPolicy(binary, entrypoints, sets[0][0])
         places += [(policy, entry) for entry in range(len(entrypoints))]
     return places

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
 from opa_bridge.fair_queue import FairQueue
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
+from opa_bridge.rego_binary import pack_binaries, unpack_binaries
 from opa_bridge.rule_index import ModuleSet
 from policies.diagnostic import Diagnostic, LoadError, Location
 
@@ -135,10 +137,17 @@ class _Nursery:
 class WorkerPool:
     """A few workers with one policy. Safe from many threads; ends with its last reference."""
 
-    def __init__(self, sets: Sequence[ModuleSet], data: str, size: int) -> None:
+    def __init__(
+        self,
+        sets: Sequence[ModuleSet],
+        data: str,
+        size: int,
+        compiled: CompiledMemory | None = None,
+    ) -> None:
         """Compile sets of modules with a data document, and start some workers.
 
         There are `size` at most: the first few at once, the others when all are busy.
+        `compiled` may have the sets already.
 
         Raises:
             LoadError: they do not compile, or the compiler does not survive them.
@@ -151,10 +160,8 @@ class WorkerPool:
         # The nursery of the moment, for the finalizer, which must not hold the pool itself.
         self._current = [self._nursery]
         self._finalizer = weakref.finalize(self, _close_all, self._current, self._idle)
-        written = [(each.modules, each.entrypoints) for each in sets]
-        request = {"sets": written, "data": data}
         try:
-            binary = self._nursery.ask(b"C", json.dumps(request).encode(), _START_SECONDS)
+            binary = self._compiled(sets, data, compiled)
             named = json.dumps([each.entrypoints for each in sets])
             self._loaded = named.encode() + b"\0" + binary
             self._nursery.ask(b"L", self._loaded, _START_SECONDS)
@@ -166,6 +173,20 @@ class WorkerPool:
             file = sets[0].modules[0][0] if sets[0].modules else ""
             message = f"the modules do not compile: {exc}"
             raise LoadError([_found("rego.compile", message, file, 0)]) from exc
+
+    def _compiled(
+        self, sets: Sequence[ModuleSet], data: str, compiled: CompiledMemory | None
+    ) -> bytes:
+        """Return the binaries of the sets, one behind the other."""
+        known = None if compiled is None else compiled.find(sets, data)
+        if known is not None:
+            return pack_binaries(known)
+        written = [(each.modules, each.entrypoints) for each in sets]
+        request = {"sets": written, "data": data}
+        packed = self._nursery.ask(b"C", json.dumps(request).encode(), _START_SECONDS)
+        if compiled is not None:
+            compiled.keep(sets, data, unpack_binaries(packed))
+        return packed
 
     def ask(self, document: bytes, seconds: float, entry: int = 0) -> bytes:
         """Return the value for an input, both as JSON, at the entrypoint of a place.
