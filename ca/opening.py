@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -11,11 +12,13 @@ from ca.authority import AuthorityKeeper, AuthorityPlan
 from ca.clock import Clock
 from ca.errors import StateError
 from ca.key_kinds import KeyKind, generate_key
-from ca.keys import FileKeyStore, load_passphrase
+from ca.keys import FileKeyStore, KeyStore, load_passphrase
 from ca.plugged import load_plugged
 from ca.rotation import Rotation
 from ca.settings import CaSettings
-from ca.state import StateFolder
+from ca.shared_state import Replicas, SharedKeyStore, SharedManifest
+from ca.state import ManifestStore, StateFolder
+from ca.store import Store
 from ca.streams import OpenStreams
 
 
@@ -34,14 +37,40 @@ def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
     )
 
 
-def key_store_of(settings: CaSettings, state: StateFolder) -> FileKeyStore:
-    """Return the key store in a state folder, with its passphrase where one is configured.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityStores:
+    """Where the authorities of a CA live; `replicas` is there where others share them."""
+
+    manifest: ManifestStore
+    keys: KeyStore
+    replicas: Replicas | None = None
+
+
+@contextmanager
+def authority_stores(
+    settings: CaSettings, state: StateFolder, clock: Clock
+) -> Iterator[AuthorityStores]:
+    """Yield where the authorities live, open for the block: this folder, or a shared database.
 
     Raises:
         KeyFileError: the passphrase cannot be read.
+        StoreError: the database cannot be opened.
     """
-    path = settings.key_passphrase_file
-    return FileKeyStore(state.keys_folder, None if path is None else load_passphrase(path))
+    path, records = settings.key_passphrase_file, settings.records
+    passphrase = None if path is None else load_passphrase(path)
+    if not settings.shared_authorities or passphrase is None:
+        keys = FileKeyStore(state.keys_folder, passphrase)
+        yield AuthorityStores(manifest=state, keys=keys)
+        return
+    store = Store(records.ledger_url_in(settings.state_folder), clock=clock)
+    try:
+        yield AuthorityStores(
+            manifest=SharedManifest(store, settings.state_folder / "bundle.pem"),
+            keys=SharedKeyStore(store, passphrase),
+            replicas=Replicas(store, records.node_name, clock),
+        )
+    finally:
+        store.close()
 
 
 @contextmanager
@@ -57,13 +86,18 @@ def open_state(settings: CaSettings, clock: Clock) -> Iterator[tuple[AuthorityKe
     )
     if not settings.state_folder.is_dir():
         raise missing
-    with StateFolder(settings.state_folder) as state:
-        if state.load_manifest() is None:
+    with (
+        StateFolder(settings.state_folder) as state,
+        authority_stores(settings, state, clock) as stores,
+    ):
+        if stores.manifest.load_manifest() is None:
             raise missing
-        plan, keys = plan_of(settings, clock), key_store_of(settings, state)
-        keeper = AuthorityKeeper(state, keys, plan, clock, must_sign=False)
+        plan = plan_of(settings, clock)
+        keeper = AuthorityKeeper(stores.manifest, stores.keys, plan, clock, must_sign=False)
         wait = timedelta(seconds=settings.rotation_wait_seconds)
-        yield keeper, Rotation(keeper, OpenStreams(clock), clock, wait)
+        rotation = Rotation(keeper, OpenStreams(clock), clock, wait)
+        rotation.replicas = stores.replicas
+        yield keeper, rotation
 
 
 def make_state(settings: CaSettings, clock: Clock) -> AuthorityKeeper:
@@ -72,9 +106,10 @@ def make_state(settings: CaSettings, clock: Clock) -> AuthorityKeeper:
     Raises:
         StateError: there is one already, or it cannot be written.
     """
-    with StateFolder(settings.state_folder) as state:
-        if state.load_manifest() is not None:
+    with (
+        StateFolder(settings.state_folder) as state,
+        authority_stores(settings, state, clock) as stores,
+    ):
+        if stores.manifest.load_manifest() is not None:
             raise StateError(f"there is an authority in `{settings.state_folder}` already")
-        return AuthorityKeeper(
-            state, key_store_of(settings, state), plan_of(settings, clock), clock
-        )
+        return AuthorityKeeper(stores.manifest, stores.keys, plan_of(settings, clock), clock)

@@ -15,9 +15,10 @@ import structlog
 
 from ca.authority import AuthorityKeeper
 from ca.clock import Clock
-from ca.errors import RotationRefusedError
+from ca.errors import RotationRefusedError, StoreError
 from ca.last_leaf import LastLeaf
 from ca.making import PluggedAuthority
+from ca.shared_state import Replicas
 from ca.slots import Slot
 from ca.state import Phase
 from ca.streams import OpenStream, OpenStreams
@@ -44,6 +45,7 @@ class Rotation:
         self._wait = wait
         self._wait_from: datetime | None = None
         self.last_leaf: LastLeaf | None = None
+        self.replicas: Replicas | None = None
 
     def prepare(self, plugged: PluggedAuthority | None = None) -> Slot:
         """Trust a new authority, or an existing one; it does not sign yet.
@@ -95,14 +97,15 @@ class Rotation:
         slot = self._keeper.in_phase(Phase.PREPARED)
         if slot is None or self._is_known_root(slot):
             return ()
-        lagging = self._streams.lagging(slot.entry.sequence)
+        lagging = _named(self._streams.lagging(slot.entry.sequence))
+        lagging += self._lagging_replicas(slot.entry.sequence)
         if self._streams.carriers() and not lagging:
             return ()
         ends_at = max(slot.entry.since, self._wait_from or slot.entry.since) + self._wait
         left = ends_at - self._clock()
         if left <= timedelta(0):
             return ()
-        return (*_named(lagging), f"{_seconds(left)} s of the wait are left")
+        return (*lagging, f"{_seconds(left)} s of the wait are left")
 
     def retirement_waits_for(self) -> tuple[str, ...]:
         """Return what stands against retiring the retired authority, nothing when it may be."""
@@ -154,6 +157,21 @@ class Rotation:
             return longest
         ends_at = self.last_leaf.ends_at(retired, active.intermediate, self._clock())
         return longest if ends_at is None else min(ends_at, longest)
+
+    def acknowledged(self) -> int:
+        """Return the newest bundle that every stream here with roots has acknowledged."""
+        carriers = self._streams.carriers()
+        return min((s.acknowledged for s in carriers), default=self._keeper.sequence)
+
+    def _lagging_replicas(self, sequence: int) -> tuple[str, ...]:
+        """Return what the other replicas have against bundle `sequence`."""
+        if self.replicas is None:
+            return ()
+        try:
+            names = self.replicas.lagging(sequence)
+        except StoreError as exc:
+            return (f"the other replicas cannot be asked: {exc}",)
+        return tuple(f"not acknowledged by all at replica `{name}`" for name in names)
 
     def _is_known_root(self, slot: Slot) -> bool:
         """Return whether others trust a slot's root already, as the root of another slot."""

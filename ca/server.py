@@ -34,7 +34,7 @@ from ca.key_kinds import KeyKind, generate_key
 from ca.keys import KeyStore
 from ca.last_leaf import LastLeaf
 from ca.metrics import CaMetrics
-from ca.opening import key_store_of, plan_of
+from ca.opening import authority_stores, plan_of
 from ca.records_service import keep_records
 from ca.renewal import RecordIssuance, Renewal, RenewalParts
 from ca.rotation import Rotation
@@ -58,6 +58,8 @@ _log = structlog.get_logger(__name__)
 _DRAIN_SECONDS = 2.0
 # BUDGET: how late a step by age, or a jump of the clock, may be noticed.
 _WATCH_SECONDS = 5.0
+# BUDGET: how late what another replica did may be noticed.
+_SHARED_WATCH_SECONDS = 1.0
 # BUDGET: secret requests are a name and a node description; more is no proxy. The pending limits
 # let a thousand streams reconnect in one burst (the defaults fail a third of them).
 _SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -88,10 +90,14 @@ async def serve(
         CaError: the authority or a socket could not be brought up; nothing is left listening.
     """
     stop = stop or asyncio.Event()
-    with StateFolder(settings.state_folder) as state, _stopped_by_signals(stop):
-        keys = key_store_of(settings, state)
-        keeper = AuthorityKeeper(state, keys, plan_of(settings, clock), clock)
-        ca = _running(settings, keeper, keys, clock)
+    with (
+        StateFolder(settings.state_folder) as state,
+        authority_stores(settings, state, clock) as stores,
+        _stopped_by_signals(stop),
+    ):
+        keeper = AuthorityKeeper(stores.manifest, stores.keys, plan_of(settings, clock), clock)
+        ca = _running(settings, keeper, stores.keys, clock)
+        ca.rotation.replicas = stores.replicas
         async with AsyncExitStack() as stack:
             for service in (keep_records, control_socket, deliver, *services):
                 await stack.enter_async_context(service(ca))
@@ -197,12 +203,17 @@ async def _watch(ca: RunningCa, stop: asyncio.Event) -> None:
             _log.warning("clock_jumped", seconds=jump.total_seconds())
             ca.rotation.note_clock_jump()
         try:
+            if ca.rotation.replicas is not None:
+                await asyncio.to_thread(ca.keeper.refresh)
+                acknowledged = ca.rotation.acknowledged()
+                await asyncio.to_thread(ca.rotation.replicas.report, acknowledged)
             ca.keeper.current()
             ca.rotation.advance()
         except CaError as exc:
             _log.error("authority_step_failed", error=str(exc), code=exc.code)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _WATCH_SECONDS)
+            seconds = _WATCH_SECONDS if ca.rotation.replicas is None else _SHARED_WATCH_SECONDS
+            await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def _open(

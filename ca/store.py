@@ -23,6 +23,7 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -105,6 +106,24 @@ class Store:
             finally:
                 if is_held:
                     connection.execute(select(func.pg_advisory_unlock(_ROTATION_LOCK)))
+
+    @contextmanager
+    def rotation_turn(self) -> Iterator[None]:
+        """Hold the lock of key rotation while the block runs, waiting a few seconds for it.
+
+        Raises:
+            StoreError: another replica holds it for longer, or the database does not answer.
+        """
+        if not self.is_shared:
+            yield
+            return
+        with self.read() as connection:
+            connection.execute(text(f"SET lock_timeout = '{_WAIT_SECONDS}s'"))
+            connection.execute(select(func.pg_advisory_lock(_ROTATION_LOCK)))
+            try:
+                yield
+            finally:
+                connection.execute(select(func.pg_advisory_unlock(_ROTATION_LOCK)))
 
     def check(self) -> None:
         """Return when the database answers.

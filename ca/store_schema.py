@@ -22,6 +22,8 @@ from sqlalchemy import (
     insert,
 )
 
+from ca.shared_schema import make_shared_tables
+
 _TABLES: Final = MetaData()
 
 SCHEMA_VERSION: Final = Table(
@@ -122,5 +124,5 @@ def _first_tables(connection: Connection) -> None:
         connection.execute(insert(COUNTER).values(name=name, value=0))
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_first_tables,)
+MIGRATIONS: Final[tuple[Migration, ...]] = (_first_tables, make_shared_tables)
 """The migrations in order; the n-th makes version n."""
