@@ -1,0 +1,144 @@
+"""`ca init`, `rotate`, `bundle`, `status` and the endpoints, as an operator meets them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+from cryptography import x509
+
+from authz.commands.ca import ca_group
+from identity.bundle_document import parse_bundle
+from identity.spiffe_id import TrustDomain
+
+ID = "spiffe://example.org/a"
+
+
+@pytest.fixture
+def config(short_path):
+    """A configuration file; `config(key=value)` writes it anew."""
+    path = short_path / "ca.yaml"
+
+    def _write(**changes):
+        settings = {
+            "stateFolder": "state",
+            "trustDomain": "example.org",
+            "workloads": [{"spiffeId": ID, "socket": "a.sock"}],
+            "rotationWaitSeconds": 0,
+        }
+        path.write_text(yaml.safe_dump(settings | changes))
+        return path
+
+    _write()
+    _write.path = path
+    return _write
+
+
+def _run(config, *arguments, code=0):
+    """Return what a command prints; it must end with `code`."""
+    done = CliRunner().invoke(ca_group, [*arguments, "-c", str(config.path)])
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done.stdout if code != 2 else done.stderr
+
+
+def test_a_rotation_by_hand_with_nobody_serving(config):
+    """Through the slots by commands alone; each says what it did, the bundle follows."""
+    _run(config, "init")
+    assert "already" in _run(config, "init", code=2)
+    assert "authority 2 is prepared" in _run(config, "rotate", "prepare")
+    assert len(_run(config, "bundle", "show").splitlines()) == 2
+    assert "authority 2 signs now" in _run(config, "rotate", "activate")
+    refusal = _run(config, "rotate", "retire", code=2)
+    assert "error: the retired root is still needed" in refusal
+    assert "help: wait, or use --force" in refusal
+    assert "authority 1 is trusted no more" in _run(config, "rotate", "retire", "--force")
+    [line] = _run(config, "bundle", "show").splitlines()
+    assert line.startswith("2  active")
+
+
+def test_bundle_in_both_forms(config):
+    """PEM for openssl and Envoy, a JWK set for SPIFFE; the same roots, the sequence with them."""
+    _run(config, "init")
+    _run(config, "rotate", "prepare")
+    pem = x509.load_pem_x509_certificates(_run(config, "bundle", "export").encode())
+    document = _run(config, "bundle", "export", "--format", "spiffe").encode()
+    bundle = parse_bundle(TrustDomain("example.org"), document)
+    assert list(bundle.x509_authorities) == pem
+    assert bundle.sequence == 2
+
+
+def test_status_for_people_and_programs(config):
+    """Without a process that serves: the authorities, and when each ends."""
+    assert "there is no authority" in _run(config, "status", code=2)
+    assert not (config.path.parent / "state").exists()
+    _run(config, "init")
+    status = json.loads(_run(config, "status", "--json"))
+    assert (status["state"], status["serving"]) == ("ok", False)
+    text = _run(config, "status")
+    assert "example.org (not served by any process), ok" in text
+    assert status["authorities"][0]["root"]["expiresAt"] in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"svidKey": "ed25519"}, "refused by Envoy and gRPC peers"),
+        ({"authorityKey": "rsa-1024"}, "is not known, expected one of"),
+        ({"keyPassphraseFile": "absent"}, "is missing"),
+        ({"pluggedCa": "absent"}, "is missing"),
+        ({"sharedAuthorities": True}, "sharedAuthorities needs keyPassphraseFile"),
+        ({"httpListen": "nowhere"}, "must be `host:port`"),
+    ],
+)
+def test_settings_that_are_refused(config, changes, words):
+    """What cannot work is said before anything is made."""
+    config(**changes)
+    assert words in _run(config, "init", code=2)
+    assert not (config.path.parent / "state/authority.json").exists()
+
+
+def test_a_state_that_another_serves_not(config):
+    """A damaged state is named, and nothing is made in its place."""
+    _run(config, "init")
+    manifest = config.path.parent / "state/authority.json"
+    manifest.write_text("{}")
+    assert "cannot be read at" in _run(config, "status", code=2)
+    assert manifest.read_text() == "{}"
+
+
+def test_a_process_that_serves(config):
+    """The commands reach a CA that runs; its endpoints tell the same; SIGTERM ends it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config(httpListen=address)
+    command = [str(Path(sys.executable).parent / "meshwarden"), "ca", "serve", "-c", config.path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stderr:
+                if "ca_ready" in line:
+                    break
+            assert "authority 2 is prepared" in _run(config, "rotate", "prepare")
+            assert "authority 2 signs now" in _run(config, "rotate", "activate")
+            status = json.loads(_run(config, "status", "--json"))
+            assert status["serving"]
+            with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+                ready = client.get("/readyz")
+                metrics = client.get("/metrics").text
+            assert (ready.status_code, ready.json()["state"]) == (200, "ok")
+            assert 'expiry_seconds{authority="1",phase="retired",tier="root"}' in metrics
+            assert 'expiry_seconds{authority="2",phase="active",tier="intermediate"}' in metrics
+            assert "meshwarden_ca_bundle_sequence 2.0" in metrics
+            assert "meshwarden_ca_renewals_late_total 0.0" in metrics
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert not json.loads(_run(config, "status", "--json"))["serving"]
