@@ -137,6 +137,7 @@ class ShadowPart(TypedDict):
     detail: str
     would: NotRequired[Annotated[DecisionPart, Field(description="the answer, where it differs")]]
     revision: NotRequired[Annotated[str, Field(description="digest of the candidate set")]]
+    rules: NotRequired[Annotated[int, Field(description="how many rules the policy has")]]
 
 
 @with_config(_STRICT)
@@ -417,6 +418,8 @@ def _shadow_part(
         part["would"] = _decision_part(shadow.would, redactor, masked, "shadow", index, "would")
     if shadow.revision:
         part["revision"] = shadow.revision
+    if shadow.rules:
+        part["rules"] = shadow.rules
     return part
 
 

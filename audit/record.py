@@ -115,7 +115,8 @@ class DecisionFacts:
 class ShadowFacts:
     """What one policy, or a set of them, that is not enforced would have answered.
 
-    `would` is the whole answer where it is another; `revision` is that of a candidate set.
+    `would` is the whole answer where it is another; `revision` is that of a candidate set,
+    `rules` the number of a policy's rules.
     """
 
     policy: str
@@ -126,6 +127,7 @@ class ShadowFacts:
     detail: str = ""
     would: DecisionFacts | None = None
     revision: str = ""
+    rules: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,6 +129,7 @@ def _shadow_facts(verdict: ShadowVerdict) -> ShadowFacts:
         detail=verdict.detail,
         would=None if verdict.would is None else _decision_facts(verdict.would),
         revision=verdict.revision,
+        rules=verdict.rules,
     )
 
 

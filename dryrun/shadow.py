@@ -7,6 +7,7 @@ another matter, see `dryrun.candidate`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from policies.decision import Decision, Layer, RuleRef, ShadowOutcome, ShadowVerdict
@@ -52,7 +53,7 @@ def shadow_verdicts(
         return enforced if is_final else decide_rules(promoted(), request)
 
     def alone(policy: CompiledPolicy) -> ShadowVerdict:
-        return _judged(
+        verdict = _judged(
             policy.ref.name,
             str(policy.action),
             enforced,
@@ -61,6 +62,7 @@ def shadow_verdicts(
                 decided(lambda: policies.with_enforced(policy)),
             ),
         )
+        return replace(verdict, rules=_count(policy))
 
     verdicts = tuple(alone(policy) for policy in policies.dry_run)
     if len(verdicts) == 1:
@@ -125,3 +127,9 @@ def _judged(
         why = f"the shadow evaluation failed: {type(exc).__name__}"
         return without_verdict(policy, enforced, why, action)
     return beside(policy, enforced, decision, matched=matched, action=action)
+
+
+def _count(policy: CompiledPolicy) -> int:
+    """Return how many rules were written; those that can match nothing keep their numbers."""
+    last = policy.rules[-1].ref.rule if policy.rules else None
+    return 0 if last is None else last + 1

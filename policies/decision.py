@@ -211,7 +211,8 @@ class ShadowVerdict:
     """What one dry-run policy, or a set of policies, would have answered.
 
     `policy` is `namespace/name`; the name of a set has no `/`. `would` is the whole answer
-    where it is another than the enforced one. `revision` is that of a candidate set.
+    where it is another than the enforced one. `revision` is that of a candidate set, `rules`
+    the number of a policy's rules.
     """
 
     policy: str
@@ -222,3 +223,4 @@ class ShadowVerdict:
     detail: str = ""
     would: Decision | None = None
     revision: str = ""
+    rules: int = 0

@@ -37,6 +37,18 @@ def _replay() -> click.Command:
     return replay_command
 
 
+def _shadow() -> click.Command:
+    from authz.commands.policy_shadow import shadow_group
+
+    return shadow_group
+
+
+def _promote() -> click.Command:
+    from authz.commands.policy_promote import promote_command
+
+    return promote_command
+
+
 @click.group(
     "policy",
     cls=LateGroup,
@@ -46,7 +58,9 @@ def _replay() -> click.Command:
         "compile": _compile,
         "test": _test,
         "replay": _replay,
+        "shadow": _shadow,
+        "promote": _promote,
     },
 )
 def policy_main() -> None:
-    """Check, try, test and compile policies without a mesh."""
+    """Check, try, test and compile policies without a mesh; replay what was recorded."""
