@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -449,3 +450,49 @@ def test_policy_eval_takes_the_bundles_of_the_configuration(tmp_path: Path, poli
         json.loads(line)["decision"] for line in run.stdout.splitlines()
     ], run.output
     assert not (tmp_path / "kept").exists()
+
+
+def allowed(channel: grpc.Channel, method: str) -> bool:
+    """Whether a running server allows a method."""
+    call = channel.unary_unary(
+        "/envoy.service.auth.v3.Authorization/Check",
+        request_serializer=CheckRequest.SerializeToString,
+        response_deserializer=CheckResponse.FromString,
+    )
+    http = {"method": method, "path": "/", "host": "shop", "scheme": "https"}
+    asked = ParseDict({"attributes": {"request": {"http": http}}}, CheckRequest())
+    return int(call(asked, timeout=10).status.code) == 0
+
+
+@contextmanager
+def process(configuration: Path, socket: Path) -> Iterator[grpc.Channel]:
+    """A server in a process of its own, killed in the end."""
+    code = "from authz.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "-c", str(configuration)]
+    server = subprocess.Popen(
+        command, cwd=Path(__file__).resolve().parents[2], stderr=subprocess.DEVNULL
+    )
+    try:
+        with grpc.insecure_channel(f"unix://{socket}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+            yield channel
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_killed_server_comes_back_without_the_service(tmp_path: Path, policies: Path) -> None:
+    """After a SIGKILL, with the service gone, the revision that served serves again."""
+    path, socket = tmp_path / "meshwarden.yaml", tmp_path / "s"
+    with bundle_server(packed(revised("r1"))) as service:
+        text = CONFIGURATION.replace("SOCKET", str(socket))
+        path.write_text(text.replace("URL", service.url.removesuffix("/bundles/b")))
+        with process(path, socket) as channel:
+            service.serve(packed(revised("r2", methods=["PUT"])))
+            eventually(lambda: allowed(channel, "PUT"))
+            # It is kept after it serves; the next request is made after that.
+            service.wait_for_requests(len(service.seen) + 1)
+    socket.unlink(missing_ok=True)
+    with process(path, socket) as channel:
+        assert allowed(channel, "PUT")
+        assert not allowed(channel, "GET")

@@ -15,9 +15,13 @@ from opa_process import MISSING, opa_binary
 
 from opa_bridge.bundle_archive import read_archive
 from opa_bridge.bundle_contents import read_bundle
+from opa_bridge.bundle_policy import policy_of
 from opa_bridge.bundle_signature import SIGNATURES, Signing, verify_files
 from opa_bridge.bundle_yaml import read_yaml
 from opa_bridge.errors import PolicyBundleError
+from opa_bridge.provider import ProviderOptions, provide
+from policies.decision import Effect
+from policies.request import Request, Workload
 
 pytestmark = [
     pytest.mark.opa,
@@ -174,3 +178,26 @@ def test_scalars_of_yaml_are_those_of_opa(
 def test_a_signed_folder_with_policy_only(tmp_path: Path) -> None:
     """`opa sign` over a folder without manifest names what we read."""
     opa_signs(tmp_path, {"envoy/allow.rego": ALLOW_REGO, "README.md": b"words\n"})
+
+
+def test_a_built_bundle_answers_as_opa_does(tmp_path: Path) -> None:
+    """What `opa build --optimize` makes of a policy is evaluated here with OPA's verdicts."""
+    folder = write_folder(tmp_path / "bundle", FILES)
+    raw = opa_build(folder, "--optimize", "1", "--entrypoint", "envoy/authz/allow")
+    archive = tmp_path / "built.tar.gz"
+    policy = policy_of([read_bundle("b", read_archive(raw), None)], "envoy/authz/allow")
+    options = ProviderOptions(budget_seconds=10, workers=1)
+    provider = provide("p", policy, "envoy/authz/allow", options)
+    for method in ("GET", "PUT"):
+        request = Request(
+            method=method, path="/", host="h", headers={}, workload=Workload(namespace="n")
+        )
+        asked = tmp_path / "input.json"
+        asked.write_text(json.dumps({"attributes": {"request": {"http": {"method": method}}}}))
+        answer = json.loads(
+            opa("eval", "--bundle", str(archive), "--input", str(asked),
+                "data.envoy.authz.allow", cwd=tmp_path)
+        )  # fmt: skip
+        value = answer["result"][0]["expressions"][0]["value"]
+
+        assert value == (provider.evaluate(request).effect is Effect.ALLOW)
