@@ -135,7 +135,8 @@ def watched_paths(settings: Settings) -> tuple[Path, ...]:
     """Return every path whose edit reloads the candidate."""
     candidate = settings.dryrun.candidate
     rego = [path for each in candidate_providers(settings) for path in each.rego.files]
-    return (*(candidate.paths if candidate else ()), *rego)
+    bundles = [path for each in settings.bundles for path in each.files]
+    return (*(candidate.paths if candidate else ()), *rego, *bundles)
 
 
 def _undisturbing(around: Surroundings, tokens: TokenParts) -> Surroundings:
