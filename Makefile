@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test differential lint bench lock clean
+.PHONY: help install demo test differential interop lint bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: install ## pytest, then the examples' policy cases (PYTEST_ARGS="-k name" 
 
 differential: install ## our answers against Envoy's own filters; N=requests SETS=policy sets SEED=text
 	@$(PY) -m tests.differential --requests $(or $(N),100000) --sets $(or $(SETS),300) --seed $(or $(SEED),1)
+
+interop: install ## long runs, and judges and clients of others that Go builds (ARGS for pytest)
+	@tests/interop.sh $(ARGS)
 
 lint: install ## ruff's rules, ruff's format, mypy strict
 	@$(PY) -m ruff check .

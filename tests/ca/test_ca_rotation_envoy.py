@@ -25,9 +25,11 @@ class Load:
 
     svid_seconds: int
     rate: int
+    certificates: int
 
 
-SHORT, LONG = Load(svid_seconds=2, rate=100), Load(svid_seconds=10, rate=500)
+SHORT = Load(svid_seconds=2, rate=100, certificates=6)
+LONG = Load(svid_seconds=10, rate=500, certificates=10)
 IS_LONG = bool(os.environ.get("MESHWARDEN_LONG"))
 
 
@@ -59,6 +61,9 @@ async def _run(serving, folder, api_type, load):
             async with traffic.flowing():
                 for _ in range(2):
                     await _through_the_slots(folder / "state", load, traffic)
+                async with asyncio.timeout(load.certificates * load.svid_seconds):
+                    while len(traffic.serials) < load.certificates:
+                        await asyncio.sleep(0.05)
             page = (await pay.admin.get("/stats?filter=ssl.handshake|update_rejected")).text
     return traffic, dict(line.split(": ") for line in page.splitlines())
 

@@ -1,0 +1,24 @@
+#!/bin/sh
+# The stage that a normal run leaves out: judges and clients of others, built here with Go and kept
+# in .venv/interop, and the long forms of what a normal run does briefly.
+set -eu
+cd "$(dirname "$0")/.."
+
+tools="$PWD/.venv/interop"
+
+# build NAME MODULE@VERSION: once, pinned; without Go the tests that need it say so and are skipped.
+build() {
+    if [ ! -x "$tools/$1" ]; then
+        command -v go >/dev/null || return 0
+        echo "building $1"
+        GOBIN="$tools" GOFLAGS=-modcacherw go install "$2"
+    fi
+}
+
+build zlint github.com/zmap/zlint/v3/cmd/zlint@v3.6.6
+
+PATH="$tools:$PATH" MESHWARDEN_LONG=1 .venv/bin/python -m pytest \
+    tests/ca/test_ca_profiles.py \
+    tests/ca/test_ca_rotation_envoy.py \
+    tests/ca/test_ca_streams.py \
+    "$@"
