@@ -115,6 +115,8 @@ def _way(tokens: tuple[Token, ...], index: int) -> Iterator[str | int]:
             index += 2
         elif (
             sign == "["
+            # Behind a blank or on a line of its own, a bracket begins an array.
+            and tokens[index].start == tokens[index - 1].end
             and (following.kind is Kind.STRING or _is_place(following))
             and index + 2 < len(tokens)
             and tokens[index + 2].text == "]"

@@ -292,8 +292,10 @@ def _body(clause: tuple[Token, ...]) -> tuple[Token, ...]:
             if clause[index + 1].text != "{":
                 return clause[index + 1 :]
             inner = clause[index + 2 : -1]
-            # `if {…} | {…}` is no body in braces.
-            is_body = clause[-1].text == "}" and all(each.depth > outer for each in inner)
+            # Neither `if {…} | {…}` nor a comprehension, `if {… | …}`, is a body in braces.
+            is_body = clause[-1].text == "}" and all(
+                each.depth > outer and (each.text, each.depth) != ("|", outer + 1) for each in inner
+            )
             return inner if is_body else ()
     return ()
 
@@ -336,7 +338,13 @@ def _way_of(ref: tuple[Token, ...], aliases: Mapping[str, Way]) -> Way:
         if ref[index].text == "." and following is not None and following.kind is Kind.NAME:
             way.append(following.text)
             index += 2
-        elif ref[index].text == "[" and index + 2 < len(ref) and ref[index + 2].text == "]":
+        elif (
+            ref[index].text == "["
+            # Behind a blank or on a line of its own, a bracket begins an array.
+            and ref[index].start == ref[index - 1].end
+            and index + 2 < len(ref)
+            and ref[index + 2].text == "]"
+        ):
             assert following is not None
             if following.kind is Kind.STRING and _PLAIN.fullmatch(following.text[1:-1]):
                 way.append(following.text[1:-1])

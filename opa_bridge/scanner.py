@@ -22,6 +22,7 @@ _TOKEN = re.compile(
       | (?P<sign>:=|==|!=|<=|>=|[^\s\w"`$])""",
     re.VERBOSE | re.ASCII,
 )
+_CONTROL = re.compile("[\x00-\x1f]")
 
 
 class Kind(Enum):
@@ -82,7 +83,7 @@ def scan_tokens(source: str) -> tuple[Token, ...]:
         if kind == "template":
             raise ScanError("template strings are not supported", line)
         if kind in _KINDS:
-            _refuse_escapes(text, line)
+            _refuse_spelling(text, line)
             depth -= text in ("}", "]", ")")
             tokens.append(Token(_KINDS[kind], text, line, depth, line != last_line, position))
             depth += text in ("{", "[", "(")
@@ -92,8 +93,14 @@ def scan_tokens(source: str) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def _refuse_escapes(text: str, line: int) -> None:
+def _refuse_spelling(text: str, line: int) -> None:
+    if not text.startswith('"'):
+        return
+    # A string is one of JSON: "All code points may be placed within the quotation marks except
+    # [...] the control characters U+0000 to U+001F" (ECMA-404 section 9).
+    if _CONTROL.search(text):
+        raise ScanError("a control character in a string; write it as an escape", line)
     # WHY: the engine compares strings in their escaped spelling, in which `\u0041` and `A`,
     # or `\/` and `/`, differ; with one spelling for each character it compares as OPA does.
-    if text.startswith('"') and re.search(r'(?<!\\)(?:\\\\)*\\[^"\\bfnrt]', text):
+    if re.search(r'(?<!\\)(?:\\\\)*\\[^"\\bfnrt]', text):
         raise ScanError(r"only the escapes \" \\ \b \f \n \r \t are supported in a string", line)

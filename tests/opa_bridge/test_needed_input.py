@@ -69,6 +69,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("only in a comment", "# input.parsed_path\nr := true", {}),
     ("only in a string", 'r := "input.parsed_path"', {}),
     ("what is not there", "r := input.absent.key", {}),
+    ("a list on the next line", 'r if { x := input\n["attributes"][0]\nx.a }', DOCUMENT),
+    ("a list behind a blank", 'r if input ["attributes"]', DOCUMENT),
+    ("a control character", 'r := input["a\tb"]', DOCUMENT),
     ("what cannot be read", 'r := $"{input.parsed_path}"', DOCUMENT),
 ]
 
@@ -120,6 +123,22 @@ trees = st.recursive(
 def test_policy_cannot_tell(document: dict[str, Any]) -> None:
     """The answer is the same with the whole input."""
     assert WHOLE.evaluate(document) == CUT.evaluate(document)
+
+
+def test_a_list_on_the_next_line_hides_nothing() -> None:
+    """A denial that is read from a name for the whole input is seen, whatever line comes next."""
+    source = """package a
+default r := false
+r if not denied
+denied if {
+    x := input
+    ["quiet"][0]
+    x.denied
+}
+"""
+    engine = EmbeddedEngine([("a.rego", source)], "a/r", {}, workers=1)
+    assert not engine.evaluate({"denied": True, "quiet": 1})
+    engine.close()
 
 
 def test_results_are_remembered_within_bounds() -> None:
