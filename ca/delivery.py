@@ -13,22 +13,37 @@ from typing import Final
 import structlog
 
 from ca.bundle_endpoint import bundle_routes
+from ca.caller import Caller, Method
 from ca.changes import Changes
-from ca.delivery_settings import WorkloadApiSettings
+from ca.delivery_settings import SigningSettings, WorkloadApiSettings
+from ca.errors import ListenError
+from ca.front import Front, FrontParts
 from ca.held_svids import HoldingParts
 from ca.https_server import HttpsServer
+from ca.join_tokens import JoinTokenAttestor
 from ca.jwt_issue import TokenDesk
 from ca.jwt_keys import JwtKeys
 from ca.key_kinds import KeyKind, generate_key
+from ca.own_identity import OwnIdentity, OwnIdentityParts
+from ca.record_settings import CaCluster
+from ca.renewing import SvidAttestor
 from ca.running import RunningCa
+from ca.service_account import ClusterRule, ServiceAccountAttestor
+from ca.signing_endpoints import serve_signing
+from ca.slots import trusted_roots
 from ca.tls import FileContext
 from ca.unix_attest import UnixAttestor
 from ca.workload_api import WorkloadApiParts
 from ca.workload_socket import serve_workload_api
-from identity.trust_bundle import BundleSet
+from identity.jwks_cache import JwksCache, RefreshTimes
+from identity.jwt_rule import JwtRule
+from identity.spiffe_id import SpiffeId
+from identity.trust_bundle import BundleSet, TrustBundle
 
 _log = structlog.get_logger(__name__)
 _REFRESH_HINT_SECONDS: Final = 300
+# BUDGET: how long a caller waits while the keys of its cluster are fetched anew.
+_KEY_WAIT_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
@@ -38,6 +53,16 @@ async def deliver(ca: RunningCa) -> AsyncIterator[None]:
     Raises:
         CaError: a key, socket or address cannot be had.
     """
+    async with AsyncExitStack() as stack:
+        if ca.settings.signing is not None:
+            await stack.enter_async_context(_sign_over_the_network(ca, ca.settings.signing))
+        await stack.enter_async_context(_deliver_tokens_and_bundles(ca))
+        yield
+
+
+@asynccontextmanager
+async def _deliver_tokens_and_bundles(ca: RunningCa) -> AsyncIterator[None]:
+    """Serve the Workload API and the bundle endpoint, which JWT keys belong to."""
     workload_api, endpoint = ca.settings.workload_api, ca.settings.bundle_endpoint
     if workload_api is None and endpoint is None:
         yield
@@ -55,6 +80,80 @@ async def deliver(ca: RunningCa) -> AsyncIterator[None]:
             stack.push_async_callback(asyncio.to_thread, server.close)
             _log.info("bundle_endpoint_ready", port=server.port)
         yield
+
+
+@asynccontextmanager
+async def _sign_over_the_network(ca: RunningCa, settings: SigningSettings) -> AsyncIterator[None]:
+    """Serve the signing endpoints."""
+    books, keys = ca.books, JwksCache(times=RefreshTimes(wait_seconds=_KEY_WAIT_SECONDS))
+    clusters = [_cluster_rule(cluster) for cluster in ca.settings.clusters]
+    try:
+        await asyncio.to_thread(keys.prepare, [each.rule for each in clusters])
+        service_account = ServiceAccountAttestor(
+            clusters, keys.keys_for, ca.clock, hasten=keys.hasten
+        )
+        front = Front(
+            FrontParts(
+                issuance=books.issuance,
+                join_token=JoinTokenAttestor(books.store, ca.clock),
+                svid=SvidAttestor(
+                    lambda: _bundle_with_intermediates(ca), books.store, books.registry, ca.clock
+                ),
+                service_account=service_account if clusters else None,
+            )
+        )
+        identity = await asyncio.to_thread(OwnIdentity, _own_identity_parts(ca, settings))
+        async with serve_signing(settings, front, identity):
+            yield
+    finally:
+        await asyncio.to_thread(keys.close)
+
+
+def _cluster_rule(cluster: CaCluster) -> ClusterRule:
+    """Return whom to believe about a cluster's service accounts.
+
+    Raises:
+        ListenError: its file of keys cannot be read.
+    """
+    jwks = ""
+    if cluster.jwks_file is not None:
+        try:
+            jwks = cluster.jwks_file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as exc:
+            raise ListenError(f"`{cluster.jwks_file}` cannot be read") from exc
+    return ClusterRule(
+        cluster=cluster.name,
+        rule=JwtRule(
+            issuer=cluster.issuer,
+            audiences=cluster.audiences,
+            jwks_uri=cluster.jwks_uri,
+            jwks=jwks,
+        ),
+    )
+
+
+def _bundle_with_intermediates(ca: RunningCa) -> TrustBundle:
+    """Return our roots, with what helps to find a path for a leaf that is shown alone."""
+    slots = ca.keeper.slots
+    return TrustBundle(
+        trust_domain=ca.settings.domain,
+        x509_authorities=trusted_roots(slots),
+        intermediates=tuple(dict.fromkeys(each for slot in slots for each in slot.chain)),
+    )
+
+
+def _own_identity_parts(ca: RunningCa, settings: SigningSettings) -> OwnIdentityParts:
+    """Return what the endpoints' own certificate is made of."""
+    spiffe_id = SpiffeId.parse(f"spiffe://{ca.settings.domain}{settings.spiffe_path}")
+    caller = Caller(
+        method=Method.OPERATOR, granted=spiffe_id, evidence={"for": "the signing endpoints"}
+    )
+    return OwnIdentityParts(
+        issue=partial(ca.books.issuance.issue, spiffe_id, caller, dns_names=settings.dns_names),
+        roots=lambda: ca.keeper.roots,
+        clock=ca.clock,
+        random=random.SystemRandom().random,
+    )
 
 
 def _workload_api_parts(

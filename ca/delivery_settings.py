@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 _SECONDS_PER_HOUR: Final = 3600
 _LAST_PORT: Final = 65_535
+_MAX_DNS_NAME: Final = 253
+_DNS_NAME: Final = re.compile(
+    r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII
+)
 _HOST_AND_PORT: Final = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
 
 
@@ -21,6 +25,16 @@ def _checked_host_and_port(text: str) -> str:
         raise ValueError("must be `host:port`, IPv6 in brackets")
     return text
 
+
+def checked_dns_name(text: str) -> str:
+    """Return `text`, a lower-case host name without wildcard; the error is ValueError."""
+    if len(text) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(text):
+        raise ValueError(f"`{text}` is not a lower-case DNS name")
+    return text
+
+
+DnsName: TypeAlias = Annotated[str, AfterValidator(checked_dns_name)]
+"""A lower-case host name without wildcard."""
 
 ListenText: TypeAlias = Annotated[str, AfterValidator(_checked_host_and_port)]
 """An address and a port to listen on, `host:port`."""
@@ -83,3 +97,40 @@ class BundleEndpointSettings(_Settings):
         """Return the same settings with relative paths taken from `folder`."""
         files = {name: folder / getattr(self, name) for name in ("certificate_file", "key_file")}
         return self.model_copy(update=files)
+
+
+class SigningSettings(_Settings):
+    """Where CSRs are signed over the network, under TLS with a certificate of this CA.
+
+    Callers show a Kubernetes service-account token (see `clusters`), a join token, or a
+    certificate of this CA that they renew; registration entries say what they get.
+    """
+
+    istio_listen: ListenText | None = Field(
+        default=None,
+        description=(
+            "Address of `istio.v1.auth.IstioCertificateService`, `host:port`: istio-agent's and "
+            "ztunnel's `CA_ADDRESS`. Unset: none."
+        ),
+    )
+    rest_listen: ListenText | None = Field(
+        default=None,
+        description="Address of `POST /v1/sign` over HTTPS, `host:port`. Unset: none.",
+    )
+    dns_names: tuple[DnsName, ...] = Field(
+        default=("localhost",),
+        min_length=1,
+        description="The names by which clients know the endpoints; they are in its certificate.",
+    )
+    spiffe_path: str = Field(
+        default="/meshwarden/ca",
+        pattern=r"^(/[A-Za-z0-9._-]+)+$",
+        description="Path of the SPIFFE ID in the endpoints' certificate.",
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        """Refuse a block that opens nothing."""
+        if self.istio_listen is None and self.rest_listen is None:
+            raise ValueError("give istioListen, restListen or both")
+        return self

@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from ca.errors import ListenError
+from ca.tls import peer_chain
 
 _log = structlog.get_logger(__name__)
 # BUDGET: a client that sends nothing must not hold a thread for ever.
@@ -30,14 +31,17 @@ _MAX_CONNECTIONS: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """A request; header names are lower-case. `peer` is the TLS client's leaf (DER), if any."""
+    """A request; header names are lower-case.
+
+    `chain` is what the TLS client has shown (DER, leaf first), empty where it showed nothing.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes = field(default=b"", repr=False)
     address: str = ""
-    peer: bytes | None = None
+    chain: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +160,6 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
             if answer is None:
                 self._refuse(405 if path in paths else 404, "there is nothing here")
                 return
-            secured = self.connection
-            peer = secured.getpeercert(binary_form=True) if _is_tls(secured) else None
             self._send(
                 answer(
                     HttpRequest(
@@ -166,7 +168,7 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
                         headers={name.lower(): value for name, value in self.headers.items()},
                         body=body,
                         address=str(self.client_address[0]),
-                        peer=peer,
+                        chain=peer_chain(self.connection),
                     )
                 )
             )
@@ -192,8 +194,3 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
             """Say nothing: what counts is on the audit chain."""
 
     return Handler
-
-
-def _is_tls(connection: socket.socket) -> bool:
-    """Return whether a connection is secured; here each is."""
-    return isinstance(connection, ssl.SSLSocket)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from ca.delivery_settings import BundleEndpointSettings, ListenText, WorkloadApiSettings
+from ca.delivery_settings import (
+    BundleEndpointSettings,
+    DnsName,
+    ListenText,
+    SigningSettings,
+    WorkloadApiSettings,
+)
 from ca.errors import KeyRefusedError
 from ca.key_kinds import KeyKind, parse_key_kind
 from ca.record_settings import CaCluster, CaRecordSettings
@@ -21,8 +26,6 @@ _SECONDS_PER_DAY = 86_400
 # room to renew the issuer long before anything it signed could outlive it.
 _LEAVES_PER_INTERMEDIATE = 6
 _INTERMEDIATES_PER_ROOT = 3
-_MAX_DNS_NAME = 253
-_DNS_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII)
 
 
 def _checked_trust_domain(text: str) -> str:
@@ -43,13 +46,6 @@ def _checked_workload_id(text: str) -> str:
     # X509-SVID §2: a leaf certificate's SPIFFE ID has a non-root path.
     if not spiffe_id.path:
         raise ValueError(f"`{text}` names a trust domain, not a workload")
-    return text
-
-
-def _checked_dns_name(text: str) -> str:
-    """Return `text`, a lower-case host name without wildcard."""
-    if len(text) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(text):
-        raise ValueError(f"`{text}` is not a lower-case DNS name")
     return text
 
 
@@ -84,7 +80,7 @@ class CaWorkload(_Settings):
             "with mode 0600: who can open it holds the identity."
         )
     )
-    dns_names: tuple[Annotated[str, AfterValidator(_checked_dns_name)], ...] = Field(
+    dns_names: tuple[DnsName, ...] = Field(
         default=(), description="DNS names put into the certificate beside the SPIFFE ID."
     )
 
@@ -111,7 +107,7 @@ class CaSettings(_Settings):
         default=(),
         description=(
             "The workloads that get certificates over SDS, each on its own socket; at least one, "
-            "unless there is a `workloadApi`."
+            "unless there is `workloadApi` or `signing`."
         ),
     )
     workload_api: WorkloadApiSettings | None = Field(
@@ -121,6 +117,9 @@ class CaSettings(_Settings):
     bundle_endpoint: BundleEndpointSettings | None = Field(
         default=None,
         description="The SPIFFE bundle endpoint (`https_web`), for federation. Unset: none.",
+    )
+    signing: SigningSettings | None = Field(
+        default=None, description="Where CSRs are signed over the network. Unset: nowhere."
     )
     svid_lifetime_seconds: int = Field(
         default=3600,
@@ -211,8 +210,8 @@ class CaSettings(_Settings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         """Refuse settings that are right alone and wrong together."""
-        if not self.workloads and self.workload_api is None:
-            raise ValueError("nobody can ask: give at least one of workloads and workloadApi")
+        if not self.workloads and self.workload_api is None and self.signing is None:
+            raise ValueError("nobody can ask: give workloads, workloadApi or signing")
         for workload in self.workloads:
             if workload.identity.trust_domain != self.domain:
                 raise ValueError(

@@ -9,13 +9,14 @@ import os
 import ssl
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from ca.errors import ListenError
 
 _log = structlog.get_logger(__name__)
+_DER: Final = 2
 # Mozilla's intermediate profile for TLS 1.2; TLS 1.3 brings its own.
 _CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
@@ -47,6 +48,23 @@ def load_pem(context: ssl.SSLContext, chain_pem: bytes, key_pem: bytes) -> None:
         raise ListenError(f"the certificate cannot be served: {exc.reason}") from exc
     finally:
         os.close(descriptor)
+
+
+def peer_chain(connection: Any) -> tuple[bytes, ...]:
+    """Return the chain (DER, leaf first) that a TLS client has sent, empty without one.
+
+    `connection` is an `ssl.SSLSocket` or `ssl.SSLObject` after its handshake.
+    """
+    leaf = connection.getpeercert(binary_form=True) if connection is not None else None
+    if leaf is None:
+        return ()
+    if hasattr(connection, "get_unverified_chain"):
+        return tuple(connection.get_unverified_chain())
+    # WHY a private name: before Python 3.13 the method has no public one, and without the
+    # intermediates a leaf of one that was renewed since leads nowhere.
+    return tuple(
+        each.public_bytes(_DER) for each in connection._sslobj.get_unverified_chain() or ()
+    )
 
 
 class FileContext:

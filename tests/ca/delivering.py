@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,11 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from issuing import OpenCa, open_ca
 
+from authz.cli import main
+from authz.commands.ca_slots import load_ca_settings
 from ca.authority import AuthorityKeeper, AuthorityPlan
 from ca.changes import Changes
 from ca.clock import utc_now
@@ -25,6 +30,7 @@ from ca.issuance import Issuance
 from ca.jwt_issue import TokenDesk
 from ca.jwt_keys import JwtKeys
 from ca.keys import FileKeyStore
+from ca.server import serve
 from ca.state import StateFolder
 from ca.streams import OpenStreams
 from ca.unix_attest import UnixAttestor
@@ -32,6 +38,8 @@ from ca.workload_api import WorkloadApiParts
 from ca.workload_socket import serve_workload_api
 from identity.spiffe_id import TrustDomain
 from identity.trust_bundle import BundleSet, TrustBundle
+
+_WAIT = 10
 
 
 @dataclass
@@ -161,3 +169,47 @@ def write_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path
         )
     )
     return files
+
+
+@contextmanager
+def served(folder: Path, **changes):
+    """Serve a configuration in a thread; yields what runs a command line on it."""
+    config = folder / "ca.yaml"
+    settings = {
+        "stateFolder": "state",
+        "trustDomain": "example.org",
+        "workloadApi": {"socket": "run/api.sock"},
+    } | changes
+    config.write_text(yaml.safe_dump(settings))
+    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    outcome: queue.Queue[BaseException | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            parsed = load_ca_settings(config)
+            loop.run_until_complete(serve(parsed, ready=ready.set, stop=stop))
+            outcome.put(None)
+        except BaseException as exc:
+            outcome.put(exc)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(_WAIT)
+
+    def command(*words: str) -> str:
+        result = CliRunner().invoke(main, ["ca", *words, "-c", str(config)])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    try:
+        yield command
+    finally:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+        error = outcome.get()
+        if error is not None:
+            raise error

@@ -2,79 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import queue
 import ssl
 import threading
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 import httpx
 import pytest
-import yaml
-from click.testing import CliRunner
-from delivering import write_certificate
+from delivering import served, write_certificate
 from spiffe import WorkloadApiClient
 from spiffe._proto import workload_pb2
 from spiffe._proto.workload_pb2_grpc import SpiffeWorkloadAPIStub
 from structlog.testing import capture_logs
 
-from authz.cli import main
-from authz.commands.ca_slots import load_ca_settings
-from ca.server import serve
-
 CART = "spiffe://example.org/ns/shop/sa/cart"
 MINE = f"unix:uid:{os.getuid()}"
 HEADER = (("workload.spiffe.io", "true"),)
-WAIT = 10
-
-
-@contextmanager
-def served(folder: Path, **changes):
-    """Serve a configuration in a thread; yields what runs a command line on it."""
-    config = folder / "ca.yaml"
-    settings = {
-        "stateFolder": "state",
-        "trustDomain": "example.org",
-        "workloadApi": {"socket": "run/api.sock"},
-    } | changes
-    config.write_text(yaml.safe_dump(settings))
-    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    outcome: queue.Queue[BaseException | None] = queue.Queue()
-
-    def run() -> None:
-        try:
-            parsed = load_ca_settings(config)
-            loop.run_until_complete(serve(parsed, ready=ready.set, stop=stop))
-            outcome.put(None)
-        except BaseException as exc:
-            outcome.put(exc)
-        finally:
-            ready.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(WAIT)
-
-    def command(*words: str) -> str:
-        result = CliRunner().invoke(main, ["ca", *words, "-c", str(config)])
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    try:
-        yield command
-    finally:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
-        error = outcome.get()
-        if error is not None:
-            raise error
 
 
 def test_entry_to_certificate(tmp_path):

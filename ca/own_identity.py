@@ -1,0 +1,114 @@
+"""The CA's own certificate for its TLS: an SVID of its trust domain, on record as any other.
+
+Theory of operation. Clients of the signing endpoints know our roots, as Istio's agents do, and the
+endpoint's DNS names. The certificate is renewed half-way, at the first connection after that or
+by `keep_fresh`. A client may show a certificate of ours: TLS checks it against the roots, and
+`ca.renewing` then checks everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from typing import Final
+
+import structlog
+from cryptography import x509
+
+from ca.clock import Clock
+from ca.errors import CaError
+from ca.renewal import renew_at
+from ca.svid import X509Svid, to_pem
+from ca.tls import load_pem, server_context
+
+_log = structlog.get_logger(__name__)
+_CHECK_SECONDS: Final = 5.0
+_ALPN: Final = ["h2", "http/1.1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnIdentityParts:
+    """What the CA's own certificate is made of; `issue` blocks and records."""
+
+    issue: Callable[[], X509Svid]
+    roots: Callable[[], Sequence[x509.Certificate]]
+    clock: Clock
+    random: Callable[[], float]
+
+
+class OwnIdentity:
+    """Contexts of the CA's own certificate. Any thread may ask."""
+
+    def __init__(self, parts: OwnIdentityParts) -> None:
+        """Issue the first certificate.
+
+        Raises:
+            CaError: it could not be issued.
+        """
+        self._parts = parts
+        self._lock = Lock()
+        self._svid, self._due_at = self._issued()
+        self._roots: tuple[x509.Certificate, ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context of the certificate and the roots of this moment.
+
+        A renewal that fails is logged, and the certificate before serves as long as it holds.
+
+        Raises:
+            ListenError: TLS does not take the certificate.
+        """
+        with self._lock:
+            if self._parts.clock() >= self._due_at:
+                try:
+                    self._svid, self._due_at = self._issued()
+                    self._context = None
+                except CaError as exc:
+                    _log.error("own_renewal_failed", error=str(exc), code=exc.code)
+            roots = tuple(self._parts.roots())
+            if self._context is None or roots != self._roots:
+                self._context, self._roots = self.new_context(), roots
+            return self._context
+
+    def new_context(self) -> ssl.SSLContext:
+        """Return a context of the certificate at hand that nobody else has.
+
+        Raises:
+            ListenError: TLS does not take the certificate.
+        """
+        context = server_context()
+        context.set_alpn_protocols(_ALPN)
+        self._fill(context)
+        return context
+
+    async def keep_fresh(self, context: ssl.SSLContext) -> None:
+        """Keep a context up to date that a server holds on to; runs until it is cancelled.
+
+        WHY in place: such a server takes its context once. What was a root stays one in it, for TLS
+        alone: who shows a certificate of it is refused after the handshake.
+        """
+        served: ssl.SSLContext | None = None
+        while True:
+            with suppress(CaError):
+                current = await asyncio.to_thread(self.context)
+                if current is not served:
+                    self._fill(context)
+                    served = current
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    def _fill(self, context: ssl.SSLContext) -> None:
+        """Give a context the certificate, and the roots that a client's may lead to."""
+        load_pem(context, self._svid.chain_pem(), self._svid.key_pem())
+        context.load_verify_locations(cadata=to_pem(tuple(self._parts.roots())).decode())
+        context.verify_mode = ssl.CERT_OPTIONAL
+
+    def _issued(self) -> tuple[X509Svid, datetime]:
+        """Return a new certificate, and when the next one is due."""
+        svid = self._parts.issue()
+        return svid, renew_at(self._parts.clock(), svid.expires_at, self._parts.random())

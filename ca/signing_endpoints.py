@@ -1,0 +1,75 @@
+"""The signing endpoints brought up: Istio's certificate service and REST, each on its TLS port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import structlog
+from grpclib.server import Server
+
+from ca.delivery_settings import SigningSettings
+from ca.errors import ListenError
+from ca.front import Front
+from ca.https_server import HttpsServer
+from ca.istio_service import IstioCertificateService
+from ca.own_identity import OwnIdentity
+from ca.rest_signing import signing_routes
+
+_log = structlog.get_logger(__name__)
+_DRAIN_SECONDS: Final = 2.0
+
+
+@asynccontextmanager
+async def serve_signing(
+    settings: SigningSettings, front: Front, identity: OwnIdentity
+) -> AsyncIterator[None]:
+    """Serve what `settings` names while the block runs.
+
+    Raises:
+        ListenError: an address cannot be listened on.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.istio_listen is not None:
+            await stack.enter_async_context(_serve_istio(settings.istio_listen, front, identity))
+        if settings.rest_listen is not None:
+            server = HttpsServer(settings.rest_listen, identity.context, signing_routes(front))
+            stack.push_async_callback(asyncio.to_thread, server.close)
+            _log.info("rest_signing_ready", port=server.port)
+        yield
+
+
+@asynccontextmanager
+async def _serve_istio(listen: str, front: Front, identity: OwnIdentity) -> AsyncIterator[None]:
+    """Serve Istio's certificate service while the block runs."""
+    listener = _listen(listen)
+    # A context of its own: it is changed in place.
+    context = identity.new_context()
+    server = Server([IstioCertificateService(front)])
+    await server.start(sock=listener, ssl=context)
+    keeping = asyncio.create_task(identity.keep_fresh(context))
+    _log.info("istio_signing_ready", port=listener.getsockname()[1])
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        server.close()
+        # From Python 3.12 on this waits for clients to hang up, which they need not do.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.wait_closed(), _DRAIN_SECONDS)
+
+
+def _listen(listen: str) -> socket.socket:
+    """Return a bound socket."""
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family)
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+        raise ListenError(f"`{listen}` cannot be listened on: {why}") from exc
