@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -220,7 +221,7 @@ class Issuance:
         authority = parts.authority()
         assert attempt.key is not None
         spki = attempt.csr.spki_sha256 if attempt.csr else spki_digest(attempt.key)
-        _check_key(attempt.key, authority)
+        _check_key(spki, authority)
         if state.denial(DeniedKind.KEY, spki, now):
             raise IssueRefusedError("the key is denied", reason=Refusal.DENIED)
         asked_by_csr = attempt.csr.asked if attempt.csr else None
@@ -326,11 +327,16 @@ class _Attempt:
     checks: int = 0
 
 
-def _check_key(key: PublicKey, authority: Authority) -> None:
+def _check_key(spki: str, authority: Authority) -> None:
     """Refuse a key that is an authority's own."""
-    for certificate in (*authority.chain, *authority.roots):
-        if certificate.public_key() == key:
-            raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
+    if any(_key_digest(each) == spki for each in (*authority.chain, *authority.roots)):
+        raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
+
+
+@lru_cache(maxsize=64)
+def _key_digest(certificate: x509.Certificate) -> str:
+    """Return the digest of an authority's key."""
+    return spki_digest(check_public_key(certificate.public_key()))
 
 
 def _authority_key(leaf: x509.Certificate) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -145,6 +146,7 @@ def key_identifier(issuer: x509.Certificate) -> bytes:
     return _authority_key_identifier(issuer).key_identifier or b""
 
 
+@lru_cache(maxsize=64)
 def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """Return the issuer's own key identifier, as its children cite it."""
     try:

@@ -53,11 +53,15 @@ def verify_issued(
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
-    chain = _read_back(tuple(issued))
+    if not issued:
+        raise SvidInvalidError("expected a certificate, got none")
+    authorities = tuple(issued[1:])
+    above = _read_back_authorities(authorities) if authorities else ()
+    chain = (*_read_back(tuple(issued[:1])), *above)
     verify_leaf(chain[0], spiffe_id)
     if _spki(chain[0].public_key()) != _spki(key):
         raise SvidInvalidError("the private key does not belong to the leaf")
-    verify_chain(chain, _read_back(tuple(roots)), now=now)
+    verify_chain(chain, _read_back_authorities(tuple(roots)), now=now)
 
 
 def verify_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
@@ -115,7 +119,7 @@ def verify_chain(
         is_issued = _is_issued_by if depth == 0 else _is_authority_issued_by
         if not is_issued(certificate, issuer):
             raise SvidInvalidError("a certificate of the chain is not signed by the next")
-        verify_authority(issuer, trust_domain_id, below=depth)
+        _verify_authority_once(issuer, trust_domain_id, depth)
 
 
 def _verify_names(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
@@ -212,6 +216,20 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 # An authority signs thousands of leaves: what a signature of its own certificate is worth does not
 # change from one to the next. Validity does, and is never remembered.
 _is_authority_issued_by = lru_cache(maxsize=64)(_is_issued_by)
+
+
+@lru_cache(maxsize=64)
+def _verify_authority_once(certificate: x509.Certificate, trust_domain_id: str, below: int) -> None:
+    """Check what of an authority's certificate never changes; what fails is not remembered."""
+    verify_authority(certificate, trust_domain_id, below=below)
+
+
+@lru_cache(maxsize=64)
+def _read_back_authorities(
+    certificates: tuple[x509.Certificate, ...],
+) -> tuple[x509.Certificate, ...]:
+    """Return authorities as a peer reads them from their bytes."""
+    return _read_back(certificates)
 
 
 def _read_back(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
