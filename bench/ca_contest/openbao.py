@@ -21,6 +21,7 @@ from bench.ca_contest.parts import SPIFFE_ID, TRUST_DOMAIN
 
 TOKEN = "root"  # noqa: S105 - of a server that lives for seconds on loopback
 _START_SECONDS = 30.0
+_KIND = "root"
 
 
 def find_openbao() -> str | None:
@@ -64,7 +65,7 @@ def _set_up(port: int) -> None:
             time.sleep(0.05)
         _post(client, "sys/mounts/pki", {"type": "pki", "config": {"max_lease_ttl": "720h"}})
         root = {"common_name": TRUST_DOMAIN, "key_type": "ec", "key_bits": 256, "ttl": "720h"}
-        _post(client, "pki/root/generate/internal", root)
+        _post(client, f"pki/{_KIND}/generate/internal", root)
         role = {
             "key_type": "any",
             "allowed_uri_sans": SPIFFE_ID,
