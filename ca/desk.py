@@ -175,6 +175,14 @@ class Desk:
         self._record(EventName.REVOCATION_LIFTED, {"kind": kind.value, "value": value})
         parts.published()
 
+    def record_rotation(self, details: Mapping[str, object]) -> None:
+        """Put a step of a rotation on the audit chain.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        self._record(EventName.AUTHORITY_CHANGED, details)
+
     def find(self, wanted: LedgerFilter) -> tuple[LedgerRow, ...]:
         """Return the ledger's rows that fit, the newest first.
 

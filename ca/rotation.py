@@ -9,13 +9,16 @@ how long others had.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import structlog
+from cryptography.hazmat.primitives import hashes
 
 from ca.authority import AuthorityKeeper
 from ca.clock import Clock
-from ca.errors import RotationRefusedError, StoreError
+from ca.errors import CaError, RotationRefusedError, StoreError
 from ca.last_leaf import LastLeaf
 from ca.making import PluggedAuthority
 from ca.shared_state import Replicas
@@ -24,6 +27,10 @@ from ca.state import Phase
 from ca.streams import OpenStream, OpenStreams
 
 _log = structlog.get_logger(__name__)
+
+RecordStep: TypeAlias = Callable[[Mapping[str, object]], None]
+"""Puts a step of a rotation on record; raises a CaError when it cannot."""
+
 # BUDGET: of a root's life, what is left when the next is prepared, and when it begins to sign.
 _PREPARE_AT_REMAINING = 4
 _ACTIVATE_AT_REMAINING = 6
@@ -46,6 +53,7 @@ class Rotation:
         self._wait_from: datetime | None = None
         self.last_leaf: LastLeaf | None = None
         self.replicas: Replicas | None = None
+        self.record: RecordStep | None = None
 
     def prepare(self, plugged: PluggedAuthority | None = None) -> Slot:
         """Trust a new authority, or an existing one; it does not sign yet.
@@ -56,6 +64,7 @@ class Rotation:
         """
         slot = self._keeper.prepare(plugged)
         _log.info("authority_prepared", number=slot.number, sequence=self._keeper.sequence)
+        self._record("prepare", slot, ())
         return slot
 
     def activate(self, *, force: bool = False) -> Slot:
@@ -73,6 +82,7 @@ class Rotation:
             )
         slot = self._keeper.activate()
         _log.info("authority_activated", number=slot.number, forced_past=list(blockers))
+        self._record("activate", slot, blockers)
         return slot
 
     def retire(self, *, force: bool = False) -> Slot:
@@ -90,6 +100,7 @@ class Rotation:
             )
         slot = self._keeper.retire()
         _log.info("authority_gone", number=slot.number, forced_past=list(blockers))
+        self._record("retire", slot, blockers)
         return slot
 
     def activation_waits_for(self) -> tuple[str, ...]:
@@ -157,6 +168,22 @@ class Rotation:
             return longest
         ends_at = self.last_leaf.ends_at(retired, active.intermediate, self._clock())
         return longest if ends_at is None else min(ends_at, longest)
+
+    def _record(self, step: str, slot: Slot, blockers: tuple[str, ...]) -> None:
+        """Put a step on record. It is done by then, so a failure is logged and undoes nothing."""
+        if self.record is None:
+            return
+        details = {
+            "step": step,
+            "authority": slot.number,
+            "root_sha256": slot.root.fingerprint(hashes.SHA256()).hex(),
+            "sequence": self._keeper.sequence,
+            "forced_past": list(blockers),
+        }
+        try:
+            self.record(details)
+        except CaError as exc:
+            _log.error("authority_step_not_recorded", error=str(exc), **details)
 
     def acknowledged(self) -> int:
         """Return the newest bundle that every stream here with roots has acknowledged."""

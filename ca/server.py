@@ -101,6 +101,7 @@ async def serve(
         async with AsyncExitStack() as stack:
             for service in (keep_records, control_socket, deliver, *services):
                 await stack.enter_async_context(service(ca))
+            ca.rotation.record = ca.books.desk.record_rotation
             if record is None:
                 # Everything that is issued stands in the ledger then.
                 ca.rotation.last_leaf = LastLeaf(ca.books.store, keeper.plan.leaf_lifetime)

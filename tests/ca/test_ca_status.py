@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -164,6 +165,31 @@ def test_retirement_knows_the_last_leaf(serving):
             assert seconds > 500
 
     asyncio.run(run())
+
+
+def test_every_step_is_on_record(serving):
+    """The audit chain names each step of a rotation, and what was forced past."""
+
+    async def run():
+        async with serving(rotationWaitSeconds=0) as ca:
+            for step in ("prepare", "activate", "retire"):
+                request = {"do": "rotate", "step": step, "force": True}
+                await asyncio.to_thread(ask, ca.folder / "state", request)
+            return ca.folder / "state"
+
+    state = asyncio.run(run())
+    lines = [
+        json.loads(line)
+        for path in sorted((state / "audit").glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    steps = [line["details"] for line in lines if line.get("event") == "authority_changed"]
+    assert [(s["step"], s["authority"]) for s in steps] == [
+        ("prepare", 2),
+        ("activate", 2),
+        ("retire", 1),
+    ]
+    assert "last leaf" in steps[2]["forced_past"][0]
 
 
 def test_requests_that_are_none(serving):
