@@ -39,6 +39,9 @@ _REFUSED_KINDS: Final = {
 # BUDGET: what is unpacked before the ratio of packed to unpacked counts.
 _RATIO_FREE_BYTES: Final = 1024 * 1024
 _STEP_BYTES: Final = 1024 * 1024
+_PART_BYTES: Final = 4096
+# BUDGET: names and times of one file; what a pax header holds besides is of no use here.
+_PAX_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,31 +85,30 @@ def read_archive(raw: bytes, limits: ArchiveLimits | None = None) -> dict[str, b
 
 def _gunzip(raw: bytes, limits: ArchiveLimits) -> bytes:
     """Return what the gzip members of `raw` unpack to, no further than the limits."""
-    unpacked = bytearray()
-    rest = raw
+    unpacked, place = bytearray(), 0
     try:
         # RFC 1952 section 2.2: "a series of members ... one after another".
-        while rest:
-            rest = _unpack_member(rest, unpacked, len(raw), limits)
+        while place < len(raw):
+            place = _unpack_member(raw, place, unpacked, limits)
     except zlib.error as exc:
         raise _refused("the gzip stream is damaged", "fetch or build it again") from exc
     return bytes(unpacked)
 
 
-def _unpack_member(raw: bytes, unpacked: bytearray, packed: int, limits: ArchiveLimits) -> bytes:
-    """Add what one member unpacks to; return what stands behind it."""
+def _unpack_member(raw: bytes, place: int, unpacked: bytearray, limits: ArchiveLimits) -> int:
+    """Add what the member at a place unpacks to; return the place behind it."""
     member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    rest = raw
-    while True:
-        step = member.decompress(rest, _STEP_BYTES)
+    while not member.eof:
+        # WHY in parts: what zlib gives back is a copy, and there may be a member every 20 bytes.
+        part = raw[place : place + _PART_BYTES]
+        step = member.decompress(part, _STEP_BYTES)
+        place += len(part) - len(member.unconsumed_tail) - len(member.unused_data)
         unpacked += step
-        _check_ratio(len(unpacked), packed, limits)
-        if member.eof:
-            return member.unused_data
-        rest = member.unconsumed_tail
+        _check_ratio(len(unpacked), len(raw), limits)
         # What zlib holds back comes out without further input, unless there is nothing.
-        if not rest and not step:
+        if not (part or step or member.eof):
             raise _refused("the gzip stream is cut off", "fetch or build it again")
+    return place
 
 
 def _check_ratio(unpacked: int, packed: int, limits: ArchiveLimits) -> None:
@@ -193,6 +195,8 @@ def _octal(field: bytes) -> int:
 
 def _read_pax(content: bytes) -> dict[str, str]:
     """Return the records of a pax header: `"%d %s=%s\\n", <length>, <keyword>, <value>`."""
+    if len(content) > _PAX_BYTES:
+        raise _refused(f"a pax header is larger than {_PAX_BYTES} bytes")
     records: dict[str, str] = {}
     rest = content
     while rest:

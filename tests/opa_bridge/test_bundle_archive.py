@@ -90,6 +90,9 @@ REFUSED = {
     "an unknown kind": (tar_of(entry("k", b"Z")), "not known"),
     "a sparse file": (tar_of(entry("s", pax_headers={"GNU.sparse.major": "1"})), "sparse"),
     "a size of 9 GiB": (tar_of(entry("big", size=9 << 30), form=tarfile.GNU_FORMAT), "8 GiB"),
+    "a huge pax header": (tar_of(entry("s", pax_headers={"comment": "x" * 70_000})), "larger than"),
+    # Quadratic reading would take a minute here.
+    "very many gzip members": (gzip.compress(b"") * 200_000, "cut off"),
     "a pax size that lies": (tar_of(entry("s", pax_headers={"size": "-1"})), "damaged"),
 }
 
