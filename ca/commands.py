@@ -11,6 +11,7 @@ from ca.books import open_books
 from ca.clock import Clock
 from ca.control import ask
 from ca.errors import ControlError
+from ca.last_leaf import LastLeaf
 from ca.opening import open_state
 from ca.plugged import load_plugged
 from ca.record_commands import RECORD_COMMANDS, record_commands
@@ -43,7 +44,12 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
         commands["status"] = lambda _: status_of_state(
             keeper, rotation, clock(), authority_troubles(keeper, clock())
         )
-        return commands[request["do"]](request)
+        if request["do"] != "rotate":
+            return commands[request["do"]](request)
+        with open_books(settings, keeper.current, clock) as books:
+            rotation.record = books.desk.record_rotation
+            rotation.last_leaf = LastLeaf(books.store, keeper.plan.leaf_lifetime)
+            return commands["rotate"](request)
 
 
 def slot_commands(

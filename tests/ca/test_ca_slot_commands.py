@@ -61,6 +61,8 @@ def test_a_rotation_by_hand_with_nobody_serving(config):
     assert "authority 1 is trusted no more" in _run(config, "rotate", "retire", "--force")
     [line] = _run(config, "bundle", "show").splitlines()
     assert line.startswith("2  active")
+    [chain] = (config.path.parent / "state/audit").glob("*.jsonl")
+    assert chain.read_text().count('"event":"authority_changed"') == 3
 
 
 def test_bundle_in_both_forms(config):
