@@ -219,11 +219,18 @@ def walk_with_peer(
         policies, request, state.providers, token=token, terms=state.terms, asking=asking
     )
     decision = judged.decision
-    outcome = Outcome(
+    # The shadows are set beside what policies decided, before identity is written into it.
+    shadow = shadow_verdicts(policies, judged.request, decision, decide_rules)
+    istio_shadow = istio_metadata(policies.dry_run, judged.request, decision)
+    # A connection has no headers to carry anything upstream.
+    if failure is None and decision.is_allowed and request.is_http:
+        mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
+        decision = replace(decision, mutations=mutations)
+    return Outcome(
         request=request,
         decision=decision,
-        shadow=shadow_verdicts(policies, judged.request, decision, decide_rules),
-        istio_shadow=istio_metadata(policies.dry_run, judged.request, decision),
+        shadow=shadow,
+        istio_shadow=istio_shadow,
         basis=Basis(
             policies=policies,
             seen=judged.request,
@@ -233,11 +240,6 @@ def walk_with_peer(
         ),
         token_carriers=carriers,
     )
-    # A connection has no headers to carry anything upstream.
-    if failure is None and decision.is_allowed and request.is_http:
-        mutations = merge_mutations(decision.mutations, authentication, request, around.headers)
-        return replace(outcome, decision=replace(decision, mutations=mutations))
-    return outcome
 
 
 def _with_path(request: Request, path: str) -> Request:
