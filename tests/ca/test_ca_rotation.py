@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError
 from ca.issue import SvidRequest, issue_x509_svid
@@ -213,6 +216,44 @@ def test_failed_write_changes_nothing(keeper_of, rotation_of, tmp_path, monkeypa
         assert (_phases(keeper), keeper.sequence) == ({1: "active"}, 1)
         assert (tmp_path / "s/authority.json").read_bytes() == before
         rotation.prepare()
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.sampled_from(["prepare", "activate", "retire", "issue", "issue", "restart"]),
+            st.integers(min_value=1, max_value=9),
+        ),
+        max_size=25,
+    )
+)
+def test_no_leaf_ever_lacks_its_root(keeper_of, streams, clock, tmp_path_factory, steps):
+    """Whatever is tried in whatever order, every leaf in force has a root in every bundle."""
+    folder, leaves = tmp_path_factory.mktemp("slots"), []
+    with ExitStack() as stack:
+        keeper = stack.enter_context(keeper_of(folder / "s"))
+        rotation = Rotation(keeper, streams, clock, WAIT)
+        for step in steps:
+            if isinstance(step, int):
+                clock.now += timedelta(days=step)
+                rotation.advance()
+            elif step == "issue":
+                request = SvidRequest(spiffe_id=ID, lifetime=LEAF)
+                leaves.append(issue_x509_svid(request, keeper.current(), now=clock()))
+            elif step == "restart":
+                stack.close()
+                keeper = stack.enter_context(keeper_of(folder / "s"))
+                rotation = Rotation(keeper, streams, clock, WAIT)
+            else:
+                with suppress(RotationRefusedError):
+                    getattr(rotation, step)()
+            leaves = [leaf for leaf in leaves if leaf.is_valid_at(clock())]
+            for leaf in leaves:
+                verify_x509_svid(leaf, keeper.roots, now=clock())
+            assert keeper.current().root in keeper.roots
 
 
 _KILLED_AT_EVERY_STEP = """
