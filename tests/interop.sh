@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 tools="$PWD/.venv/interop"
+mkdir -p "$tools"
 
 # build NAME MODULE@VERSION: once, pinned; without Go the tests that need it say so and are skipped.
 build() {
@@ -15,9 +16,20 @@ build() {
     fi
 }
 
+# build_here NAME FOLDER: a program of ours in Go, its modules pinned by the go.sum beside it.
+build_here() {
+    if [ ! -x "$tools/$1" ] || [ "$2/main.go" -nt "$tools/$1" ]; then
+        command -v go >/dev/null || return 0
+        echo "building $1"
+        (cd "$2" && GOFLAGS=-modcacherw go build -o "$tools/$1" .)
+    fi
+}
+
+build_here gospiffe tests/ca/go_spiffe
 build zlint github.com/zmap/zlint/v3/cmd/zlint@v3.6.6
 
 PATH="$tools:$PATH" MESHWARDEN_LONG=1 .venv/bin/python -m pytest \
+    tests/ca/test_ca_go_spiffe.py \
     tests/ca/test_ca_profiles.py \
     tests/ca/test_ca_rotation_envoy.py \
     tests/ca/test_ca_streams.py \
