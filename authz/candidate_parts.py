@@ -80,6 +80,10 @@ class Candidate:
         """Begin to watch its files."""
         self._keeper.start()
 
+    def refresh(self) -> None:
+        """Load the set anew, of the bundles that count now; one that fails leaves it as it is."""
+        self._keeper.adopt(self._build, lambda: None)
+
     def stop(self) -> None:
         """Watch and answer no more."""
         self._keeper.stop()
@@ -134,8 +138,10 @@ def candidate_providers(settings: Settings) -> tuple[ProviderSettings, ...]:
 def watched_paths(settings: Settings) -> tuple[Path, ...]:
     """Return every path whose edit reloads the candidate."""
     candidate = settings.dryrun.candidate
-    rego = [path for each in candidate_providers(settings) for path in each.rego.files]
-    bundles = [path for each in settings.bundles for path in each.files]
+    providers = candidate_providers(settings)
+    rego = [path for each in providers for path in each.rego.files]
+    named = {name for each in providers for name in each.rego.bundles}
+    bundles = [path for each in settings.bundles if each.name in named for path in each.files]
     return (*(candidate.paths if candidate else ()), *rego, *bundles)
 
 

@@ -102,6 +102,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             bundles=bundles.current,
             observe=provider_metrics.observe,
         )
+        candidate: Candidate | None = None
         if settings.dryrun.candidate is not None:
             candidate = Candidate(settings, around, metrics, take=policy_bundles.take)
             stack.callback(candidate.stop)
@@ -111,7 +112,14 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             state=keeper.current, around=around, recorder=writer, metrics=metrics
         )
         bundles.start()
-        policy_bundles.start(lambda take, keep: keeper.adopt(lambda: build(take), keep))
+
+        def adopt(take: TakeBundle, keep: Callable[[], None]) -> Sequence[Diagnostic]:
+            problems = keeper.adopt(lambda: build(take), keep)
+            if candidate is not None and not problems:
+                candidate.refresh()
+            return problems
+
+        policy_bundles.start(adopt)
         keeper.start()
         stack.callback(keeper.stop)
         ready = _readiness(keeper, writer, keys, bundles, stop, policy_bundles)

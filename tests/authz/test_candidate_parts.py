@@ -13,6 +13,7 @@ from checking import NoKeys
 from authz.candidate_parts import Candidate, candidate_providers, watched_paths
 from authz.config_file import load_settings
 from authz.metrics import Metrics
+from authz.policy_bundle_parts import PolicyBundles, TakeBundle, no_bundles
 from authz.walk import Surroundings
 from policies.decision import Decision, Effect, Layer, Reason, ShadowOutcome, ShadowVerdict
 from policies.request import Request, Workload
@@ -57,11 +58,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[tuple[Callable[[], ShadowVerdict], Metrics]]:
+def running(
+    folder: Path, take: TakeBundle = no_bundles
+) -> Iterator[tuple[Callable[[], ShadowVerdict], Metrics]]:
     """Yield what asks the candidate about one request, and the metrics."""
     settings, metrics = load_settings(folder / "meshwarden.yaml"), Metrics()
     around = Surroundings(keys=NoKeys(), static_workload=Workload(namespace="shop"))
-    candidate = Candidate(settings, around, metrics)
+    candidate = Candidate(settings, around, metrics, take=take)
     candidate.start()
     request = Request(method="GET", path="/", host="h")
     try:
@@ -122,3 +125,18 @@ def test_the_candidate_asks_its_own_rego(folder: Path) -> None:
         verdict = until(ask, ShadowOutcome.WOULD_DENY)
         assert verdict.would is not None
         assert Reason.CUSTOM_DENIED is verdict.would.reason
+
+
+def test_the_candidate_follows_bundles(folder: Path) -> None:
+    """A bundle that a provider of the candidate names is read again when it changes."""
+    (folder / "candidate" / "ask.yaml").write_text(ASK_TWO)
+    bundle = folder / "bundle"
+    bundle.mkdir()
+    (bundle / "policy.rego").write_text(REGO % "true")
+    text = CONFIGURATION.replace("{paths: [new.rego], workers: 1}", "{bundles: [b], workers: 1}")
+    (folder / "meshwarden.yaml").write_text(f"{text}bundles:\n  - {{name: b, path: bundle}}\n")
+    bundles = PolicyBundles(load_settings(folder / "meshwarden.yaml").bundles)
+    with running(folder, bundles.take) as (ask, _):
+        until(ask, ShadowOutcome.SAME)
+        (bundle / "policy.rego").write_text(REGO % "false")
+        until(ask, ShadowOutcome.WOULD_DENY)
