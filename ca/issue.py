@@ -100,6 +100,8 @@ def _check_request(request: SvidRequest, authority: Authority, now: datetime) ->
         )
     if request.lifetime <= timedelta(0):
         raise IssueRefusedError("the lifetime is not positive", reason=Refusal.LIFETIME)
+    if now < authority.intermediate.not_valid_before_utc:
+        raise AuthorityExpiredError("the intermediate is not in its validity yet")
     remaining = authority.intermediate.not_valid_after_utc - now
     if remaining < min(request.lifetime, _MIN_SIGNER_REMAINING):
         raise AuthorityExpiredError("the intermediate is too near to its end to sign")
