@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ def serve_command(config: Path) -> None:
     with clear_errors():
         settings = load_ca_settings(config)
         set_up_logging(LogSettings())
+        # A core file would hold the keys of the authorities.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         asyncio.run(serve(settings, services=[_http_endpoints]))
 
 

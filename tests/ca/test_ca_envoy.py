@@ -23,14 +23,23 @@ from two_envoys import (
 pytestmark = pytest.mark.envoy
 
 
-@pytest.mark.parametrize("api_type", ["GRPC", "DELTA_GRPC"])
-def test_mtls_through_two_envoys(serving, tmp_path, api_type):
+@pytest.mark.parametrize(
+    ("api_type", "names"),
+    [
+        ("GRPC", ("default", "ROOTCA")),
+        ("DELTA_GRPC", ("default", "ROOTCA")),
+        ("GRPC", (PAY, "ALL")),
+        ("DELTA_GRPC", (PAY, "spiffe://cluster.local")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[1],
+)
+def test_mtls_through_two_envoys(serving, tmp_path, api_type, names):
     """Two Envoys take their identities over SDS and shake hands; the wrong peer is refused."""
 
     async def run():
         async with (
             serving(),
-            envoy(tmp_path, "pay", server_bootstrap(tmp_path, api_type)) as pay,
+            envoy(tmp_path, "pay", server_bootstrap(tmp_path, api_type, names)) as pay,
         ):
             port = (await pay.ports(1))["mtls"]
             assert PAY in await pay.uris()

@@ -37,16 +37,17 @@ def _secret(name, workload, api_type):
     return {"name": name, "sds_config": sds}
 
 
-def _tls(kind, workload, peer, api_type):
+def _tls(kind, workload, peer, api_type, names=("default", "ROOTCA")):
     """Return a transport socket whose certificate, roots and expected peer are `workload`'s."""
+    svid_name, roots_name = names
     match = {"san_type": "URI", "matcher": {"exact": peer}}
     context = {
         "@type": f"{_TLS}{kind}TlsContext",
         "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [_secret("default", workload, api_type)],
+            "tls_certificate_sds_secret_configs": [_secret(svid_name, workload, api_type)],
             "combined_validation_context": {
                 "default_validation_context": {"match_typed_subject_alt_names": [match]},
-                "validation_context_sds_secret_config": _secret("ROOTCA", workload, api_type),
+                "validation_context_sds_secret_config": _secret(roots_name, workload, api_type),
             },
         },
     }
@@ -55,7 +56,7 @@ def _tls(kind, workload, peer, api_type):
         if peer is None:
             del context["common_tls_context"]["combined_validation_context"]
             context["common_tls_context"]["validation_context_sds_secret_config"] = _secret(
-                "ROOTCA", workload, api_type
+                roots_name, workload, api_type
             )
     return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
@@ -114,8 +115,11 @@ def _short_connections(requests):
     return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
 
 
-def server_bootstrap(folder, api_type):
-    """Pay's Envoy: an mTLS listener that answers with the peer it verified."""
+def server_bootstrap(folder, api_type, names=("default", "ROOTCA")):
+    """Pay's Envoy: an mTLS listener that answers with the peer it verified.
+
+    `names` are those it asks its certificate and its roots by.
+    """
     echo = {
         "direct_response": {"status": 200},
         "response_headers_to_add": [
@@ -123,7 +127,7 @@ def server_bootstrap(folder, api_type):
             for name, value in (("peer", "URI_SAN"), ("serial", "SERIAL"), ("issuer", "ISSUER"))
         ],
     }
-    listener = _listener("mtls", echo, _tls("Downstream", "pay", None, api_type))
+    listener = _listener("mtls", echo, _tls("Downstream", "pay", None, api_type, names))
     return {"listeners": [listener], "clusters": [_sds_cluster("pay", folder)]}
 
 
