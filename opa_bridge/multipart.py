@@ -15,6 +15,8 @@ from opa_bridge.errors import InputError
 
 # Go: "Limit for the number of headers"; forms have a handful of parts with two headers each.
 _MOST_PARTS = 1000
+# BUDGET: a field's name and type; reading parameters takes the square of their length.
+_MOST_HEAD_BYTES = 8 * 1024
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n]*?)[ \t]*")
 
 
@@ -28,7 +30,13 @@ class Part:
 
 
 def read_boundary(content_type: str) -> str | None:
-    """Return the boundary that a content type names, or None."""
+    """Return the boundary that a content type names, or None.
+
+    Raises:
+        InputError: the content type is too long, or cannot be read.
+    """
+    if len(content_type) > _MOST_HEAD_BYTES:
+        raise InputError(f"the content-type is longer than {_MOST_HEAD_BYTES} characters")
     found = _parameter("content-type", content_type, "boundary")
     return found or None
 
@@ -58,16 +66,20 @@ def read_parts(body: bytes, boundary: str) -> Iterator[Part]:
 
 def _part(text: bytes) -> Part:
     headers: dict[str, str] = {}
-    rest = text
+    begin = 0
     while True:
-        line, separator, rest = rest.partition(b"\n")
-        line = line.removesuffix(b"\r")
+        end = text.find(b"\n", begin, _MOST_HEAD_BYTES)
+        if end < 0 and len(text) > _MOST_HEAD_BYTES:
+            raise InputError(f"a part of the body has a head of more than {_MOST_HEAD_BYTES} bytes")
+        line = text[begin : end if end >= 0 else None].removesuffix(b"\r")
         if not line:
             break
         found = _HEADER.fullmatch(line)
-        if found is None or not separator:
+        if found is None or end < 0:
             raise InputError("a part of the body has a head that cannot be read")
         headers.setdefault(found[1].lower().decode(), found[2].decode("utf-8", "replace"))
+        begin = end + 1
+    rest = text[end + 1 :] if end >= 0 else b""
     # Go decodes quoted-printable and nothing else.
     if headers.get("content-transfer-encoding", "").lower() == "quoted-printable":
         rest = quopri.decodestring(rest)

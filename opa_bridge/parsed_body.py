@@ -94,11 +94,16 @@ def _finite(text: str) -> float:
 
 
 def _fits(value: Any, depth: int) -> bool:
-    if isinstance(value, dict):
-        return depth > 0 and all(_fits(each, depth - 1) for each in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(_fits(each, depth - 1) for each in value)
-    return True
+    """Return whether lists and objects are nested no deeper, without recursion."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return True
+        level = [
+            inner for each in level for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return False
 
 
 def _refuse_constant(text: str) -> Any:

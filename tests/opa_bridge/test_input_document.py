@@ -118,6 +118,10 @@ def test_parsed_body(kind: str, body: bytes, headers: dict[str, str], want: Any)
         (FORM, b"a;b", {}),
         (FORM, b"a=%z", {}),
         (PARTS, b"no part here", {}),
+        # Each of these took seconds, in which nobody else was answered.
+        (FORM, b"a&" * 500_000, {}),
+        (PARTS, b"--b\r\n" + b"a: b\r\n" * 150_000 + b"\r\n1\r\n--b--", {}),
+        (PARTS, b"--b\r\nContent-Disposition: form-data" + b';a="\\' * 200_000 + b"\n\n", {}),
     ],
 )
 def test_malformed_body_is_an_error(kind: str, body: bytes, headers: dict[str, str]) -> None:
