@@ -179,6 +179,17 @@ MESHES = [
 ]
 
 
+def assert_no_secret(documents: list[dict[str, Any]]) -> None:
+    """No record holds a credential, nor the value of a header that is secret by name."""
+    text = json.dumps(documents)
+    for secret in ("hunter22", "eyJ", "abcdefgh", "c2ln", "u:p@"):
+        assert secret not in text, secret
+    for document in documents:
+        part = document.get("replay", {})
+        written = {**part.get("headers", {}), **part.get("rewritten", {})}
+        assert not [name for name in ("cookie", "x-api-key", "authorization") if written.get(name)]
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     specs=POLICY_SETS,
@@ -191,7 +202,9 @@ def test_same_policies_no_change(
 ) -> None:
     """Whatever the policies and the traffic, nothing is newly denied or newly allowed."""
     state = state_of(specs, dict(ANSWERS), default=default, mesh=mesh)
-    for result in replayed(state, recorded(state, traffic)):
+    documents = recorded(state, traffic)
+    assert_no_secret(documents)
+    for result in replayed(state, documents):
         assert result.change in (Change.SAME, Change.UNKNOWN), (result.why, result.document)
 
 
