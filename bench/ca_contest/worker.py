@@ -25,7 +25,7 @@ from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
 from ca.issued import SigningRequest
 from ca.key_kinds import check_private_key
-from ca.recorder import Recorder
+from ca.recorder import SWITCH_SECONDS, Recorder
 from ca.registry import Registry
 from ca.store import Store
 from ca.svid import to_pem
@@ -93,4 +93,5 @@ async def serve(folder: Path, node: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
