@@ -164,6 +164,11 @@ class Issuance:
             StoreError: it could not be recorded, and may not leave.
         """
         parts, now = self._parts, self._parts.clock()
+        # WHY before trying: the caller is an event loop, and a database that does not answer would
+        # hold it up once for every workload. `Recorder.probe` finds out when it is back.
+        fault = parts.recorder.health()
+        if fault is not None:
+            raise StoreError(fault)
         attempt = _Attempt(caller=caller, asked=svid.spiffe_id)
         state = parts.registry.state
         if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:

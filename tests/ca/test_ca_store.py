@@ -16,11 +16,14 @@ from issuing import CART, CART_CALLER, make_csr, open_ca, request_of
 from postgresql_server import postgresql_server
 from sqlalchemy import text
 
-from ca.errors import DuplicateSerialError, StoreError
+from ca.caller import Caller, Method
+from ca.errors import AuthorityExpiredError, DuplicateSerialError, StoreError
+from ca.issue import SvidRequest, issue_x509_svid
 from ca.issued import SigningRequest
 from ca.ledger import format_serial
 from ca.store import Store
 from ca.store_schema import MIGRATIONS
+from identity.spiffe_id import SpiffeId
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +255,27 @@ def test_an_audit_folder_that_goes_away_stops_issuance(authority, clock, tmp_pat
         ca.audit.rename(away)
         assert "audit log" in _refused(ca)
         assert "audit log" in (ca.recorder.health() or "")
+        # What the server makes for configured workloads does not even try.
+        granted = Caller(method=Method.SOCKET, granted=SpiffeId.parse(CART))
+        request = SvidRequest(spiffe_id=SpiffeId.parse(CART), lifetime=timedelta(hours=1))
+        svid = issue_x509_svid(request, authority, now=clock())
+        with pytest.raises(StoreError, match="audit log"):
+            ca.issuance.record_svid(svid, granted)
         away.rename(ca.audit)
         ca.recorder.probe()
         assert ca.recorder.health() is None
         issued = ca.issuance.sign(request_of(CART), CART_CALLER)
         assert issued.serial in {event["serial"] for event in ca.events("svid_issued")}
         assert ca.verified().intact
+
+
+def test_an_expired_intermediate_signs_nothing_and_that_is_on_record(ca, authority, clock):
+    """Near its end the signer is not used any more; the refusal is named and recorded."""
+    clock.now = authority.intermediate.not_valid_after_utc - timedelta(seconds=10)
+    with pytest.raises(AuthorityExpiredError):
+        ca.issuance.sign(request_of(CART), CART_CALLER)
+    assert ca.rows() == ()
+    assert [event["reason"] for event in ca.events("svid_refused")] == ["authority_unavailable"]
 
 
 @pytest.mark.postgresql
