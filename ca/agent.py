@@ -26,6 +26,12 @@ from cryptography.hazmat.primitives import serialization
 
 from ca.agent_files import PublishedFile, publish_files
 from ca.clock import Clock
+from ca.envoy_files import (
+    ENVOY_ROOTS_FILE,
+    ENVOY_SVID_FILE,
+    encode_envoy_roots,
+    encode_envoy_svid,
+)
 from ca.errors import KeyRefusedError, SvidInvalidError, WorkloadApiError
 from ca.key_kinds import check_private_key
 from ca.svid import X509Svid, to_pem
@@ -181,6 +187,7 @@ def files_of(svid: X509Svid, bundles: _Bundles) -> dict[str, PublishedFile]:
     Raises:
         BundleError: a root holds a key that has no place in a bundle document.
     """
+    own = svid.spiffe_id.trust_domain
     domains = {
         domain.name: json.loads(
             encode_bundle(TrustBundle(trust_domain=domain, x509_authorities=roots))
@@ -190,8 +197,10 @@ def files_of(svid: X509Svid, bundles: _Bundles) -> dict[str, PublishedFile]:
     return {
         SVID_FILE: PublishedFile(svid.chain_pem()),
         KEY_FILE: PublishedFile(svid.key_pem(), _KEY_MODE),
-        BUNDLE_FILE: PublishedFile(to_pem(bundles[svid.spiffe_id.trust_domain])),
+        BUNDLE_FILE: PublishedFile(to_pem(bundles[own])),
         BUNDLES_FILE: PublishedFile(json.dumps({"trust_domains": domains}, indent=2).encode()),
+        ENVOY_SVID_FILE: PublishedFile(encode_envoy_svid(svid), _KEY_MODE),
+        ENVOY_ROOTS_FILE: PublishedFile(encode_envoy_roots(bundles)),
     }
 
 

@@ -33,7 +33,10 @@ _UNIX = "unix:"
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Where svid.pem, svid_key.pem, svid_bundle.pem and trust_bundles.json are kept.",
+    help=(
+        "Where svid.pem, svid_key.pem, svid_bundle.pem, trust_bundles.json and, for Envoy, "
+        "envoy_svid.json and envoy_roots.json are kept."
+    ),
 )
 @click.option("--spiffe-id", help="Which ID, where there are several; the first without it.")
 @click.option("--once", is_flag=True, help="Write the files once and end.")

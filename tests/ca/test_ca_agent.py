@@ -19,11 +19,13 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 from delivering import delivering_ca
+from two_envoys import envoy, handshake, server_bootstrap
 
 from authz.commands.ca_agent import agent_command
 from ca.agent import BUNDLE_FILE, BUNDLES_FILE, KEY_FILE, SVID_FILE, AgentPlan, run_agent
 from ca.agent_files import PublishedFile, publish_files
 from ca.clock import utc_now
+from ca.envoy_files import ENVOY_ROOTS_FILE, ENVOY_SVID_FILE
 from ca.errors import StateError, WorkloadApiError
 from identity.bundle_document import parse_bundle
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -251,3 +253,45 @@ class TestAgent:
 def _certificates(path: Path) -> list[x509.Certificate]:
     """The certificates in a PEM file."""
     return x509.load_pem_x509_certificates(path.read_bytes())
+
+
+@pytest.mark.envoy
+def test_envoy_watches_the_files(tmp_path):
+    """Envoy takes certificate and roots from the agent's files, and each renewal as it comes."""
+    folder = tmp_path / "certs"
+
+    def source(name: str, file: str) -> dict[str, object]:
+        watched = {"path": str(folder / file), "watched_directory": {"path": str(folder)}}
+        return {
+            "name": name,
+            "sds_config": {"resource_api_version": "V3", "path_config_source": watched},
+        }
+
+    tls = {
+        "tls_certificate_sds_secret_configs": [source("default", ENVOY_SVID_FILE)],
+        "validation_context_sds_secret_config": source("ALL", ENVOY_ROOTS_FILE),
+    }
+    resources = server_bootstrap(tmp_path, "GRPC")
+    resources["clusters"] = []
+    socket = resources["listeners"][0]["filter_chains"][0]["transport_socket"]
+    socket["typed_config"]["common_tls_context"] = tls
+
+    async def look() -> None:
+        async with envoy(tmp_path, "pay", resources) as pay:
+            port, serials = (await pay.ports(1))["mtls"], set()
+            async with asyncio.timeout(20):
+                while len(serials) < 3:
+                    context = ssl.create_default_context(cafile=folder / BUNDLE_FILE)
+                    context.check_hostname = False
+                    here = (folder / "..data").resolve()
+                    context.load_cert_chain(here / SVID_FILE, here / KEY_FILE)
+                    certificate, answer = await handshake(port, context)
+                    # No handshake may fail, whatever is being renewed.
+                    assert f"x-peer: {CART}" in answer
+                    serials.add(certificate.serial_number)
+
+    with delivering_ca(tmp_path, lifetime=timedelta(seconds=4)) as ca:
+        ca.add(CART, MINE)
+        with _agent(ca.socket, folder) as written:
+            written.get(timeout=WAIT)
+            asyncio.run(look())
