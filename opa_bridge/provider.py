@@ -15,7 +15,14 @@ from opa_bridge.compatibility import Compatibility
 from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.embedded import BUDGET_SECONDS, EmbeddedEngine
 from opa_bridge.engine import Engine
-from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout, InputError, RegoError
+from opa_bridge.errors import (
+    EngineError,
+    EngineInputError,
+    EngineTimeout,
+    InputError,
+    RegoError,
+    ResultError,
+)
 from opa_bridge.grpc_bodies import GrpcBodies
 from opa_bridge.input_document import InputOptions, input_document
 from opa_bridge.istio_verdict import istio_verdict
@@ -24,7 +31,13 @@ from opa_bridge.opa_address import OpaServer
 from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
 from opa_bridge.polyfills import supply_polyfills
 from opa_bridge.rego_files import digest, read_data, read_modules
-from opa_bridge.result import KNOWN_KEYS, passed_in_dry_run, read_verdict, unknown_keys
+from opa_bridge.result import (
+    KNOWN_KEYS,
+    has_decided,
+    passed_in_dry_run,
+    read_verdict,
+    unknown_keys,
+)
 from policies.decision import (
     Decision,
     Effect,
@@ -135,7 +148,8 @@ class RegoProvider:
 
         Raises:
             ProviderTimeout: the evaluation was stopped at its limit, or never began.
-            UnfitRequest: the engine cannot carry the input.
+            UnfitRequest: the engine cannot carry the input, or the verdict is there and the
+                rest of the result is of no use.
             ProviderError: undefined, malformed or failed; the caller denies.
         """
         if seconds is not None and seconds <= 0:
@@ -158,6 +172,11 @@ class RegoProvider:
             raise ProviderTimeout(f"{exc.code}: {exc}") from exc
         except EngineInputError as exc:
             raise UnfitRequest(f"{exc.code}: {exc}") from exc
+        except ResultError as exc:
+            # WHY unfit: the policy has decided, and what is wrong beside that may be a text of
+            # the client's in a header: nobody spoils a denial, and so passes it.
+            kind = UnfitRequest if has_decided(result) else ProviderError
+            raise kind(f"{exc.code}: {exc}") from exc
         except RegoError as exc:
             raise ProviderError(f"{exc.code}: {exc}") from exc
         unknown = () if self.compatibility.silent_unknown_keys else unknown_keys(result)

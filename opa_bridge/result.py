@@ -53,6 +53,11 @@ def read_verdict(result: Any, compatibility: Compatibility = _SAFE) -> ProviderV
     return _allowed(result, compatibility) if result["allowed"] else _denied(result)
 
 
+def has_decided(result: Any) -> bool:
+    """Return whether a result says yes or no, whatever the rest of it is worth."""
+    return isinstance(result, Mapping) and isinstance(result.get("allowed"), bool)
+
+
 def passed_in_dry_run(verdict: ProviderVerdict) -> ProviderVerdict:
     """Return the verdict of a policy that is only tried out: a denial passes, and is told.
 

@@ -19,7 +19,7 @@ from identity.peer import Peer
 from opa_bridge.embedded import EmbeddedEngine
 from opa_bridge.errors import EngineError
 from opa_bridge.provider import RegoProvider, load_provider
-from policies.decision import ProviderError
+from policies.decision import ProviderError, UnfitRequest
 from policies.diagnostic import LoadError, Severity
 from policies.request import Request, Workload
 
@@ -241,3 +241,26 @@ def test_orders_example(query: str, department: str, effect: str, detail: str) -
     else:
         assert {"reason": detail} == json.loads(verdict.body)
     assert provider.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "is_unfit"), [("/no?q=a%0Ab", True), ("/yes?q=a%0Ab", True), ("/odd?q=a", False)]
+)
+def test_a_verdict_spoilt_by_the_client_never_fails_open(
+    path: str, is_unfit: bool, tmp_path: Path
+) -> None:
+    """Whoever puts a line break into the header of a denial is not past a provider for it."""
+    module = """package envoy.authz
+default result := {"allowed": false}
+result := {"allowed": false, "headers": {"x-said": input.parsed_query.q[0]}} if {
+    input.parsed_path[0] == "no"
+}
+result := {"allowed": true, "headers": {"x-user": input.parsed_query.q[0]}} if {
+    input.parsed_path[0] == "yes"
+}
+result := {"headers": {}} if input.parsed_path[0] == "odd"
+"""
+    provider = load_text(tmp_path, module)
+    with pytest.raises(ProviderError) as failed:
+        provider.evaluate(request_of({"path": path}))
+    assert is_unfit == isinstance(failed.value, UnfitRequest)
