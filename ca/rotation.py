@@ -123,7 +123,9 @@ class Rotation:
         slot = self._keeper.in_phase(Phase.RETIRED)
         if slot is None or slot.entry.trusted_until is None:
             return ()
-        left = self._needed_until(slot, slot.entry.trusted_until) - self._clock()
+        # RFC 5280 §4.1.2.5: the validity includes its last second.
+        over_at = self._needed_until(slot, slot.entry.trusted_until) + timedelta(seconds=1)
+        left = over_at - self._clock()
         if left <= timedelta(0):
             return ()
         return (f"its last leaf may live for {_seconds(left)} s",)

@@ -23,6 +23,7 @@ from identity.spiffe_id import SpiffeId
 ROOT = Path(__file__).parents[2]
 WAIT = timedelta(minutes=5)
 LEAF = timedelta(days=7)
+SECOND = timedelta(seconds=1)
 ID = SpiffeId.parse("spiffe://example.org/a")
 
 
@@ -58,7 +59,7 @@ def test_one_root_after_another(keeper_of, rotation_of, clock, tmp_path):
             assert (keeper.bundle_pem(), keeper.sequence) == (bundle, sequence + 1)
             assert keeper.current().number == number
             assert _phases(keeper) == {number - 1: "retired", number: "active"}
-            clock.now += LEAF
+            clock.now += LEAF + SECOND
             rotation.retire()
             assert keeper.sequence == sequence + 2
             assert keeper.roots == (keeper.current().root,)
@@ -101,7 +102,7 @@ def test_wait_without_streams(keeper_of, rotation_of, clock, tmp_path):
         assert "--force" in caught.value.help
         clock.now += timedelta(seconds=1)
         rotation.activate()
-        with pytest.raises(RotationRefusedError, match="last leaf may live for 604800 s"):
+        with pytest.raises(RotationRefusedError, match="last leaf may live for 604801 s"):
             rotation.retire()
         assert rotation.retire(force=True).number == 1
 
@@ -150,6 +151,9 @@ def test_leaves_of_both_authorities_hold(keeper_of, rotation_of, clock, tmp_path
             verify_x509_svid(old, roots, now=clock())
             verify_x509_svid(new, roots, now=clock())
         clock.now += LEAF
+        verify_x509_svid(old, keeper.roots, now=clock())
+        assert rotation.retirement_waits_for() == ("its last leaf may live for 1 s",)
+        clock.now += SECOND
         assert rotation.retirement_waits_for() == ()
 
 
