@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from authz.custom import CustomTerms
@@ -79,6 +80,10 @@ def candidate_set(state: ServingState, rego: Mapping[str, Sequence[Path]]) -> Ca
         LoadError: a module cannot be read.
     """
 
+    @cache
+    def terms_with(default_provider: str) -> CustomTerms:
+        return replace(state.terms, default=default_provider)
+
     def decided(  # noqa: PLR0913 - the parts of one walk
         policies: WorkloadPolicies,
         request: Request,
@@ -88,8 +93,8 @@ def candidate_set(state: ServingState, rego: Mapping[str, Sequence[Path]]) -> Ca
         providers: Mapping[str, Provider],
         default_provider: str,
     ) -> Decision:
-        terms: CustomTerms = replace(state.terms, default=default_provider)
         stage = TokenStage(refusal=refusal, verified=seen)
+        terms = terms_with(default_provider)
         return judge(policies, request, providers, token=stage, terms=terms).decision
 
     def policies_for(workload: Workload, is_http: bool) -> WorkloadPolicies:

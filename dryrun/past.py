@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from identity.claims import VerifiedClaims
@@ -228,12 +229,11 @@ def _workload(destination: Mapping[str, Any], part: Mapping[str, Any]) -> Worklo
 def _peer(shown: Mapping[str, Any] | None, part: Mapping[str, Any]) -> Peer | None:
     if shown is None:
         return None
-    proof = PeerProof(shown.get("proof", "tls"))
-    peer = Peer.from_principal(shown["principal"], tuple(part.get("peer_names", ())), proof)
-    if peer is None:
-        return None
-    peer = replace(peer, over_mtls=not part.get("peer_plaintext", False))
-    if "peer_sure" not in part:
+    names = tuple(part.get("peer_names", ()))
+    peer = _named(shown["principal"], names, shown.get("proof", "tls"))
+    if peer is not None and part.get("peer_plaintext"):
+        peer = replace(peer, over_mtls=False)
+    if peer is None or "peer_sure" not in part:
         return peer
     mapped = shown.get("mapped")
     reading = WorkloadReading(
@@ -242,6 +242,11 @@ def _peer(shown: Mapping[str, Any] | None, part: Mapping[str, Any]) -> Peer | No
         workload=MappedWorkload(**mapped) if mapped else None,
     )
     return replace(peer, reading=reading)
+
+
+@lru_cache(maxsize=4096)
+def _named(principal: str, names: tuple[str, ...], proof: str) -> Peer | None:
+    return Peer.from_principal(principal, names, PeerProof(proof))
 
 
 def _claims(document: Mapping[str, Any], part: Mapping[str, Any]) -> VerifiedClaims | None:
