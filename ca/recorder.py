@@ -28,13 +28,6 @@ from ca.store import Store, counter_value, touch
 from ca.store_schema import REGISTRY_REVISION
 
 _log = structlog.get_logger(__name__)
-SWITCH_SECONDS = 0.0005
-"""What a process that issues sets `sys.setswitchinterval` to.
-
-WHY: each time the recorder comes back from the disk it waits for the interpreter, up to 5 ms as
-Python has it, and it comes back several times a group.
-"""
-
 # BUDGET: a group this size takes some ten milliseconds, which is what the last in it waits.
 _MAX_GROUP = 256
 # BUDGET: beyond this the disk cannot keep up; callers are told at once and come back later.

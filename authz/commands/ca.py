@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from authz.errors import ListenError
 from authz.http_endpoints import HttpEndpoints
 from authz.logging_setup import set_up_logging
 from authz.settings import LogSettings
-from ca.recorder import SWITCH_SECONDS
+from ca.interpreter import tune_interpreter
 from ca.running import RunningCa
 from ca.server import serve
 from ca.status import status_of
@@ -58,7 +57,7 @@ def serve_command(config: Path) -> None:
         set_up_logging(LogSettings())
         # A core file would hold the keys of the authorities.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        sys.setswitchinterval(SWITCH_SECONDS)
+        tune_interpreter()
         asyncio.run(serve(settings, services=[_http_endpoints]))
 
 

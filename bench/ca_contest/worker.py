@@ -22,10 +22,11 @@ from ca.audit_chain import AuditChain
 from ca.authority import Authority
 from ca.clock import utc_now
 from ca.grant import IssuancePolicy
+from ca.interpreter import tune_interpreter
 from ca.issuance import Issuance, IssuanceParts
 from ca.issued import SigningRequest
 from ca.key_kinds import check_private_key
-from ca.recorder import SWITCH_SECONDS, Recorder
+from ca.recorder import Recorder
 from ca.registry import Registry
 from ca.store import Store
 from ca.svid import to_pem
@@ -93,5 +94,5 @@ async def serve(folder: Path, node: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(SWITCH_SECONDS)
+    tune_interpreter()
     asyncio.run(serve(Path(sys.argv[1]), sys.argv[2]))
