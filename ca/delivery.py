@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from cryptography import x509
 
 from ca.bundle_endpoint import bundle_routes
 from ca.caller import Caller, Method
@@ -31,6 +32,7 @@ from ca.running import RunningCa
 from ca.service_account import ClusterRule, ServiceAccountAttestor
 from ca.signing_endpoints import serve_signing
 from ca.slots import trusted_roots
+from ca.state import Phase
 from ca.tls import FileContext
 from ca.unix_attest import UnixAttestor
 from ca.workload_api import WorkloadApiParts
@@ -142,6 +144,12 @@ def _bundle_with_intermediates(ca: RunningCa) -> TrustBundle:
     )
 
 
+def _signing_chain(ca: RunningCa) -> tuple[x509.Certificate, ...]:
+    """Return what leaves that are signed now are sent with."""
+    slot = ca.keeper.in_phase(Phase.ACTIVE)
+    return slot.chain if slot is not None else ()
+
+
 def _own_identity_parts(ca: RunningCa, settings: SigningSettings) -> OwnIdentityParts:
     """Return what the endpoints' own certificate is made of."""
     spiffe_id = SpiffeId.parse(f"spiffe://{ca.settings.domain}{settings.spiffe_path}")
@@ -150,6 +158,7 @@ def _own_identity_parts(ca: RunningCa, settings: SigningSettings) -> OwnIdentity
     )
     return OwnIdentityParts(
         issue=partial(ca.books.issuance.issue, spiffe_id, caller, dns_names=settings.dns_names),
+        chain=partial(_signing_chain, ca),
         roots=lambda: ca.keeper.roots,
         clock=ca.clock,
         random=random.SystemRandom().random,
@@ -181,6 +190,7 @@ def _workload_api_parts(
             issue=partial(
                 books.issuance.issue, new_key=partial(generate_key, KeyKind(ca.settings.svid_key))
             ),
+            chain=partial(_signing_chain, ca),
             clock=ca.clock,
             random=random.SystemRandom().random,
             note_late=ca.metrics.renewals_late.inc,

@@ -51,9 +51,14 @@ class HeldSvid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldingParts:
-    """What holding SVIDs needs from outside; `random` returns a float in [0, 1)."""
+    """What holding SVIDs needs from outside; `random` returns a float in [0, 1).
+
+    `chain` returns what the authority that signs now sends with a leaf; an SVID of another one is
+    replaced.
+    """
 
     issue: IssueSvid
+    chain: Callable[[], tuple[x509.Certificate, ...]]
     clock: Clock
     random: Callable[[], float]
     note_late: Callable[[], None] = lambda: None
@@ -106,7 +111,7 @@ class HeldSvids:
         held_now: dict[SpiffeId, HeldSvid] = {}
         for spiffe_id, entry in grants.items():
             old = kept.get(spiffe_id)
-            if old is not None and self._parts.clock() < old.due_at:
+            if old is not None and not self._is_due(old):
                 held_now[spiffe_id] = old
                 continue
             try:
@@ -128,6 +133,11 @@ class HeldSvids:
         svid = await asyncio.to_thread(self._parts.issue, spiffe_id, caller)
         due_at = renew_at(self._parts.clock(), svid.expires_at, self._parts.random())
         return HeldSvid(svid=svid, entry=entry, due_at=due_at)
+
+    def _is_due(self, held: HeldSvid) -> bool:
+        """Return whether an SVID that is good still should have a successor."""
+        is_of_another = held.svid.chain[1:] != self._parts.chain()
+        return is_of_another or self._parts.clock() >= held.due_at
 
     def _is_good(
         self, held: HeldSvid, state: RegistryState, roots: Sequence[x509.Certificate]

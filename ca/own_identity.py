@@ -1,9 +1,9 @@
 """The CA's own certificate for its TLS: an SVID of its trust domain, on record as any other.
 
 Theory of operation. Clients of the signing endpoints know our roots, as Istio's agents do, and the
-endpoint's DNS names. The certificate is renewed half-way, at the first connection after that or
-by `keep_fresh`. A client may show a certificate of ours: TLS checks it against the roots, and
-`ca.renewing` then checks everything else.
+endpoint's DNS names. The certificate is renewed half-way, or when another authority signs, at the
+first connection after that or by `keep_fresh`. A client may show a certificate of ours: TLS checks
+it against the roots, and `ca.renewing` then checks everything else.
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ _ALPN: Final = ["h2", "http/1.1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnIdentityParts:
-    """What the CA's own certificate is made of; `issue` blocks and records."""
+    """What the CA's own certificate is made of; `issue` blocks and records.
+
+    `chain` returns what the authority that signs now sends with a leaf.
+    """
 
     issue: Callable[[], X509Svid]
+    chain: Callable[[], tuple[x509.Certificate, ...]]
     roots: Callable[[], Sequence[x509.Certificate]]
     clock: Clock
     random: Callable[[], float]
@@ -65,7 +69,8 @@ class OwnIdentity:
             ListenError: TLS does not take the certificate.
         """
         with self._lock:
-            if self._parts.clock() >= self._due_at:
+            is_of_another = self._svid.chain[1:] != self._parts.chain()
+            if is_of_another or self._parts.clock() >= self._due_at:
                 try:
                     self._svid, self._due_at = self._issued()
                     self._context = None

@@ -129,7 +129,12 @@ async def _serving(
                 attest=UnixAttestor(),
                 changes=changes,
                 streams=delivering.streams,
-                holding=HoldingParts(issue=ca.issuance.issue, clock=utc_now, random=lambda: 0.5),
+                holding=HoldingParts(
+                    issue=ca.issuance.issue,
+                    chain=lambda: keeper.current().chain,
+                    clock=utc_now,
+                    random=lambda: 0.5,
+                ),
                 clock=utc_now,
             )
             async with serve_workload_api(delivering.socket, replace(parts, **changed)):

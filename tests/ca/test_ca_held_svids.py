@@ -43,7 +43,7 @@ def ledger():
 
 
 @pytest.fixture
-def held(ca, clock, ledger):
+def held(ca, authority, clock, ledger):
     """A stream's certificates, issued while the ledger answers."""
 
     def issue(spiffe_id, caller):
@@ -54,7 +54,13 @@ def held(ca, clock, ledger):
     def note_late() -> None:
         ledger["late"] += 1
 
-    parts = HoldingParts(issue=issue, clock=clock, random=lambda: 0.5, note_late=note_late)
+    parts = HoldingParts(
+        issue=issue,
+        chain=lambda: authority.chain,
+        clock=clock,
+        random=lambda: 0.5,
+        note_late=note_late,
+    )
     return HeldSvids(parts)
 
 
@@ -158,7 +164,11 @@ def test_own_identity_is_renewed(ca, clock, authority):
         return ca.issuance.issue(SpiffeId.parse(CART), CART_CALLER)
 
     parts = OwnIdentityParts(
-        issue=issue, roots=lambda: authority.roots, clock=clock, random=lambda: 0.5
+        issue=issue,
+        chain=lambda: authority.chain,
+        roots=lambda: authority.roots,
+        clock=clock,
+        random=lambda: 0.5,
     )
     identity = OwnIdentity(parts)
     first = identity.context()

@@ -166,6 +166,18 @@ class TestStreams:
         assert _leaf(third) != _leaf(first)
         assert _roots(third) == list(ca.keeper.roots)
 
+    def test_another_authority_signs(self, ca, stub):
+        """When another authority begins to sign, each stream has a leaf of it at once."""
+        ca.add(CART, MINE)
+        watched = Watched(stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=HEADER))
+        first = watched.next()
+        ca.keeper.prepare()
+        ca.keeper.activate()
+        after = watched.next()
+        while _leaf(after).issuer == _leaf(first).issuer:
+            after = watched.next()
+        assert _leaf(after).issuer == ca.keeper.current().intermediate.subject
+
     def test_jwt_keys_rotate_with_the_roots(self, ca, stub):
         """A prepared authority's token key is in the bundle before it signs, and goes with it."""
         ca.add(CART, MINE)
