@@ -52,7 +52,7 @@ def load_evaluation(
     loaded, problems = load_providers(own, take=take, is_patient=True)
     for name, source in rego.items():
         try:
-            loaded[name] = _load_provider(name, source)
+            loaded[name] = load_rego(name, source)
         except LoadError as exc:
             problems.extend(exc.diagnostics)
     try:
@@ -97,7 +97,12 @@ def only_namespace(snapshot: Snapshot) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
-def _load_provider(name: str, source: RegoSource) -> RegoProvider:
+def load_rego(name: str, source: RegoSource) -> RegoProvider:
+    """Return the provider of Rego from a command line; `ANY_PROVIDER` is called `rego`.
+
+    Raises:
+        LoadError: it would not serve.
+    """
     entrypoint = source.entrypoint or choose_entrypoint(read_modules(source.paths))
     options = patient(ProviderOptions())
     return load_provider(name or "rego", source.paths, entrypoint, source.data, options)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from authz.custom import CustomTerms
 from authz.decide import TokenStage, judge
+from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_rego
 from authz.serving_state import ServingState
 from dryrun.past import NotReplayable, Past
-from dryrun.replay import CandidateSet, NewProvider
+from dryrun.replay import CandidateSet
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.rego_files import read_modules
 from policies.decision import Decision, Provider
@@ -73,12 +74,34 @@ class NewRego:
         return None
 
 
-def candidate_set(state: ServingState, rego: Mapping[str, Sequence[Path]]) -> CandidateSet:
-    """Return the set of a loaded state; `rego` are the modules of providers that are new.
+def load_new_rego(state: ServingState, sources: Mapping[str, RegoSource]) -> dict[str, NewRego]:
+    """Return the Rego of a command line by the provider that it answers for.
+
+    Under `ANY_PROVIDER` stands what answers for the others: a record may name providers that
+    no policy names, since one can be asked by default.
 
     Raises:
-        LoadError: a module cannot be read.
+        LoadError: a module cannot be read, or would not serve.
     """
+    loaded = dict(state.providers)
+    for name, source in sources.items():
+        shared = (loaded[other] for other in state.providers if other not in sources)
+        if name not in loaded:
+            found = next(shared, None) if name == ANY_PROVIDER else None
+            loaded[name] = found or load_rego(name, source)
+    return {
+        name: NewRego(
+            name=name or "rego",
+            provider=provider,
+            revision=getattr(provider, "revision", ""),
+            needs=_needs((sources.get(name) or sources[ANY_PROVIDER]).paths),
+        )
+        for name, provider in loaded.items()
+    }
+
+
+def candidate_set(state: ServingState, rego: Mapping[str, NewRego]) -> CandidateSet:
+    """Return the set of a loaded state; `rego` is what is new of its providers."""
 
     @cache
     def terms_with(default_provider: str) -> CustomTerms:
@@ -100,16 +123,11 @@ def candidate_set(state: ServingState, rego: Mapping[str, Sequence[Path]]) -> Ca
     def policies_for(workload: Workload, is_http: bool) -> WorkloadPolicies:
         return state.policies_for(workload, is_http=is_http)
 
-    given: dict[str, NewProvider] = {}
-    for name, provider in state.providers.items():
-        paths = rego.get(name)
-        needs = NeededInput(None) if paths is None else _needs(paths)
-        revision = state.provider_revisions.get(name, "")
-        given[name] = NewRego(name=name, provider=provider, revision=revision, needs=needs)
     return CandidateSet(
         policies_for=policies_for,
         judge=decided,
-        providers=given,
+        providers={name: each for name, each in rego.items() if name != ANY_PROVIDER},
+        any_provider=rego.get(ANY_PROVIDER),
         needs_service=state.needs_service,
         takes_services=state.snapshot.mesh.mode is MeshMode.WAYPOINT,
     )

@@ -69,11 +69,15 @@ class NewProvider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSet:
-    """What requests are decided by again. `policies_for` returns what applies to a workload."""
+    """What requests are decided by again. `policies_for` returns what applies to a workload.
+
+    `any_provider` is the Rego of providers that have none of their own in `providers`.
+    """
 
     policies_for: Callable[[Workload, bool], WorkloadPolicies]
     judge: Judge
     providers: Mapping[str, NewProvider] = field(default_factory=dict)
+    any_provider: NewProvider | None = None
     needs_service: bool = False
     takes_services: bool = False
 
@@ -224,7 +228,7 @@ class Replayer:
         return {name: answer for name in names if (answer := self._answer(name, past)) is not None}
 
     def _answer(self, name: str, past: Past) -> Provider | None:
-        given = self._candidate.providers.get(name)
+        given = self._candidate.providers.get(name) or self._candidate.any_provider
         # Of the same policy, the answer that was given then stands.
         if given is not None and past.asked.get(name) != given.revision:
             return _Late(given, past)

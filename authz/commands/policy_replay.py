@@ -19,9 +19,9 @@ from authz.commands.failing import clear_errors
 from authz.commands.options import SpreadingCommand, mesh_option, read_mesh
 from authz.commands.policy_eval import rego_by_provider
 from authz.config_file import load_settings
-from authz.evaluate_state import ANY_PROVIDER, load_evaluation
+from authz.evaluate_state import load_evaluation
 from authz.logging_setup import logging_aside
-from authz.replay_parts import candidate_set
+from authz.replay_parts import candidate_set, load_new_rego
 from dryrun.replay import Replayer
 from dryrun.replay_report import ReplayReport, report_of
 from dryrun.replay_text import FORMATS
@@ -105,10 +105,7 @@ def replay_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         if not quiet:
             for warning in state.warnings:
                 click.echo(str(warning), err=True)
-        paths = {
-            name: (sources.get(name) or sources[ANY_PROVIDER]).paths for name in state.providers
-        }
-        replayer = Replayer(candidate_set(state, paths))
+        replayer = Replayer(candidate_set(state, load_new_rego(state, sources)))
         report = _replay(log, span, replayer, quiet=quiet)
         sys.stdout.write(FORMATS[format_](report))
     raise SystemExit(EXIT_CHANGED if fail_on and report.is_failed_by(fail_on) else 0)

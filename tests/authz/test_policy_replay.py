@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checking import MemoryRecorder
+from checking import FixedProvider, MemoryRecorder
 from click.testing import Result
 from commanding import resources, run_policy
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
@@ -19,10 +19,13 @@ from replaying import NOW, InlineKeys
 from audit.record import AuditRecord
 from audit.settings import AuditSettings, FsyncPolicy
 from audit.writer import AuditWriter
+from authz.custom import CustomTerms
 from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
+from authz.serving_state import ServingState
 from authz.walk import Surroundings
+from policies.decision import Effect, ProviderVerdict
 from policies.mesh import Mesh
 from policies.request import Workload
 
@@ -80,7 +83,11 @@ def records(
 ) -> list[AuditRecord]:
     """Return the records of real decisions."""
     sources = {} if rego is None else {ANY_PROVIDER: RegoSource(paths=[rego])}
-    state = load_evaluation([policies], Mesh(), sources)
+    return records_of(load_evaluation([policies], Mesh(), sources), messages)
+
+
+def records_of(state: ServingState, messages: Iterable[CheckRequest]) -> list[AuditRecord]:
+    """Return the records of real decisions of a state."""
     recorder = MemoryRecorder()
     authorizer = Authorizer(
         state=lambda: state,
@@ -256,6 +263,21 @@ def test_new_rego(
     )  # fmt: skip
     found = json.loads(result.stdout)
     assert counts == tuple(found[key] for key in ("same", "new_deny", "new_allow", "unknown"))
+
+
+def test_new_rego_answers_for_a_default_provider(tmp_path: Path) -> None:
+    """A provider that is asked by default, and that no policy names, is replayed with the Rego."""
+    (tmp_path / "new.yaml").write_text(resources(OLD))
+    (tmp_path / "new.rego").write_text(REGO % 'method == "GET"')
+    answer = FixedProvider(ProviderVerdict(effect=Effect.ALLOW))
+    state = load_evaluation([tmp_path / "new.yaml"], Mesh(), {})
+    state = replace(state, providers={"opa": answer}, terms=CustomTerms(default="opa"))
+    traffic = [check(WEB, "GET", "/orders/1"), check(WEB, "POST", "/orders/1")]
+    log = write(tmp_path / "log", records_of(state, traffic))
+    arguments = ["--audit", log, "--policies", tmp_path / "new.yaml", "-q", "--format", "json"]
+    stands = json.loads(run_policy("replay", *arguments).stdout)
+    anew = json.loads(run_policy("replay", *arguments, "--rego", tmp_path / "new.rego").stdout)
+    assert ((2, 0), (1, 1)) == tuple((each["same"], each["new_deny"]) for each in (stands, anew))
 
 
 def test_rego_that_is_not_given_stands_by_its_answers(
