@@ -12,7 +12,7 @@ from functools import cache
 
 from authz.custom import Asking, CustomTerms, after_custom, decide_custom
 from authz.denial import denial
-from authz.mutation_sequence import as_changed
+from authz.mutation_sequence import as_changed, without_headers
 from policies.decision import Decision, Effect, Layer, Provider, Reason
 from policies.index import PolicyIndex
 from policies.matchers import CompiledRule
@@ -31,11 +31,12 @@ class TokenStage:
 
     `refusal` is the answer where one does not hold. `verified` is the request as the
     DENY and ALLOW layers see it: the verification takes headers away and writes some.
-    None: it did neither.
+    None: it did neither. `owned_headers` are those that nobody but it writes.
     """
 
     refusal: Decision | None = None
     verified: Request | None = None
+    owned_headers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,9 @@ def judge(  # noqa: PLR0913 - keyword-only facts of one walk
         return Judgement(decision=as_it_came(), request=verified)
     if not custom.is_allowed:
         return Judgement(decision=custom, request=verified)
+    # Istio's JWT filter stands behind CUSTOM: what a provider made of a header that the
+    # verification writes is overwritten, or taken away where there was no token.
+    custom = replace(custom, mutations=without_headers(custom.mutations, token.owned_headers))
     # A filter sees the request as the one before it left it.
     seen = as_changed(verified, custom.mutations)
     is_known = seen is verified or token.refusal is not None

@@ -9,7 +9,7 @@ merged by top-level key, the later value replacing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from policies.decision import Mutations
@@ -45,6 +45,20 @@ def on_denial(first: Mutations, denial: Mutations) -> Mutations:
     Its response headers are on the denial too: a filter adds them to whatever comes back.
     """
     return _told(first, denial)
+
+
+def without_headers(mutations: Mutations, names: Collection[str]) -> Mutations:
+    """Return the changes without those to request headers of these names."""
+    if not names:
+        return mutations
+    return replace(
+        mutations,
+        set_request_headers=_without(mutations.set_request_headers, names),
+        append_request_headers=_without(mutations.append_request_headers, names),
+        remove_request_headers=tuple(
+            name for name in mutations.remove_request_headers if name not in names
+        ),
+    )
 
 
 def as_changed(request: Request, mutations: Mutations) -> Request:

@@ -207,6 +207,7 @@ def walk_with_peer(
     token = TokenStage(
         refusal=None if failure is None else _refusal(failure),
         verified=request if failure is not None else as_verified(request, authentication),
+        owned_headers=authentication.owned_headers,
     )
     asked: list[tuple[str, str]] = []
 

@@ -68,7 +68,9 @@ class Authentication:
 
     Shapes: header names are lower case; `set_request_headers` overwrite;
     `token_headers` and `token_params` name where tokens stood, for masking.
-    `failure` and `claims` are never both there; neither means no identity.
+    `owned_headers` are those that only the rules write: whatever stands in front of the
+    verification has no say in them. `failure` and `claims` are never both there; neither
+    means no identity.
     """
 
     claims: VerifiedClaims | None = None
@@ -78,6 +80,7 @@ class Authentication:
     remove_query_parameters: tuple[str, ...] = ()
     token_headers: tuple[str, ...] = ()
     token_params: tuple[str, ...] = ()
+    owned_headers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,7 @@ class _Places:
             remove_request_headers=tuple(sorted(self.written)),
             token_headers=self.token_headers,
             token_params=self.token_params,
+            owned_headers=self.written,
         )
 
     def rejected(self, failure: TokenFailure) -> Authentication:
@@ -231,6 +235,7 @@ class _Places:
             remove_request_headers=tuple(sorted(self.written)),
             token_headers=self.token_headers,
             token_params=self.token_params,
+            owned_headers=self.written,
         )
 
     def with_identity(self, outcome: _RuleOutcome, token: VerifiedToken) -> Authentication:
@@ -249,4 +254,5 @@ class _Places:
             ),
             token_headers=self.token_headers,
             token_params=self.token_params,
+            owned_headers=self.written,
         )

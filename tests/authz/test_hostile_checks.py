@@ -62,6 +62,34 @@ def test_deny_on_an_unseen_sni(peer: str, has_session: bool, code: int) -> None:
     assert code == ask(make_authorizer([deny]), message).status.code
 
 
+@pytest.mark.parametrize(("rule", "code"), [({"values": ["admin"]}, 7), ({"notValues": ["x"]}, 0)])
+def test_no_provider_writes_what_the_verification_owns(rule: dict[str, Any], code: int) -> None:
+    """A provider that repeats a client's header does not speak for a token, here as in Istio."""
+    owned = {"issuer": "i", "jwks": '{"keys": []}'} | {
+        "outputClaimToHeaders": [{"header": "x-user", "claim": "sub"}]
+    }
+    policies: list[dict[str, Any]] = [
+        {"kind": "RequestAuthentication", "jwtRules": [owned]},
+        CUSTOM,
+        {"rules": [{"when": [{"key": "request.headers[x-user]", **rule}]}]},
+    ]
+    echo = Mutations(
+        set_request_headers=(("x-user", "admin"), ("x-else", "1")),
+        append_request_headers=(("x-user", "admin"),),
+    )
+    verdict = ProviderVerdict(effect=Effect.ALLOW, mutations=echo)
+    providers: dict[str, Provider] = {"rego": FixedProvider(verdict)}
+
+    answer = ask(make_authorizer(policies, providers=providers), make_message(x_user="admin"))
+
+    assert code == answer.status.code
+    if code == 0:
+        assert ["x-else", "x-meshwarden-peer"] == [
+            option.header.key for option in answer.ok_response.headers
+        ]
+        assert "x-user" in answer.ok_response.headers_to_remove
+
+
 def nested(depth: int) -> dict[str, Any]:
     """Return an object of objects."""
     found: dict[str, Any] = {}
