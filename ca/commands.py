@@ -12,8 +12,7 @@ from ca.clock import Clock
 from ca.control import ask
 from ca.errors import ControlError
 from ca.last_leaf import LastLeaf
-from ca.opening import open_state
-from ca.plugged import load_plugged
+from ca.opening import load_plugged_of, open_state
 from ca.record_commands import RECORD_COMMANDS, record_commands
 from ca.rotation import Rotation
 from ca.running import Command
@@ -40,7 +39,7 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
         if request["do"] in RECORD_COMMANDS:
             with open_books(settings, keeper.current, clock) as books:
                 return record_commands(books, clock)[request["do"]](request)
-        commands = slot_commands(keeper, rotation, clock)
+        commands = slot_commands(settings, keeper, rotation, clock)
         commands["status"] = lambda _: status_of_state(
             keeper, rotation, clock(), authority_troubles(keeper, clock())
         )
@@ -53,6 +52,7 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
 
 
 def slot_commands(
+    settings: CaSettings,
     keeper: AuthorityKeeper,
     rotation: Rotation,
     clock: Clock,
@@ -68,8 +68,8 @@ def slot_commands(
         force = request.get("force") is True
         match request.get("step"):
             case "prepare":
-                folder, domain = request.get("plugged"), keeper.plan.trust_domain
-                plugged = load_plugged(Path(folder), domain, clock()) if folder else None
+                folder = request.get("plugged")
+                plugged = load_plugged_of(settings, Path(folder), clock) if folder else None
                 return _changed(rotation.prepare(plugged))
             case "activate":
                 return _changed(rotation.activate(force=force))

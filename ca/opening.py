@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 from ca.authority import AuthorityKeeper, AuthorityPlan
 from ca.clock import Clock
 from ca.errors import StateError
 from ca.key_kinds import KeyKind, generate_key
 from ca.keys import FileKeyStore, KeyStore, load_passphrase
+from ca.making import PluggedAuthority
 from ca.plugged import load_plugged
 from ca.rotation import Rotation
 from ca.settings import CaSettings
@@ -32,9 +34,20 @@ def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
         leaf_lifetime=timedelta(
             seconds=max(settings.svid_lifetime_seconds, settings.records.max_svid_lifetime_seconds)
         ),
-        plugged=None if folder is None else lambda: load_plugged(folder, settings.domain, clock()),
+        plugged=None if folder is None else lambda: load_plugged_of(settings, folder, clock),
         new_key=partial(generate_key, KeyKind(settings.authority_key)),
     )
+
+
+def load_plugged_of(settings: CaSettings, folder: Path, clock: Clock) -> PluggedAuthority:
+    """Return the existing CA in `folder`; its key may be encrypted with the configured passphrase.
+
+    Raises:
+        PluggedCaError, KeyFileError: it cannot be read, or may not sign here.
+    """
+    path = settings.key_passphrase_file
+    passphrase = None if path is None else load_passphrase(path)
+    return load_plugged(folder, settings.domain, clock(), passphrase)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,7 +151,7 @@ def _running(
         # Read late: a service may put its own in place.
         return ca.jwt_authorities()
 
-    ca.commands |= slot_commands(keeper, rotation, clock, jwt_authorities)
+    ca.commands |= slot_commands(settings, keeper, rotation, clock, jwt_authorities)
     ca.commands["status"] = lambda _: status_of(ca)
     return ca
 

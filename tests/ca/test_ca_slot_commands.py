@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -104,6 +105,32 @@ def test_settings_that_are_refused(config, changes, words):
     config(**changes)
     assert words in _run(config, "init", code=2)
     assert not (config.path.parent / "state/authority.json").exists()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_an_existing_ca_comes_through_the_slots(config):
+    """A plugged CA whose key is encrypted with the configured passphrase is taken in."""
+    folder = config.path.parent
+    (folder / "passphrase").write_bytes(b"p" * 32)
+    (folder / "passphrase").chmod(0o600)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        + ["-days", "30", "-subj", "/CN=plugged", "-passout", "pass:" + "p" * 32]
+        + ["-addext", "keyUsage=critical,keyCertSign", "-keyout", "tls.key", "-out", "tls.crt"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (folder / "ca.crt").write_bytes((folder / "tls.crt").read_bytes())
+    assert b"ENCRYPTED" in (folder / "tls.key").read_bytes()
+    _run(config, "init")
+    config(keyPassphraseFile="passphrase")
+    assert "authority 2 is prepared" in _run(config, "rotate", "prepare", "--plugged", str(folder))
+    _run(config, "rotate", "activate")
+    assert json.loads(_run(config, "status", "--json"))["authorities"][1]["plugged"]
+    for path in (folder / "state/keys").iterdir():
+        if path.name.startswith("plugged"):
+            assert b"ENCRYPTED" in path.read_bytes()
 
 
 def test_a_state_that_another_serves_not(config):
