@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,9 +76,8 @@ def test_no_provider_writes_what_the_verification_owns(
         CUSTOM,
         {"rules": [{"when": [{"key": "request.headers[x-user]", **rule}]}]},
     ]
-    echo = replace(
-        Mutations(set_request_headers=(("x-else", "1"),)), **{way: (("x-user", "admin"),)}
-    )
+    echoed: dict[str, Any] = {way: (("x-user", "admin"),)}
+    echo = Mutations(**echoed)
     verdict = ProviderVerdict(effect=Effect.ALLOW, mutations=echo)
     providers: dict[str, Provider] = {"rego": FixedProvider(verdict)}
 
