@@ -105,6 +105,7 @@ async def _sign_over_the_network(ca: RunningCa, settings: SigningSettings) -> As
             )
         )
         identity = await asyncio.to_thread(OwnIdentity, _own_identity_parts(ca, settings))
+        ca.probes.append(identity.troubles)
         async with serve_signing(settings, front, identity):
             yield
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +25,7 @@ from ca.errors import CaError
 from ca.renewal import renew_at
 from ca.svid import X509Svid, to_pem
 from ca.tls import load_pem, server_context
+from ca.troubles import Trouble
 
 _log = structlog.get_logger(__name__)
 _CHECK_SECONDS: Final = 5.0
@@ -46,7 +47,10 @@ class OwnIdentityParts:
 
 
 class OwnIdentity:
-    """Contexts of the CA's own certificate. Any thread may ask."""
+    """Contexts of the CA's own certificate. Any thread may ask.
+
+    `renewal_error` says why the renewal that is due has failed, empty while none has.
+    """
 
     def __init__(self, parts: OwnIdentityParts) -> None:
         """Issue the first certificate.
@@ -56,6 +60,7 @@ class OwnIdentity:
         """
         self._parts = parts
         self._lock = Lock()
+        self.renewal_error = ""
         self._svid, self._due_at = self._issued()
         self._roots: tuple[x509.Certificate, ...] = ()
         self._context: ssl.SSLContext | None = None
@@ -73,13 +78,25 @@ class OwnIdentity:
             if is_of_another or self._parts.clock() >= self._due_at:
                 try:
                     self._svid, self._due_at = self._issued()
-                    self._context = None
+                    self._context, self.renewal_error = None, ""
                 except CaError as exc:
+                    self.renewal_error = str(exc)
                     _log.error("own_renewal_failed", error=str(exc), code=exc.code)
             roots = tuple(self._parts.roots())
             if self._context is None or roots != self._roots:
                 self._context, self._roots = self.new_context(), roots
             return self._context
+
+    def troubles(self) -> Iterator[Trouble]:
+        """Yield what is wrong with the certificate."""
+        if self.renewal_error:
+            is_over = not self._svid.is_valid_at(self._parts.clock())
+            yield Trouble(
+                code="own_certificate",
+                subject="signing endpoints",
+                message=self.renewal_error,
+                is_failing=is_over,
+            )
 
     def new_context(self) -> ssl.SSLContext:
         """Return a context of the certificate at hand that nobody else has.

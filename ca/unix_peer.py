@@ -26,6 +26,10 @@ _SO_PEERPIDFD: Final = 77
 # BUDGET: as many as Python lets the kernel write; who is in more gets no selectors of groups.
 _MAX_GROUPS: Final = 256
 _GID_BYTES: Final = 4
+# BUDGET: a connection takes three descriptors; so many of one user leave enough for the others.
+DEFAULT_MAX_PER_USER: Final = 1024
+"""How many connections one user may have at once."""
+
 # proc(5): the 22nd field of `stat`; the 2nd is in brackets and may hold anything.
 _START_TIME_AFTER_NAME: Final = 19
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -57,27 +61,40 @@ class UnixPeer:
 class PeerSocket(socket.socket):
     """A listening Unix socket whose `accept` returns the peer in place of its address."""
 
-    def __init__(self) -> None:
-        """Make the socket; it is not bound yet."""
+    def __init__(self, *, max_per_user: int = DEFAULT_MAX_PER_USER) -> None:
+        """Make the socket; it is not bound yet. No user gets more than `max_per_user` at once."""
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._max_per_user = max_per_user
+        self._users: weakref.WeakKeyDictionary[socket.socket, int] = weakref.WeakKeyDictionary()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Return the next connection and who made it."""
+        """Return the next connection and who made it; one too many comes with its end."""
         connection, _ = super().accept()
-        self._connections.add(connection)
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        pid, uid, gid = _UCRED.unpack(raw)
+        others = sum(1 for each in self.connections if self._users[each] == uid)
+        self._users[connection] = uid
+        if others >= self._max_per_user:
+            # The event loop reads the end, and closes it as any other.
+            _hang_up(connection)
+            return connection, UnixPeer(pid=pid, uid=uid, gid=gid)
         return connection, peer_of(connection)
 
     def hang_up(self) -> None:
         """End every connection: both sides read its end next."""
         for connection in self.connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            _hang_up(connection)
 
     @property
     def connections(self) -> tuple[socket.socket, ...]:
         """The connections that are open still."""
-        return tuple(each for each in self._connections if each.fileno() >= 0)
+        return tuple(each for each in self._users if each.fileno() >= 0)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """End a connection; both sides read its end next."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def peer_of(connection: socket.socket) -> UnixPeer:

@@ -10,7 +10,7 @@ import ssl
 import stat
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,15 +18,28 @@ import grpc.aio
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from delivering import delivering_ca
+from hypothesis import given
+from hypothesis import strategies as st
 from two_envoys import envoy, handshake, server_bootstrap
 
 from authz.commands.ca_agent import agent_command
-from ca.agent import BUNDLE_FILE, BUNDLES_FILE, KEY_FILE, SVID_FILE, AgentPlan, run_agent
+from ca.agent import (
+    BUNDLE_FILE,
+    BUNDLES_FILE,
+    KEY_FILE,
+    SVID_FILE,
+    AgentPlan,
+    read_state,
+    run_agent,
+    split_der,
+)
 from ca.agent_files import PublishedFile, publish_files
 from ca.clock import utc_now
 from ca.envoy_files import ENVOY_ROOTS_FILE, ENVOY_SVID_FILE
-from ca.errors import StateError, WorkloadApiError
+from ca.errors import StateError, SvidInvalidError, WorkloadApiError
+from ca.wire_messages import WORKLOAD_API
 from identity.bundle_document import parse_bundle
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -295,3 +308,35 @@ def test_envoy_watches_the_files(tmp_path):
         with _agent(ca.socket, folder) as written:
             written.get(timeout=WAIT)
             asyncio.run(look())
+
+
+class TestHostileWorkloadApi:
+    """What the agent is sent may be anything."""
+
+    @given(st.binary(max_size=300))
+    def test_certificates(self, raw):
+        """Bytes that are no certificates are refused by name."""
+        with suppress(SvidInvalidError):
+            assert b"".join(_der(each) for each in split_der(raw)) == raw
+
+    @given(raw=st.binary(max_size=300), key=st.binary(max_size=100), name=st.text(max_size=40))
+    def test_states(self, raw, key, name):
+        """A state of nonsense is refused by name, whatever part of it is nonsense."""
+        response = WORKLOAD_API["X509SVIDResponse"]()
+        response.svids.add(spiffe_id=CART, x509_svid=raw, x509_svid_key=key, bundle=raw)
+        response.federated_bundles[name] = raw
+        with pytest.raises(SvidInvalidError):
+            read_state(response, None)
+        response.svids[0].spiffe_id = name
+        with pytest.raises(SvidInvalidError):
+            read_state(response, None)
+
+    def test_no_svid(self):
+        """A state without the wanted ID is refused."""
+        with pytest.raises(SvidInvalidError, match="no SVID"):
+            read_state(WORKLOAD_API["X509SVIDResponse"](), SpiffeId.parse(CART))
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    """The bytes of a certificate."""
+    return certificate.public_bytes(serialization.Encoding.DER)

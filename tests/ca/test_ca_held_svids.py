@@ -180,6 +180,13 @@ def test_own_identity_is_renewed(ca, clock, authority):
     state["fails"] = True
     clock.now += HOUR / 2
     assert identity.context() is second
+    [trouble] = identity.troubles()
+    assert (trouble.code, trouble.is_failing) == ("own_certificate", False)
+    clock.now += HOUR
+    assert [each.is_failing for each in identity.troubles()] == [True]
+    state["fails"] = False
+    assert identity.context() is not second
+    assert not [*identity.troubles()]
 
 
 def _until(is_so) -> bool:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +172,27 @@ def test_another_view_of_the_file_system(listener, tmp_path):
             caller = UnixAttestor()(peer)
             process.stdin.close()
     assert f"unix:path:{target}" not in caller.selectors
+
+
+def test_one_user_cannot_take_every_connection(tmp_path):
+    """A user's connection over the limit ends at once; when one goes, the next is served."""
+    path = str(tmp_path / "b.sock")
+    with PeerSocket(max_per_user=2) as listening, ExitStack() as stack:
+        listening.bind(path)
+        listening.listen()
+
+        def connect() -> tuple[socket.socket, socket.socket, bool]:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(path)
+            connection, peer = listening.accept()
+            return client, stack.enter_context(connection), peer.is_alive()
+
+        first, served, _ = connect()
+        connect()
+        client, refused, is_known = connect()
+        assert not is_known
+        assert client.recv(1) == b""
+        refused.close()
+        first.close()
+        served.close()
+        assert connect()[2]
