@@ -200,18 +200,23 @@ class Issuance:
             recorded = self._parts.recorder.record(recording)
         except CaError as exc:
             return self._refuse(attempt, exc)
-        outcome: Future[IssuedSvid] = Future()
+        outcome = _promise()
 
         def settle(done: Future[None]) -> None:
             error = done.exception()
             if error is None:
                 self._parts.count_issued("x509")
                 outcome.set_result(issued)
-            elif isinstance(error, StaleRegistryError) and attempt.checks < _MAX_CHECKS:
-                _pass_on(self._begin(attempt), outcome)
-            else:
-                shown = error if isinstance(error, CaError) else StoreError("not recorded")
-                _pass_on(self._refuse(attempt, shown), outcome)
+                return
+            try:
+                if isinstance(error, StaleRegistryError) and attempt.checks < _MAX_CHECKS:
+                    _pass_on(self._begin(attempt), outcome)
+                else:
+                    shown = error if isinstance(error, CaError) else StoreError("not recorded")
+                    _pass_on(self._refuse(attempt, shown), outcome)
+            except Exception as exc:
+                # A callback's error goes nowhere, and the caller would wait for ever.
+                outcome.set_exception(exc)
 
         recorded.add_done_callback(settle)
         return outcome
@@ -281,7 +286,7 @@ class Issuance:
         """Record a refusal; the future ends with `error` once that is durable, or cannot be."""
         reason = _reason_of(error)
         self._parts.count_refused(reason)
-        outcome: Future[IssuedSvid] = Future()
+        outcome = _promise()
         try:
             recorded = self._parts.recorder.record(
                 Recording(event=self._refusal_event(attempt, error, reason))
@@ -385,6 +390,13 @@ def _row_details(row: LedgerRow) -> dict[str, object]:
 def _trimmed(evidence: Mapping[str, str]) -> dict[str, str]:
     """Return evidence at a length that fits every record: some of it is the caller's own words."""
     return {name: value[:_MAX_EVIDENCE] for name, value in evidence.items()}
+
+
+def _promise() -> Future[IssuedSvid]:
+    """Return a future that its reader cannot cancel: what is being recorded is recorded."""
+    future: Future[IssuedSvid] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 def _pass_on(source: Future[IssuedSvid], target: Future[IssuedSvid]) -> None:

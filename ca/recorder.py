@@ -80,6 +80,8 @@ class Recorder:
                 raise StoreError("the recorder is closed")
             if len(self._waiting) >= _MAX_WAITING:
                 raise StoreError(f"{_MAX_WAITING} issuances wait for the disk already")
+            # A caller that goes away must not take back what is being written for its group.
+            recording.done.set_running_or_notify_cancel()
             self._waiting.append(recording)
             self._wake.notify()
         return recording.done

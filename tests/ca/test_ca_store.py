@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import threading
 from concurrent.futures import wait
@@ -114,6 +115,26 @@ def test_many_threads_share_groups(ca):
     assert {row.serial for row in ca.rows()} == set(issued)
     assert {event["serial"] for event in ca.events("svid_issued")} == set(issued)
     assert ca.verified().intact
+
+
+def test_a_caller_that_goes_away_harms_nobody(ca):
+    """Requests that are given up while they are recorded are recorded, and so are those beside."""
+
+    async def ask() -> list[object]:
+        asked = [
+            asyncio.ensure_future(ca.issuance.sign_async(request_of(CART), CART_CALLER))
+            for _ in range(12)
+        ]
+        await asyncio.sleep(0)
+        for each in asked[::2]:
+            each.cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    outcomes = asyncio.run(ask())
+    assert [isinstance(each, asyncio.CancelledError) for each in outcomes] == [True, False] * 6
+    held = {each.serial for each in outcomes[1::2]}
+    assert held <= {row.serial for row in ca.rows()}
+    assert ca.recorder.health() is None
 
 
 def test_two_replicas_see_each_others_changes(ca, authority, clock, tmp_path, url):
