@@ -34,8 +34,9 @@ from ca.state import StateFolder
 from ca.store import Store
 from identity.spiffe_id import TrustDomain
 
-ISSUANCES = int(os.environ.get("MESHWARDEN_CRASH_ISSUANCES", "3000"))
+ISSUANCES = int(os.environ.get("MESHWARDEN_CRASH_ISSUANCES", "1000"))
 CLIENTS = 24
+KILLS = 3
 HERE = Path(__file__).parent
 BACK_SECONDS = 3.0
 
@@ -52,6 +53,11 @@ class Crash:
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     killed_at: dict[str, float] = field(default_factory=dict)
     away_seconds: list[float] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether enough is issued, with enough deaths on the way."""
+        return len(self.held) >= ISSUANCES and len(self.away_seconds) >= KILLS
 
     async def start(self, node: str) -> None:
         """Start a process and wait until it says that it is ready."""
@@ -70,7 +76,7 @@ class Crash:
 
     async def kill_and_restart(self, chance: random.Random) -> None:
         """Kill one process after another at random moments, until enough is issued."""
-        while len(self.held) < ISSUANCES:
+        while not self.is_done:
             await asyncio.sleep(chance.uniform(0.1, 4.0))
             node = chance.choice(self.nodes)
             self.processes[node].kill()
@@ -80,14 +86,14 @@ class Crash:
 
     async def hold(self, node: str, csrs: list[bytes]) -> None:
         """Ask one process for certificates, connecting anew whenever it died."""
-        while len(self.held) < ISSUANCES:
+        while not self.is_done:
             try:
                 reader, writer = await asyncio.open_unix_connection(self.folder / f"{node}.sock")
             except OSError:
                 await asyncio.sleep(0.02)
                 continue
             try:
-                while len(self.held) < ISSUANCES:
+                while not self.is_done:
                     csr = random.choice(csrs)
                     writer.write(len(csr).to_bytes(4) + csr)
                     length = int.from_bytes(await reader.readexactly(4))
