@@ -15,7 +15,7 @@ from authz.bundle_settings import (
 from authz.peer_settings import Mappings, WaypointSettings, XfccSettings, mapping_set
 from authz.section import Section
 from authz.token_settings import IntrospectionSettings, JwksSettings, TokenMemorySettings
-from identity.deny_list import NOBODY_DENIED, FindDenied
+from identity.deny_list import FindDenied, nobody_denied
 from identity.peer_finding import PeerRules
 
 
@@ -73,7 +73,7 @@ class IdentitySettings(Section):
             raise ValueError(f"the issuer `{twin}` stands there twice")
         return value
 
-    def to_peer_rules(self, denied: FindDenied = lambda: NOBODY_DENIED) -> PeerRules:
+    def to_peer_rules(self, denied: FindDenied = nobody_denied) -> PeerRules:
         """Return what counts as a proof of the peer; `denied` is the deny list's watch."""
         return PeerRules(
             xfcc=self.xfcc.to_trust(),

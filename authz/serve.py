@@ -38,7 +38,7 @@ from authz.settings import Settings, WorkloadSettings
 from authz.token_parts import build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
-from identity.deny_list import NOBODY_DENIED, DenyListWatch, FindDenied
+from identity.deny_list import DenyListWatch, FindDenied, nobody_denied
 from identity.jwks_cache import JwksCache, KeySourceStatus
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
@@ -135,7 +135,7 @@ def _watch_deny_list(settings: Settings, stack: ExitStack) -> FindDenied:
     """
     path = settings.identity.deny_list
     if path is None:
-        return lambda: NOBODY_DENIED
+        return nobody_denied
     watch = DenyListWatch(path)
     stack.callback(watch.stop)
     watch.start()

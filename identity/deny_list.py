@@ -165,3 +165,8 @@ class DenyListWatch:
 
 FindDenied = Callable[[], DenyList]
 """Returns the list that counts now."""
+
+
+def nobody_denied() -> DenyList:
+    """Return the list that denies nobody; the one in force where none is configured."""
+    return NOBODY_DENIED

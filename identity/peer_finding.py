@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from identity.deny_list import NOBODY_DENIED, FindDenied
+from identity.deny_list import FindDenied, nobody_denied
 from identity.errors import CertificateError, XfccError
 from identity.mapping import MappingSet
 from identity.peer import Peer, PeerProof
@@ -76,7 +76,7 @@ class PeerRules:
     verified_domains: frozenset[str] = frozenset()
     verify_all: bool = False
     forwarded_key: str = ""
-    denied: FindDenied = lambda: NOBODY_DENIED
+    denied: FindDenied = nobody_denied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
