@@ -42,6 +42,10 @@ class EngineInputError(EngineError):
     code = "rego.input"
 
 
+class EvaluationError(EngineError):
+    """The evaluation ended without an answer for this input: a conflict, or a polyfill's stop."""
+
+
 class ResultError(RegoError):
     """The answer has not the shape of a decision."""
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from opa_bridge.engine import EngineStats
-from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout, EvaluationError
 from opa_bridge.opa_address import OpaServer, read_endpoint, refusal
 from opa_bridge.opa_connections import OpaConnections
 
@@ -190,7 +190,7 @@ class OpaServerEngine:
         """Return the error of a bad status: OPA's codes, never its texts, which quote inputs."""
         codes = _codes(_object(content) or {})
         if _CONFLICT in codes:
-            return EngineError(f"`{self._entrypoint}` conflicts with itself or fails")
+            return EvaluationError(f"`{self._entrypoint}` conflicts with itself or fails")
         said = f" ({', '.join(codes)})" if codes else ""
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             return EngineError(f"OPA does not let us ask: {status}{said}")

@@ -19,6 +19,7 @@ from opa_bridge.errors import (
     EngineError,
     EngineInputError,
     EngineTimeout,
+    EvaluationError,
     InputError,
     RegoError,
     ResultError,
@@ -148,8 +149,8 @@ class RegoProvider:
 
         Raises:
             ProviderTimeout: the evaluation was stopped at its limit, or never began.
-            UnfitRequest: the engine cannot carry the input, or the verdict is there and the
-                rest of the result is of no use.
+            UnfitRequest: the engine cannot carry the input, or finds no answer to it; or the
+                verdict is there and the rest of the result is of no use.
             ProviderError: undefined, malformed or failed; the caller denies.
         """
         if seconds is not None and seconds <= 0:
@@ -170,7 +171,9 @@ class RegoProvider:
             verdict = read_verdict(result, self.compatibility)
         except EngineTimeout as exc:
             raise ProviderTimeout(f"{exc.code}: {exc}") from exc
-        except EngineInputError as exc:
+        # WHY a conflict is unfit: it comes of what was sent, as does the stop of a polyfill at a
+        # text that the engine would answer otherwise than OPA.
+        except (EngineInputError, EvaluationError) as exc:
             raise UnfitRequest(f"{exc.code}: {exc}") from exc
         except ResultError as exc:
             # WHY unfit: the policy has decided, and what is wrong beside that may be a text of

@@ -22,7 +22,7 @@ from typing import Any, Final
 from regopy import Bundle, BundleFormat, Interpreter, LogLevel, Node, NodeKind, RegoError
 from regopy.rego_shared import rego as _library
 
-from opa_bridge.errors import EngineError, EngineInputError
+from opa_bridge.errors import EngineError, EngineInputError, EvaluationError
 from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
 from opa_bridge.rego_module import Module, scan_module
 from policies.diagnostic import Diagnostic, LoadError, Location
@@ -92,12 +92,12 @@ class LoadedPolicy:
             return _SCALAR_OUTPUTS[text]
         if not _library.regoOutputOk(output):
             # A rule with two values is the usual cause; the library keeps its reason to itself.
-            raise EngineError(f"`{self._entrypoint}` conflicts with itself or fails")
+            raise EvaluationError(f"`{self._entrypoint}` conflicts with itself or fails")
         if text == b"undefined":
             raise EngineError(f"`{self._entrypoint}` is undefined")
         if not text.startswith(b'{"expressions":'):
             # Runtime errors come as an error tree where the result should stand.
-            raise EngineError(_first_message(text.decode("utf-8", "replace")))
+            raise EvaluationError(_first_message(text.decode("utf-8", "replace")))
         terms = Node(_library.regoOutputExpressionsAtIndex(output, 0))
         if len(terms) != 1:
             raise EngineError(f"expected 1 result, got {len(terms)}")

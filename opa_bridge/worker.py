@@ -11,7 +11,8 @@ Frames to the nursery: `C` compile (JSON: sets of modules and entrypoints, data)
 fork onto the socket that is sent once it is waited for, `K` end a worker (its number).
 Answers: `B` binaries, `E` findings (JSON), `O` done (a number for `F`), `X` a text.
 A worker's socket: `Q` an entrypoint's place (two bytes) and an input (JSON) is answered by
-`V` a value (JSON), `X` a text, or `I` a text where the input cannot be carried.
+`V` a value (JSON), `X` a text, or `I` a text where the input cannot be carried, `C` one where
+the evaluation of it ended without an answer.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from opa_bridge.errors import EngineError, EngineInputError
+from opa_bridge.errors import EngineError, EngineInputError, EvaluationError
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
 from opa_bridge.rego_binary import pack_binaries, unpack_binaries
 from opa_bridge.rego_library import LoadedPolicy, compile_bundle
@@ -128,6 +129,8 @@ def _evaluated(places: list[_Place], payload: bytes) -> tuple[bytes, bytes]:
         return b"V", json.dumps(policy.evaluate(json.loads(payload[2:]), entry)).encode()
     except EngineInputError as exc:
         return b"I", str(exc).encode()
+    except EvaluationError as exc:
+        return b"C", str(exc).encode()
     except EngineError as exc:
         return b"X", str(exc).encode()
     except RecursionError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from opa_bridge.compiled_memory import CompiledMemory
-from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout, EvaluationError
 from opa_bridge.fair_queue import FairQueue
 from opa_bridge.frames import PeerGone, receive_frame, send_frame
 from opa_bridge.rego_binary import pack_binaries, unpack_binaries
@@ -32,6 +32,7 @@ _START_SECONDS: Final = 60.0
 # BUDGET: a fork takes milliseconds; a nursery that needs more is replaced.
 _FORK_SECONDS: Final = 5.0
 _AT_ONCE: Final = 2
+_FAILURES: Final = {b"I": EngineInputError, b"C": EvaluationError}
 _HOME: Final = Path(__file__).resolve().parent.parent
 
 
@@ -194,6 +195,7 @@ class WorkerPool:
         Raises:
             EngineTimeout: no answer within `seconds`; the evaluation was stopped.
             EngineInputError: the input cannot be carried.
+            EvaluationError: the evaluation ended without an answer for it.
             EngineError: the policy gives no value, or the worker died of it.
         """
         deadline = time.monotonic() + seconds
@@ -220,8 +222,7 @@ class WorkerPool:
                 _close_all([], self._idle)
         if kind == b"V":
             return payload
-        failure = EngineInputError if kind == b"I" else EngineError
-        raise failure(payload.decode("utf-8", "replace"))
+        raise _FAILURES.get(kind, EngineError)(payload.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """End every worker."""

@@ -264,3 +264,17 @@ result := {"headers": {}} if input.parsed_path[0] == "odd"
     with pytest.raises(ProviderError) as failed:
         provider.evaluate(request_of({"path": path}))
     assert is_unfit == isinstance(failed.value, UnfitRequest)
+
+
+@pytest.mark.parametrize("path", ["/%C3%89", "/twice"])
+def test_an_input_that_ends_the_evaluation_never_fails_open(path: str, tmp_path: Path) -> None:
+    """Whoever sends what a polyfill stops at, or a rule conflicts over, is not past a provider."""
+    module = """package envoy.authz
+default result := false
+result if lower(input.parsed_path[0]) == "open"
+result := true if input.parsed_path[0] == "twice"
+result := false if input.parsed_path[0] == "twice"
+"""
+    provider = load_text(tmp_path, module)
+    with pytest.raises(UnfitRequest):
+        provider.evaluate(request_of({"path": path}))
