@@ -206,6 +206,9 @@ class WorkerPool:
         kept: _Worker | None = None
         try:
             worker = worker or self._another()
+            if _is_gone(worker):
+                # It died before it was asked, which is not this request's doing.
+                worker = self._replaced(worker) or self._another()
             kind, payload = _exchange(worker, entry.to_bytes(2) + document, deadline)
             kept = worker
         except TimeoutError:
@@ -277,6 +280,17 @@ def default_size() -> int:
     gives a core to the short ones among the long.
     """
     return max(8, min(16, 4 * (os.cpu_count() or 1)))
+
+
+def _is_gone(worker: _Worker) -> bool:
+    """Whether a worker that was not asked anything has closed its end."""
+    worker.channel.setblocking(False)
+    try:
+        return worker.channel.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _exchange(worker: _Worker, document: bytes, deadline: float) -> tuple[bytes, bytes]:

@@ -155,7 +155,7 @@ def client_bootstrap(folder, api_type, port, *, requests_per_connection=None):
 
 async def until(probe, what):
     """Return the first truthy answer of `probe`; fail with `what` after a while."""
-    end = asyncio.get_running_loop().time() + 15
+    end = asyncio.get_running_loop().time() + 45
     while asyncio.get_running_loop().time() < end:
         with suppress(OSError, httpx.HTTPError):
             if answer := await probe():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -106,8 +107,14 @@ default three := null
 three := [x | some x in input.d]
 r := {"one": one, "two": two, "three": three, "four": four, "five": five}
 """
-CUT = EmbeddedEngine([("a.rego", PROBE)], "a/r", {})
-WHOLE = EmbeddedEngine([("a.rego", PROBE + "whole := input\n")], "a/r", {})
+
+
+@cache
+def engine_of(source: str) -> EmbeddedEngine:
+    """Return the engine of a source; started by the first test that asks for it."""
+    return EmbeddedEngine([("a.rego", source)], "a/r", {})
+
+
 values = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3)
 trees = st.recursive(
     values,
@@ -122,7 +129,8 @@ trees = st.recursive(
 @settings(max_examples=150, deadline=None)
 def test_policy_cannot_tell(document: dict[str, Any]) -> None:
     """The answer is the same with the whole input."""
-    assert WHOLE.evaluate(document) == CUT.evaluate(document)
+    whole = engine_of(PROBE + "whole := input\n")
+    assert whole.evaluate(document) == engine_of(PROBE).evaluate(document)
 
 
 def test_a_list_on_the_next_line_hides_nothing() -> None:
