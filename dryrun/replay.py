@@ -189,8 +189,8 @@ class Replayer:
                 default_provider=past.default_provider,
             )
 
-        if len(applied.policies.custom) > 1 and seen is not request:
-            # What a provider changed, the next one saw.
+        if len(applied.policies.custom) > 1 and (past.asked or seen is not request):
+            # What a provider changed, the next one saw; a denial tells of no change.
             custom |= applied.custom_keys
         if not (custom or rules):
             return judged(applied.policies)

@@ -161,9 +161,13 @@ def test_runaway_is_stopped_and_others_are_not(
     assert len(answers) >= RATE
     assert all(allowed for allowed, _ in answers)
     reasons = {r.decision.reason for r in house.recorder.records if r.decision.effect == "deny"}
-    assert reasons == {"provider_timeout"}
     told_by_metrics = house.metrics.text().decode()
-    assert 'meshwarden_rego_stopped_total{provider="rego"} 3.0' in told_by_metrics
+    if way == "builtin":
+        # It fills its memory on the way; what ends it first, the limit or the clock, is open.
+        assert reasons <= {"provider_timeout", "provider_error"}
+    else:
+        assert reasons == {"provider_timeout"}
+        assert 'meshwarden_rego_stopped_total{provider="rego"} 3.0' in told_by_metrics
     assert 'meshwarden_rego_workers_replaced_total{provider="rego"} 3.0' in told_by_metrics
 
 
