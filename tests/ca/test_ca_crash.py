@@ -38,7 +38,7 @@ ISSUANCES = int(os.environ.get("MESHWARDEN_CRASH_ISSUANCES", "1000"))
 CLIENTS = 24
 KILLS = 3
 HERE = Path(__file__).parent
-COMES_BACK = 60.0
+BACK_SECONDS = 3.0
 
 
 @dataclass
@@ -182,8 +182,9 @@ def _check(crash: Crash, url: str, tell: Callable[[str], None]) -> None:
     assert crash.held.keys() <= chained
     # What was chained was in the ledger first; a row beyond never left.
     assert chained <= recorded.keys()
-    # How long it was away depends on who shares the cores, so it is told above. It did come back.
-    assert all(seconds < COMES_BACK for seconds in away)
+    # What else runs on the machine stretches a start; the bound is for cores of our own.
+    stretch = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert statistics.median(away) <= BACK_SECONDS * stretch
 
 
 def _digest(der: bytes) -> str:
