@@ -60,6 +60,17 @@ class AuditSettings(BaseModel):
         ge=1,
         description="Pause before a failed write (disk full, folder gone) is tried again.",
     )
+    checkpoint_key_file: Path | None = Field(
+        default=None,
+        description="Ed25519 private key (PEM) that signs a checkpoint of each sealed segment; "
+        "without one none is signed, and a log that was written anew cannot be told from the "
+        "first.",
+    )
+    checkpoint_origin: str = Field(
+        default="",
+        description="Name under which checkpoints are signed, one for each log; empty: "
+        "`meshwarden/` and the name of the instance.",
+    )
     node_name: str = Field(
         default="", description="Name of this instance in every record; empty: the host's name."
     )

@@ -25,12 +25,21 @@ from audit.record import AuditEvent, AuditRecord, EventName
 from audit.redact import Redactor
 from audit.segments import SegmentFolder
 from audit.settings import AuditSettings, FsyncPolicy
+from audit.signed_note import NoteSigner, load_signer
 
 _BATCH: Final = 500  # BUDGET: documents held as text at once
 
 
 def _new_id() -> str:
     return uuid.uuid4().hex
+
+
+def _signer(settings: AuditSettings, node: str) -> NoteSigner | None:
+    if settings.checkpoint_key_file is None:
+        return None
+    return load_signer(
+        settings.checkpoint_key_file, settings.checkpoint_origin or f"meshwarden/{node}"
+    )
 
 
 class AuditWriter:
@@ -53,6 +62,7 @@ class AuditWriter:
 
         Raises:
             AuditFolderError: the folder cannot be used (AuditLockedError: in use).
+            AuditKeyError: the key for checkpoints cannot be used.
         """
         self.written = 0
         self.failed = 0
@@ -81,6 +91,7 @@ class AuditWriter:
             node=node,
             clock=clock,
             new_id=new_id,
+            signer=_signer(settings, node),
         )
         self._open_chain(start_details or {})
         self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
@@ -291,4 +302,8 @@ class AuditWriter:
         """Force the end to the disk (unless the policy is `never`) and let go of the folder."""
         if self._settings.fsync is not FsyncPolicy.NEVER:
             self._sync_idle()
+        try:
+            self._segments.seal()
+        except OSError as exc:
+            self._fail(exc)
         self._segments.close()
