@@ -20,10 +20,9 @@ from typing import Any, Final, Self
 
 import duckdb
 
-from audit.chain import MAX_LINE_BYTES, list_segments, parse_line
+from audit.chain import MAX_LINE_BYTES, list_segments, parse_line, read_raw_lines
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
 from audit.query import Query
-from audit.verify import read_raw_lines
 
 _TAIL: Final = 75  # `,"hash":"`, 64 digits, `"}`: what a line's hash does not cover
 _BATCH: Final = 1000

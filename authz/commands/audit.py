@@ -1,4 +1,4 @@
-"""`meshwarden audit verify` and `meshwarden audit export`."""
+"""`meshwarden audit`: verify and export here, `query` and `tail` beside it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,26 @@ import click
 
 from audit.commands import FORMATS, run_export, run_verify
 from authz.commands.failing import clear_errors
+from authz.commands.late import LateGroup
 
 _log_argument = click.argument("log", type=click.Path(path_type=Path))
 
 
-@click.group("audit")
+def _query() -> click.Command:
+    from authz.commands.audit_query import query_command
+
+    return query_command
+
+
+def _tail() -> click.Command:
+    from authz.commands.audit_query import tail_command
+
+    return tail_command
+
+
+@click.group("audit", cls=LateGroup, late={"query": _query, "tail": _tail})
 def audit_group() -> None:
-    """Verify and export the record of decisions."""
+    """Verify, ask and export the record of decisions."""
 
 
 @audit_group.command("verify")
