@@ -109,6 +109,15 @@ def split_note(note: bytes) -> tuple[str, list[str]]:
     return text + "\n", lines
 
 
+def new_private_key() -> bytes:
+    """Return a new Ed25519 private key in PEM (PKCS #8, not encrypted)."""
+    return Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
 def load_signer(path: Path, name: str) -> NoteSigner:
     """Return the signer of an Ed25519 private key in PEM (PKCS #8, not encrypted).
 

@@ -10,7 +10,7 @@ by signed checkpoints, where there are any.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from audit.chain import (
 from audit.checkpoint_check import CheckpointCheck
 from audit.errors import AuditReadError, DamagedLineError
 from audit.folder_lock import is_being_written
-from audit.record import Kind
+from audit.record import EventName, Kind
 from audit.signed_note import NoteVerifier
 
 _MAX_PROBLEMS: Final = 1000  # BUDGET: problems kept in a report; all are counted
@@ -96,6 +96,7 @@ class _Walk:
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
     signed: CheckpointCheck = field(default_factory=CheckpointCheck)
+    on_decision: Callable[[str], None] | None = None
 
     def report(self, problem: Problem) -> None:
         """Count a problem, and keep it while there is room."""
@@ -105,19 +106,24 @@ class _Walk:
 
 
 def verify_folder(
-    path: Path, *, verifier: NoteVerifier | None = None, kept: Iterable[Path] = ()
+    path: Path,
+    *,
+    verifier: NoteVerifier | None = None,
+    kept: Iterable[Path] = (),
+    on_decision: Callable[[str], None] | None = None,
 ) -> VerifyReport:
     """Return what is true of a folder of segments, or of one segment on its own.
 
     The checkpoints beside the segments, and those `kept` elsewhere, are compared with
     the lines; with a `verifier` their signatures are checked, and there must be one.
+    `on_decision` is given the id of each decision on record.
 
     Raises:
         AuditReadError: the path holds no segment, or cannot be read.
     """
     try:
         segments = _find_segments(path)
-        walk = _Walk(signed=CheckpointCheck(verifier))
+        walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision)
         if path.is_dir():
             _load_checkpoints(path, kept, walk)
         if path.is_file():
@@ -265,10 +271,19 @@ def _count(line: Line, walk: _Walk) -> None:
     walk.events += kind == Kind.EVENT
     walk.last_event = str(document.get("event", ""))
     walk.last_hash = line.hash
+    if walk.on_decision is not None:
+        walk.on_decision(_decision_id(document))
     at = document.get("decided_at") or document.get("at") or document.get("created_at")
     if isinstance(at, str):
         walk.first_at = walk.first_at or at
         walk.last_at = at
+
+
+def _decision_id(document: dict[str, Any]) -> str:
+    """Return the decision a line is about, also where only a fault could be written of it."""
+    details = document.get("details")
+    kept = details if document.get("event") == EventName.RECORD_FAULT else document
+    return str(kept.get("decision_id", "")) if isinstance(kept, dict) else ""
 
 
 def _notes(path: Path, segments: list[tuple[int, Path]], walk: _Walk) -> tuple[str, ...]:

@@ -11,7 +11,15 @@ from typing import TextIO
 
 import click
 
+from audit.access_log import FIELD, AccessLogs
 from audit.commands import FORMATS, run_export, run_verify
+from authz.commands.audit_proof import (
+    check_proof_command,
+    new_key_command,
+    prove_command,
+    read_verifier,
+    verifier_key_command,
+)
 from authz.commands.failing import clear_errors
 from authz.commands.late import LateGroup
 
@@ -35,15 +43,55 @@ def audit_group() -> None:
     """Verify, ask and export the record of decisions."""
 
 
-@audit_group.command("verify")
-@_log_argument
-def verify_command(log: Path) -> None:
-    """Say whether the record LOG (a folder or one segment) is intact, or where it breaks.
+for _command in (prove_command, check_proof_command, new_key_command, verifier_key_command):
+    audit_group.add_command(_command)
 
-    Exit code 0: intact; 1: broken; 2: there is no record to verify.
+
+@audit_group.command("verify")
+@click.argument("log", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--key", help="Verifier key of the checkpoints, NAME+KEYID+BASE64, or a file of it.")
+@click.option(
+    "--checkpoint",
+    "kept",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint of the first LOG that was kept elsewhere. May be repeated.",
+)
+@click.option(
+    "--access-log",
+    "access_logs",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Envoy's access log: each decision it names must be on record. May be repeated.",
+)
+@click.option(
+    "--access-log-field",
+    default=FIELD,
+    show_default=True,
+    help="Name of the decision id in the access log, as a key of JSON or as NAME=.",
+)
+def verify_command(
+    log: tuple[Path, ...],
+    key: str | None,
+    kept: tuple[Path, ...],
+    access_logs: tuple[Path, ...],
+    access_log_field: str,
+) -> None:
+    """Say whether the record LOG (folders, or one segment) is intact, or where it breaks.
+
+    Exit code 0: intact; 1: broken or incomplete; 2: there is no record to verify.
     """
     with clear_errors():
-        raise SystemExit(run_verify(log, sys.stdout))
+        logs = AccessLogs(access_log_field) if access_logs else None
+        for path in access_logs:
+            if logs is not None:
+                logs.load(path)
+        verifier = read_verifier(key) if key is not None else None
+        raise SystemExit(
+            run_verify(
+                log[0], sys.stdout, also=log[1:], verifier=verifier, kept=kept, access_logs=logs
+            )
+        )
 
 
 @audit_group.command("export")
