@@ -23,6 +23,7 @@ import duckdb
 from audit.chain import MAX_LINE_BYTES, list_segments, parse_line, read_raw_lines
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
 from audit.query import Query
+from audit.time_range import TimeRange
 
 _TAIL: Final = 75  # `,"hash":"`, 64 digits, `"}`: what a line's hash does not cover
 _BATCH: Final = 1000
@@ -82,6 +83,7 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
         "revision": _text("revision"),
         "duration_microseconds": _number("duration_microseconds", "BIGINT"),
         "shadow": "TRY(text->'$.shadow')",
+        "event": _text("event"),
         "failed_open": "TRY(text->'$.failed_open')",
     }
 )
@@ -178,6 +180,19 @@ class LogQueries:
         return [
             Group(tuple(row[:width]), *row[width:]) for row in self._rows(statement, parameters)
         ]
+
+    def events(self, range: TimeRange, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the events of these names in the range, in reading order.
+
+        Raises:
+            AuditReadError: a segment cannot be read.
+        """
+        marks = ", ".join("?" for _ in names)
+        statement = f"SELECT line FROM decisions WHERE kind = 'event' AND event IN ({marks})"  # noqa: S608
+        for (line,) in self._rows(statement, list(names)):
+            document = parse_line(line.encode("ascii") + b"\n").document
+            if str(document.get("at", "")) in range:
+                yield document
 
     def rows(self, statement: str, query: Query) -> list[tuple[Any, ...]]:
         """Return what a statement of ours says of the view `wanted`: the wanted decisions.

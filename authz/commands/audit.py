@@ -1,13 +1,10 @@
-"""`meshwarden audit`: verify and export here, `query` and `tail` beside it."""
+"""`meshwarden audit`: verify and export here, `query`, `tail` and `report` beside it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 import click
 
@@ -22,6 +19,7 @@ from authz.commands.audit_proof import (
 )
 from authz.commands.failing import clear_errors
 from authz.commands.late import LateGroup
+from authz.commands.replacing import replacing
 
 _log_argument = click.argument("log", type=click.Path(path_type=Path))
 
@@ -38,7 +36,13 @@ def _tail() -> click.Command:
     return tail_command
 
 
-@click.group("audit", cls=LateGroup, late={"query": _query, "tail": _tail})
+def _report() -> click.Command:
+    from authz.commands.audit_report import report_command
+
+    return report_command
+
+
+@click.group("audit", cls=LateGroup, late={"query": _query, "tail": _tail, "report": _report})
 def audit_group() -> None:
     """Verify, ask and export the record of decisions."""
 
@@ -113,23 +117,6 @@ def export_command(
         if output is None:
             run_export(log, sys.stdout, format=format_, now=now, since=since, until=until)
             return
-        with _replacing(output) as out:
+        with replacing(output) as out:
             count = run_export(log, out, format=format_, now=now, since=since, until=until)
         click.echo(f"{output}: {count} decisions", err=True)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """Yield a file that becomes `path` when the block ends well; else an older one stays."""
-    if path.exists() and not path.is_file():
-        # A pipe or a device is written as it stands.
-        with path.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        return
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -116,3 +116,45 @@ def test_tail_follows_until_it_is_ended(log: Path) -> None:
         assert "/orders/30?" in tail.stdout.readline()
         tail.send_signal(signal.SIGINT)
         assert tail.wait(timeout=10) == 0
+
+
+_POLICIES = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  action: ALLOW
+  rules:
+    - from: [{source: {principals: [td/ns/a/sa/a, "*"]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: trial, namespace: shop, annotations: {istio.io/dry-run: "true"}}
+spec: {action: ALLOW, rules: [{}]}
+"""
+
+
+def test_report_names_grants_that_nobody_used(log: Path, tmp_path: Path) -> None:
+    """Grants come from policy files, those that are only tried left out."""
+    policies = tmp_path / "policies.yaml"
+    policies.write_text(_POLICIES)
+    found = _run(
+        "report", log, "--report", "granted-unused", "--format", "jsonl", "--policies", policies
+    )
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [(row["policy"], row["use"], row["unused_principals"]) for row in rows] == [
+        ("shop/web", "never", "td/ns/a/sa/a")
+    ]
+    assert rows[0]["place"].endswith("policies.yaml:8")
+
+
+def test_report_is_a_page_of_its_own(log: Path, tmp_path: Path) -> None:
+    """Without options the report is one page; what is wrong leaves no file behind."""
+    page = tmp_path / "report.html"
+    assert "7 sections" in _run("report", log, "-o", page).stderr
+    assert "Access matrix" in page.read_text()
+    other = tmp_path / "report.csv"
+    found = _run("report", log, "--format", "csv", "-o", other)
+    assert found.exit_code == 2
+    assert "one report at a time" in found.stderr
+    assert not other.exists()
