@@ -18,7 +18,8 @@ from audit.chain import list_segments, read_raw_lines
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.errors import AuditFolderError, CheckpointError
 from audit.merkle import Frontier
-from audit.signed_note import NoteSigner
+from audit.settings import AuditSettings
+from audit.signed_note import NoteSigner, load_signer
 
 _MODE: Final = 0o640
 
@@ -31,6 +32,18 @@ def checkpoint_name(number: int) -> str:
 def frontier_name(number: int) -> str:
     """Return the file name of the tree's frontier at a segment's checkpoint."""
     return f"audit-{number:08d}.frontier"
+
+
+def open_signer(settings: AuditSettings, node: str) -> NoteSigner | None:
+    """Return who signs the checkpoints of an instance, or None where no key is configured.
+
+    Raises:
+        AuditKeyError: the key or the name cannot be used.
+    """
+    if settings.checkpoint_key_file is None:
+        return None
+    origin = settings.checkpoint_origin or f"meshwarden/{node}"
+    return load_signer(settings.checkpoint_key_file, origin)
 
 
 class CheckpointKeeper:

@@ -86,6 +86,11 @@ class SegmentFolder:
         return self._state
 
     @property
+    def number(self) -> int:
+        """The segment that is open, or the last one that was; 0 before the first."""
+        return self._number
+
+    @property
     def is_dirty(self) -> bool:
         """Whether committed lines were not yet forced to the disk."""
         return self._dirty
