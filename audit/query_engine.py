@@ -204,6 +204,18 @@ class LogQueries:
         wanted = self._wanted(query, "", parameters)
         return list(self._rows(f"WITH wanted AS ({wanted}) {statement}", parameters))
 
+    def tabulate(self, name: str, statement: str, query: Query) -> None:
+        """Keep what a statement of ours says of the view `wanted` as a table in memory.
+
+        Raises:
+            AuditReadError: a segment cannot be read.
+        """
+        parameters: list[object] = []
+        wanted = self._wanted(query, "", parameters)
+        made = f"CREATE OR REPLACE TEMP TABLE {name} AS WITH wanted AS ({wanted}) {statement}"
+        for _ in self._rows(made, parameters):
+            pass
+
     def _wanted(self, query: Query, where: str, parameters: list[object]) -> str:
         """Return the statement of the wanted rows, and add the values it is asked with."""
         conditions = ["kind = 'decision'", *_conditions(query, parameters)]
