@@ -22,7 +22,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One table with what it answers. `controls` are those it is evidence for."""
+    """One table with what it answers. `controls` are those it is evidence for.
+
+    `empty` is what no rows mean: nothing was found, or it cannot be known.
+    """
 
     name: str
     title: str
@@ -31,6 +34,7 @@ class Section:
     rows: tuple[tuple[object, ...], ...]
     notes: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    empty: str = "Nothing."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

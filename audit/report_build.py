@@ -43,6 +43,7 @@ class _Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[object, ...]]
     notes: tuple[str, ...] = ()
+    empty: str = "Nothing."
 
 
 def build_report(
@@ -90,6 +91,7 @@ def _section(name: str, sources: _Sources) -> Section:
         rows=tuple(table.rows[:MAX_ROWS]),
         notes=notes,
         controls=controls_of(name),
+        empty=table.empty,
     )
 
 
@@ -105,7 +107,8 @@ def _access_matrix(sources: _Sources) -> _Table:
 def _granted_unused(sources: _Sources) -> _Table:
     columns = ("policy", "rule", "place", "use", "decisions", "last", "unused_principals")
     if sources.grants is None:
-        return _Table(columns, (), ("no policies were given: what is granted is not known",))
+        note = "no policies were given: what is granted is not known"
+        return _Table(columns, (), (note,), empty="Not known.")
     used: dict[tuple[str, int], list[tuple[str, int, str]]] = {}
     for policy, rule, peer, count, last in sources.queries.rows(
         "SELECT policy, rule, peer, sum(n)::BIGINT, max(last_at) FROM facts "
@@ -205,7 +208,7 @@ def _integrity(sources: _Sources) -> _Table:
         ("last", report.last_at),
         ("last line", report.last_seq),
         ("hash of the last line", report.last_hash),
-        ("signed checkpoints that hold", report.checkpoints),
+        ("checkpoints whose root is that of the lines", report.checkpoints),
         ("lines under a checkpoint", report.signed_lines),
         *(("problem", str(problem)) for problem in report.problems),
     ]

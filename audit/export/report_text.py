@@ -59,6 +59,7 @@ def _section_object(section: Section) -> dict[str, Any]:
         "question": section.question,
         "controls": list(section.controls),
         "notes": list(section.notes),
+        "empty": "" if section.rows else section.empty,
         "rows": as_rows(section),
     }
 
@@ -84,7 +85,7 @@ def write_markdown(report: Report, out: TextIO) -> None:
             for row in section.rows:
                 out.write("| " + " | ".join(map(_plain, row)) + " |\n")
         else:
-            out.write("Nothing.\n")
+            out.write(f"{section.empty}\n")
         for note in section.notes:
             out.write(f"\n*Note: {_plain(note)}.*\n")
         if section.controls:

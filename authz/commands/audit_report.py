@@ -16,6 +16,7 @@ from audit.report import TITLES, Grant
 from audit.report_build import build_report
 from audit.time_range import parse_range
 from audit.verify import verify_folder
+from authz.commands.audit_proof import read_verifier
 from authz.commands.failing import clear_errors
 from authz.commands.options import SpreadingCommand
 from authz.commands.replacing import replacing
@@ -40,6 +41,7 @@ _PRINCIPALS = "source.principal"
     "--policies", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="PATH...",
     help="The policies that grant access, for what is granted but unused.",
 )  # fmt: skip
+@click.option("--key", help="Verifier key of the checkpoints, NAME+KEYID+BASE64, or a file of it.")
 @click.option("--since", help="Begin of the range: RFC 3339, or an age such as `24h` or `7d`.")
 @click.option("--until", help="End of the range, exclusive.")
 @click.option(
@@ -51,6 +53,7 @@ def report_command(  # noqa: PLR0913 - one parameter an option
     format_: str,
     names: tuple[str, ...],
     policies: tuple[Path, ...],
+    key: str | None,
     since: str | None,
     until: str | None,
     output: Path | None,
@@ -68,7 +71,8 @@ def report_command(  # noqa: PLR0913 - one parameter an option
     with clear_errors():
         span = parse_range(since, until, now=datetime.now(UTC))
         grants = _grants(policies) if policies else None
-        verification = verify_folder(log)
+        verifier = read_verifier(key) if key is not None else None
+        verification = verify_folder(log, verifier=verifier)
         with LogQueries([log], since=span.since) as queries:
             report = build_report(
                 queries, Query(range=span), names=names, verification=verification, grants=grants

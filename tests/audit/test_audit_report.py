@@ -120,9 +120,13 @@ def test_unused_grants_come_first(log: Path) -> None:
 
 def test_without_policies_nothing_is_called_unused(log: Path) -> None:
     """Where no policies are given the section says so, and makes no claim."""
-    section = _report(log, "granted-unused", grants=None).sections[0]
+    report = _report(log, "granted-unused", grants=None)
+    section = report.sections[0]
     assert section.rows == ()
     assert "no policies were given" in section.notes[0]
+    for format in ("html", "md", "json"):
+        assert "Not known." in _text(report, format)
+        assert "Nothing." not in _text(report, format)
 
 
 def test_nameless_callers_are_told(log: Path) -> None:
