@@ -17,15 +17,14 @@ from typing import Final
 
 _NAME: Final = "audit.accepted"
 _MAGIC: Final = b"mwaudit1"
-_LAYOUT: Final = struct.Struct("<8sQQQ")  # magic, seq and segment at the start, accepted since
-_COUNT: Final = struct.Struct("<Q")
-_COUNT_AT: Final = 24
+_LAYOUT: Final = struct.Struct("=8sQQQ")  # magic, seq and segment at the start, accepted since
+_COUNT_AT: Final = 3  # in words of 8 bytes
 
 
 class AcceptedCount:
     """The open count of an audit folder. Its caller holds a lock."""
 
-    __slots__ = ("_count", "_map", "unwritten")
+    __slots__ = ("_count", "_map", "_words", "unwritten")
 
     def __init__(self, folder: Path, *, seq: int, segment: int) -> None:
         """Open the count; `unwritten` says what the writer before lost, 0 where that is not known.
@@ -43,6 +42,7 @@ class AcceptedCount:
             self._map = mmap.mmap(fd, _LAYOUT.size)
         finally:
             os.close(fd)
+        self._words = memoryview(self._map).cast("Q")
         self._count = 0
         self.unwritten = self._lost(seq, segment)
 
@@ -54,7 +54,8 @@ class AcceptedCount:
     def add(self, records: int) -> None:
         """Count records that will each be one line; a negative number takes some back."""
         self._count += records
-        _COUNT.pack_into(self._map, _COUNT_AT, self._count)
+        # WHY not `pack_into`: it writes zeros first, and a process may be killed right then.
+        self._words[_COUNT_AT] = self._count
 
     def _lost(self, seq: int, segment: int) -> int:
         magic: bytes
