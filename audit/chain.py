@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -112,3 +112,14 @@ def list_segments(folder: Path) -> list[tuple[int, Path]]:
     """
     numbered = ((segment_number(path.name), path) for path in folder.iterdir())
     return sorted((number, path) for number, path in numbered if number is not None)
+
+
+def read_raw_lines(path: Path) -> Iterator[bytes]:
+    """Yield a file's lines with their ends, in pieces of at most the longest line allowed.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        while raw := file.readline(MAX_LINE_BYTES):
+            yield raw

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TextIO
 
-from audit.errors import AuditQueryError
+from audit.access_log import AccessLogs
+from audit.chain import list_segments, parse_line, read_raw_lines
+from audit.checkpoint import prove_inclusion, read_checkpoint
+from audit.checkpoint_files import checkpoint_name
+from audit.errors import AuditQueryError, AuditReadError, CheckpointError
 from audit.export import csv, html, jsonl
 from audit.reader import read_records
+from audit.signed_note import NoteVerifier
 from audit.time_range import parse_range
 from audit.verify import VerifyReport, verify_folder
 
@@ -23,15 +28,83 @@ _SHOWN: Final = 50
 _TITLE: Final = "Meshwarden decisions"
 
 
-def run_verify(path: Path, out: TextIO) -> int:
-    """Write what is true of the log and return 0 (intact) or 1 (broken).
+def run_verify(
+    path: Path,
+    out: TextIO,
+    *,
+    also: Sequence[Path] = (),
+    verifier: NoteVerifier | None = None,
+    kept: Sequence[Path] = (),
+    access_logs: AccessLogs | None = None,
+) -> int:
+    """Write what is true of the log, and of others `also`, and return 0 (intact) or 1 (broken).
+
+    `kept` are checkpoints of the first log that were kept elsewhere. What `access_logs`
+    name must stand in any of the logs.
 
     Raises:
         AuditReadError: there is no log to verify (the command line exits with 2).
     """
-    report = verify_folder(path)
-    out.write(render_report(report))
-    return EXIT_INTACT if report.intact else EXIT_BROKEN
+    code = EXIT_INTACT
+    for place, log in enumerate((path, *also)):
+        report = verify_folder(
+            log,
+            verifier=verifier,
+            kept=() if place else kept,
+            on_decision=access_logs.meet if access_logs is not None else None,
+        )
+        out.write(render_report(report))
+        code = code if report.intact else EXIT_BROKEN
+    if access_logs is not None:
+        out.write(render_completeness(access_logs))
+        code = EXIT_BROKEN if access_logs.missing_count else code
+    return code
+
+
+def render_completeness(logs: AccessLogs) -> str:
+    """Return as text what Envoy's access logs name and the record does not hold."""
+    count = logs.missing_count
+    lines = [f"  note: {note}" for note in logs.notes()]
+    verdict = f"INCOMPLETE, {_plural(count, 'decision')} missing" if count else "complete"
+    shown = [
+        f"  ✗ {found.file}:{found.line}: not on record (decision {found.decision_id})"
+        for found, _ in zip(logs.missing(), range(_SHOWN), strict=False)
+    ]
+    more = [f"  … and {count - _SHOWN} more"] if count > _SHOWN else []
+    return "\n".join([f"against the access log: {verdict}", *shown, *more, *lines]) + "\n"
+
+
+def run_prove(log: Path, decision_id: str) -> tuple[bytes, str]:
+    """Return a decision's line (without its end) and the proof that the log holds it.
+
+    Raises:
+        AuditReadError: there is no log, or no such decision in it.
+        CheckpointError: no checkpoint covers the line, or the log is not what was signed.
+    """
+    entry, seq = _find_line(log, decision_id)
+    for number, _ in list_segments(log):
+        file = log / checkpoint_name(number)
+        if file.is_file() and read_checkpoint(file.read_bytes(), None).size >= seq:
+            entries = (
+                raw.removesuffix(b"\n")
+                for _, path in list_segments(log)
+                for raw in read_raw_lines(path)
+            )
+            return entry, prove_inclusion(entries, seq, file.read_bytes()).to_text()
+    raise CheckpointError(f"no checkpoint covers the line at seq {seq} yet")
+
+
+def _find_line(log: Path, decision_id: str) -> tuple[bytes, int]:
+    if not log.is_dir():
+        raise AuditReadError(f"`{log}` is no folder of a log")
+    wanted = f'"decision_id":"{decision_id}"'.encode()
+    for _, path in list_segments(log):
+        for raw in read_raw_lines(path):
+            if wanted in raw:
+                line = parse_line(raw)
+                if line.document.get("decision_id") == decision_id:
+                    return raw.removesuffix(b"\n"), line.seq
+    raise AuditReadError(f"`{log}` holds no decision `{decision_id}`")
 
 
 def render_report(report: VerifyReport) -> str:
@@ -44,6 +117,11 @@ def render_report(report: VerifyReport) -> str:
         f"  from {report.first_at or '?'} to {report.last_at or '?'}",
         f"  last hash {report.last_hash or '?'} at seq {report.last_seq}",
     ]
+    if report.checkpoints:
+        lines.append(
+            f"  checkpoints: {report.checkpoints}, over the first {report.signed_lines} "
+            f"of {_plural(report.lines, 'line')}"
+        )
     lines += [f"  ✗ {problem}" for problem in report.problems[:_SHOWN]]
     if report.problem_count > _SHOWN:
         lines.append(f"  … and {report.problem_count - _SHOWN} more")

@@ -184,6 +184,8 @@ class EventDocument(TypedDict):
         "reload",
         "resume",
         "record_fault",
+        "record_late",
+        "dropped",
         "svid_issued",
         "svid_refused",
         "revoked",

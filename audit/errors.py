@@ -6,6 +6,8 @@ AuditError
 │   └── AuditLockedError another process writes there
 ├── AuditReadError       a path holds no audit log, or cannot be read
 │   └── DamagedLineError one line does not hold what it says
+├── AuditKeyError        a key that signs checkpoints, or checks them, cannot be used
+├── CheckpointError      a checkpoint or a proof does not hold what it says
 └── AuditQueryError      a question about the record cannot be understood
 """
 
@@ -57,6 +59,18 @@ class DamagedLineError(AuditReadError):
         """Keep the one clause that says what is wrong with the line."""
         super().__init__(why)
         self.why = why
+
+
+class AuditKeyError(AuditError):
+    """A key file or a verifier key is not what it must be."""
+
+    code = "audit.key"
+
+
+class CheckpointError(AuditError):
+    """A checkpoint or an inclusion proof is malformed, or its signature is not good."""
+
+    code = "audit.checkpoint"
 
 
 class AuditQueryError(AuditError):

@@ -6,11 +6,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from audit.chain import list_segments, parse_line
+from audit.chain import list_segments, parse_line, read_raw_lines
 from audit.errors import AuditReadError, DamagedLineError
 from audit.record import Kind
 from audit.time_range import TimeRange
-from audit.verify import read_raw_lines
 
 _DECISIONS = frozenset({Kind.DECISION.value})
 

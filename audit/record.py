@@ -32,6 +32,8 @@ class EventName(StrEnum):
     RELOAD = "reload"
     RESUME = "resume"
     RECORD_FAULT = "record_fault"
+    RECORD_LATE = "record_late"
+    DROPPED = "dropped"
     SVID_ISSUED = "svid_issued"
     SVID_REFUSED = "svid_refused"
     REVOKED = "revoked"

@@ -22,11 +22,13 @@ from audit.chain import (
     parse_line,
     segment_name,
 )
+from audit.checkpoint_files import CheckpointKeeper
 from audit.document import SegmentDocument, format_time
 from audit.errors import AuditFolderError, DamagedLineError
 from audit.folder_lock import FolderLock
 from audit.record import SCHEMA_VERSION, Kind
 from audit.segment_tail import resume_segment
+from audit.signed_note import NoteSigner
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE: Final = 0o640
@@ -43,6 +45,7 @@ class SegmentFolder:
         node: str,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        signer: NoteSigner | None = None,
     ) -> None:
         """Lock the folder and find the chain's end; `resumed` says what was found amiss there.
 
@@ -60,6 +63,7 @@ class SegmentFolder:
         self._size = 0
         self._state = ChainState()
         self._dirty = False
+        self._checkpoints = CheckpointKeeper(folder, signer) if signer is not None else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(folder)
@@ -67,14 +71,24 @@ class SegmentFolder:
             raise AuditFolderError(str(folder), exc.strerror or "cannot be used") from exc
         try:
             self._resume()
+            if self._checkpoints is not None:
+                self._checkpoints.resume(self._state.seq)
         except OSError as exc:
             self.close()
             raise AuditFolderError(str(folder), exc.strerror or "cannot be used") from exc
+        except AuditFolderError:
+            self.close()
+            raise
 
     @property
     def state(self) -> ChainState:
         """The end of the committed chain."""
         return self._state
+
+    @property
+    def number(self) -> int:
+        """The segment that is open, or the last one that was; 0 before the first."""
+        return self._number
 
     @property
     def is_dirty(self) -> bool:
@@ -98,7 +112,7 @@ class SegmentFolder:
             line, state = self._link(state, document)
             lines.append(line)
             size += len(line)
-        self._commit(b"".join(lines), state, sync=sync)
+        self._commit(lines, state, sync=sync)
         return len(lines)
 
     def sync(self) -> None:
@@ -110,6 +124,16 @@ class SegmentFolder:
         if self._dirty and self._fd >= 0:
             os.fsync(self._fd)
         self._dirty = False
+
+    def seal(self) -> None:
+        """Sign a checkpoint of all that was committed, where a key was given.
+
+        Raises:
+            OSError: it could not be forced to the disk or signed; it may be tried again.
+        """
+        if self._checkpoints is not None and self._number:
+            self.sync()
+            self._checkpoints.seal(self._number)
 
     def reopen(self) -> None:
         """Take the folder up again after a failure; the chain goes on where it was committed.
@@ -163,6 +187,7 @@ class SegmentFolder:
         """Close the segment and begin the next with its header, all or nothing."""
         if self._fd >= 0:
             self.sync()
+            self.seal()
             self._close_segment()
         number = self._number + 1
         header: SegmentDocument = {
@@ -186,6 +211,7 @@ class SegmentFolder:
             path.unlink(missing_ok=True)
             raise
         self._fd, self._number, self._size, self._state = fd, number, len(line), state
+        self._note_committed([line])
 
     def _link(self, state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
         """Return the document's line; one that cannot be written whole becomes a fault's line."""
@@ -216,8 +242,9 @@ class SegmentFolder:
             },
         }
 
-    def _commit(self, data: bytes, state: ChainState, *, sync: bool) -> None:
+    def _commit(self, lines: list[bytes], state: ChainState, *, sync: bool) -> None:
         """Write the lines after the committed size; on failure cut the file back to it."""
+        data = b"".join(lines)
         try:
             _write_all(self._fd, data)
             if sync:
@@ -228,6 +255,11 @@ class SegmentFolder:
         self._size += len(data)
         self._state = state
         self._dirty = not sync
+        self._note_committed(lines)
+
+    def _note_committed(self, lines: list[bytes]) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.take(lines)
 
     def _is_in_place(self) -> bool:
         """Whether the open segment is still the file of that name in the folder."""

@@ -19,6 +19,14 @@ class FsyncPolicy(StrEnum):
     NEVER = "never"
 
 
+class AuditMode(StrEnum):
+    """What a decision waits for, and what becomes of one that cannot be recorded."""
+
+    STRICT = "strict"
+    SPILL = "spill"
+    BEST_EFFORT = "best-effort"
+
+
 class AuditSettings(BaseModel):
     """Where the record goes, how much may wait, and what it may hold."""
 
@@ -35,22 +43,32 @@ class AuditSettings(BaseModel):
         ge=4096,
         description="Size at which a segment is closed and the next one begins.",
     )
+    mode: AuditMode = Field(
+        default=AuditMode.SPILL,
+        description="`strict`: no answer leaves before its record is on the disk. `spill`: records "
+        "wait in bounded memory and are written soon after; a killed process loses those that "
+        "waited, and the next one says how many. Both deny what cannot be recorded. "
+        "`best-effort`: nothing is denied for want of a record, what is dropped is counted, in "
+        "metrics and on record.",
+    )
     queue_size: int = Field(
         default=10_000,
         ge=1,
         description="Records that may wait for the writer; beyond it a request waits, then it is "
-        "denied.",
+        "denied (in the mode `best-effort`: its record is dropped).",
     )
     queue_wait_milliseconds: int = Field(
         default=100,
         ge=0,
-        description="How long a request waits for room in a full queue before it is denied.",
+        description="How long a request waits for room in a full queue, and in the mode `strict` "
+        "for its record to be on the disk, before it is denied.",
     )
     fsync: FsyncPolicy = Field(
         default=FsyncPolicy.INTERVAL,
         description="When lines are forced to the disk: after each `batch`, on an `interval`, or "
         "`never` (the operating system decides). A killed process loses none of what was "
-        "written under any of them; a power cut may lose what was not forced.",
+        "written under any of them; a power cut may lose what was not forced. In the mode "
+        "`strict` it is `batch`, whatever stands here.",
     )
     fsync_milliseconds: int = Field(
         default=1000, ge=1, description="The interval of `fsync: interval`."
@@ -59,6 +77,17 @@ class AuditSettings(BaseModel):
         default=1000,
         ge=1,
         description="Pause before a failed write (disk full, folder gone) is tried again.",
+    )
+    checkpoint_key_file: Path | None = Field(
+        default=None,
+        description="Ed25519 private key (PEM) that signs a checkpoint of each sealed segment; "
+        "without one none is signed, and a log that was written anew cannot be told from the "
+        "first.",
+    )
+    checkpoint_origin: str = Field(
+        default="",
+        description="Name under which checkpoints are signed, one for each log; empty: "
+        "`meshwarden/` and the name of the instance.",
     )
     node_name: str = Field(
         default="", description="Name of this instance in every record; empty: the host's name."

@@ -3,28 +3,31 @@
 Found and located: a changed byte (the line does not hold its own hash), a line
 left out, moved or repeated (`seq` and `prev` do not follow), a segment that is
 missing, cut short, renamed or from another log. Not to be found by a chain alone:
-lines cut off the very end, or a log written anew from its first line.
+lines cut off the very end, or a log written anew from its first line; those are found
+by signed checkpoints, where there are any.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from audit.chain import (
     GENESIS_HASH,
-    MAX_LINE_BYTES,
     Line,
     list_segments,
     parse_line,
+    read_raw_lines,
     segment_number,
 )
+from audit.checkpoint_check import CheckpointCheck
 from audit.errors import AuditReadError, DamagedLineError
 from audit.folder_lock import is_being_written
-from audit.record import Kind
+from audit.record import EventName, Kind
+from audit.signed_note import NoteVerifier
 
 _MAX_PROBLEMS: Final = 1000  # BUDGET: problems kept in a report; all are counted
 _DECISION_ID = re.compile(rb'"decision_id":"([0-9A-Za-z-]{1,64})"')
@@ -50,7 +53,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What was read and what is wrong with it. `problems` holds the first thousand."""
+    """What was read and what is wrong with it. `problems` holds the first thousand.
+
+    `checkpoints` counts those whose root is that of the lines, `signed_lines` what they cover.
+    """
 
     path: str
     segments: int
@@ -64,6 +70,8 @@ class VerifyReport:
     problem_count: int
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    checkpoints: int = 0
+    signed_lines: int = 0
 
     @property
     def intact(self) -> bool:
@@ -87,6 +95,8 @@ class _Walk:
     last_event: str = ""
     problem_count: int = 0
     problems: list[Problem] = field(default_factory=list)
+    signed: CheckpointCheck = field(default_factory=CheckpointCheck)
+    on_decision: Callable[[str], None] | None = None
 
     def report(self, problem: Problem) -> None:
         """Count a problem, and keep it while there is room."""
@@ -95,21 +105,38 @@ class _Walk:
             self.problems.append(problem)
 
 
-def verify_folder(path: Path) -> VerifyReport:
+def verify_folder(
+    path: Path,
+    *,
+    verifier: NoteVerifier | None = None,
+    kept: Iterable[Path] = (),
+    on_decision: Callable[[str], None] | None = None,
+) -> VerifyReport:
     """Return what is true of a folder of segments, or of one segment on its own.
+
+    The checkpoints beside the segments, and those `kept` elsewhere, are compared with
+    the lines; with a `verifier` their signatures are checked, and there must be one.
+    `on_decision` is given the id of each decision on record.
 
     Raises:
         AuditReadError: the path holds no segment, or cannot be read.
     """
     try:
         segments = _find_segments(path)
-        walk = _Walk()
+        walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision)
+        if path.is_dir():
+            _load_checkpoints(path, kept, walk)
         if path.is_file():
             walk.next_seq = walk.next_prev = None  # what came before is not here to be asked
         else:
             _check_numbers(segments, walk)
         for number, file in segments:
             _verify_segment(number, file, walk)
+            walk.signed.end_segment(number, is_last=file == segments[-1][1])
+        if path.is_dir():
+            walk.signed.finish()
+        for fault in walk.signed.faults:
+            walk.report(Problem(file=fault.file, line=0, what=fault.what))
         notes = _notes(path, segments, walk)
     except OSError as exc:
         raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
@@ -126,18 +153,16 @@ def verify_folder(path: Path) -> VerifyReport:
         problem_count=walk.problem_count,
         problems=tuple(walk.problems),
         notes=notes,
+        checkpoints=walk.signed.matched,
+        signed_lines=walk.signed.signed_lines,
     )
 
 
-def read_raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield a file's lines with their ends, in pieces of at most the longest line allowed.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        while raw := file.readline(MAX_LINE_BYTES):
-            yield raw
+def _load_checkpoints(folder: Path, kept: Iterable[Path], walk: _Walk) -> None:
+    """Take the checkpoints before any line is read: a log that is written may grow meanwhile."""
+    walk.signed.load_folder(folder)
+    for file in kept:
+        walk.signed.load_kept(file)
 
 
 def _find_segments(path: Path) -> list[tuple[int, Path]]:
@@ -167,6 +192,7 @@ def _verify_segment(number: int, path: Path, walk: _Walk) -> None:
     place = 0
     for place, raw in enumerate(read_raw_lines(path), start=1):
         walk.lines += 1
+        walk.signed.take(raw)
         try:
             line = parse_line(raw)
         except DamagedLineError as exc:
@@ -245,10 +271,19 @@ def _count(line: Line, walk: _Walk) -> None:
     walk.events += kind == Kind.EVENT
     walk.last_event = str(document.get("event", ""))
     walk.last_hash = line.hash
+    if walk.on_decision is not None:
+        walk.on_decision(_decision_id(document))
     at = document.get("decided_at") or document.get("at") or document.get("created_at")
     if isinstance(at, str):
         walk.first_at = walk.first_at or at
         walk.last_at = at
+
+
+def _decision_id(document: dict[str, Any]) -> str:
+    """Return the decision a line is about, also where only a fault could be written of it."""
+    details = document.get("details")
+    kept = details if document.get("event") == EventName.RECORD_FAULT else document
+    return str(kept.get("decision_id", "")) if isinstance(kept, dict) else ""
 
 
 def _notes(path: Path, segments: list[tuple[int, Path]], walk: _Walk) -> tuple[str, ...]:
@@ -257,6 +292,8 @@ def _notes(path: Path, segments: list[tuple[int, Path]], walk: _Walk) -> tuple[s
     notes = []
     if path.is_file():
         notes.append("one segment only: what came before it and after it was not looked at")
+    elif walk.signed.is_wanted or walk.signed.verifier is not None:
+        notes.extend(walk.signed.notes(walk.lines))
     if is_being_written(folder):
         notes.append("the log is being written: a last line without its end may be on its way")
     elif walk.last_event != "stop" and segments:

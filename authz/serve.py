@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -269,6 +270,12 @@ def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:
         "meshwarden_audit_refused", "Records not accepted; each was a denial.",
         lambda: writer.refused,
     )  # fmt: skip
+    for cause in writer.dropped:
+        metrics.watch(
+            f"meshwarden_audit_dropped_{cause}",
+            "Records dropped for this cause (mode `best-effort`).",
+            partial(writer.dropped.__getitem__, cause),
+        )
 
 
 def _readiness(
@@ -282,7 +289,7 @@ def _readiness(
     def ready() -> tuple[bool, Mapping[str, Any]]:
         status = keeper.status()
         audit_fault = writer.health()
-        is_ready = audit_fault is None and not stop.is_set()
+        is_ready = not writer.is_denying and not stop.is_set()
         return is_ready, {
             "ready": is_ready,
             "revision": status.revision,

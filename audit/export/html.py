@@ -40,9 +40,9 @@ def export(
 
     The totals count every record, the table shows the newest `summary.MAX_ROWS`.
     """
-    style, script = _read("report.css"), _read("report.js")
+    style, script = read_template("report.css"), read_template("report.js")
     summary = summarize(records)
-    page = _environment().get_template("report.html.j2")
+    page = page_environment().get_template("report.html.j2")
     pieces = page.generate(
         title=title,
         range=str(range),
@@ -50,16 +50,17 @@ def export(
         verification=verification,
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=source_hash(style),
+        script_hash=source_hash(script),
     )
     out.writelines(pieces)
     return summary.total
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return the environment of our pages: everything is escaped, texts of records are shown."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
+        loader=jinja2.FunctionLoader(read_template),
         autoescape=True,
         undefined=jinja2.ChainableUndefined,
         trim_blocks=True,
@@ -84,10 +85,12 @@ def make_visible(value: object) -> str:
     return "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in text)
 
 
-def _read(name: str) -> str:
+def read_template(name: str) -> str:
+    """Return one of the package's own files."""
     return files("audit.export").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """Return a style's or script's hash as a Content-Security-Policy names it (SHA-256)."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return base64.b64encode(digest).decode("ascii")

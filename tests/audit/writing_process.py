@@ -11,11 +11,14 @@ from audit.settings import AuditSettings
 from audit.writer import AuditWriter
 
 if __name__ == "__main__":
-    settings = AuditSettings(folder=Path(sys.argv[1]), max_segment_bytes=65536)
+    mode = sys.argv[2] if len(sys.argv) > 2 else "spill"
+    settings = AuditSettings(
+        folder=Path(sys.argv[1]), max_segment_bytes=65536, mode=mode, queue_wait_milliseconds=10_000
+    )
     writer = AuditWriter(settings, node="child")
     number = 0
     while True:
         number += 1
         writer.offer(make_record(number))
-        if number % 50 == 0:
+        if mode == "strict" or number % 50 == 0:
             print(number, flush=True)

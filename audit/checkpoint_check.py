@@ -1,0 +1,137 @@
+"""Do the lines of a log have the Merkle roots that were signed for them?
+
+A chain shows that lines follow each other; whoever can write the files can write a
+whole chain anew. The signed roots show that it is the same log, up to the last
+checkpoint, and one kept elsewhere shows that none of the newest was taken away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from audit.checkpoint import Checkpoint, read_checkpoint
+from audit.checkpoint_files import checkpoint_name
+from audit.errors import CheckpointError
+from audit.merkle import Frontier
+from audit.signed_note import NoteVerifier
+
+_NAME: Final = re.compile(r"audit-([0-9]{8})\.checkpoint", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a checkpoint, or with the lines it covers."""
+
+    file: str
+    what: str
+
+
+@dataclass(slots=True)
+class CheckpointCheck:
+    """The checkpoints of one walk through a log. Load them before the first line is read."""
+
+    verifier: NoteVerifier | None = None
+    faults: list[Fault] = field(default_factory=list)
+    matched: int = 0
+    signed_lines: int = 0
+    _by_size: dict[int, list[tuple[str, Checkpoint]]] = field(default_factory=dict)
+    _of_segment: dict[int, Checkpoint] = field(default_factory=dict)
+    _tree: Frontier = field(default_factory=Frontier)
+    _has_broken: bool = False
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to check lines against."""
+        return bool(self._by_size)
+
+    def load_folder(self, folder: Path) -> None:
+        """Take the checkpoints that stand beside the segments.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        for path in sorted(folder.iterdir()):
+            found = _NAME.fullmatch(path.name)
+            if found:
+                checkpoint = self._load(path, path.name)
+                if checkpoint is not None:
+                    self._of_segment[int(found[1])] = checkpoint
+
+    def load_kept(self, path: Path) -> None:
+        """Take a checkpoint that was kept elsewhere.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        self._load(path, str(path))
+
+    def take(self, raw: bytes) -> None:
+        """Put the next line into the tree and compare where a checkpoint stands."""
+        if not self._by_size:
+            return
+        self._tree.add(raw.removesuffix(b"\n"))
+        for file, checkpoint in self._by_size.get(self._tree.size, ()):
+            self._compare(file, checkpoint)
+
+    def end_segment(self, number: int, *, is_last: bool) -> None:
+        """Look at a segment's own checkpoint once its last line was taken."""
+        if not self._of_segment or is_last:
+            return
+        checkpoint = self._of_segment.get(number)
+        if checkpoint is None:
+            if number > min(self._of_segment):
+                self._fault(checkpoint_name(number), "the sealed segment's checkpoint is missing")
+        elif checkpoint.size < self._tree.size and not self._has_broken:
+            self._fault(
+                checkpoint_name(number),
+                f"it covers {checkpoint.size} lines, the sealed segment ends at {self._tree.size}",
+            )
+
+    def finish(self) -> None:
+        """Report what was signed and is not there."""
+        for size in sorted(self._by_size):
+            if size > self._tree.size:
+                for file, _ in self._by_size[size]:
+                    what = f"{size} lines were signed, the log holds {self._tree.size}: its end"
+                    self._fault(file, f"{what} was cut off")
+        if self.verifier is not None and not self._by_size and not self.faults:
+            self._fault(checkpoint_name(1), "no segment has a checkpoint to check with the key")
+
+    def notes(self, lines: int) -> Sequence[str]:
+        """Return what a reader should know about what the checkpoints cover."""
+        if not self._by_size:
+            return ["no checkpoint: that the log was not written anew cannot be shown"]
+        found = []
+        if self.verifier is None:
+            found.append("signatures of checkpoints were not checked: no verifier key was given")
+        if self.signed_lines < lines:
+            found.append(f"the last {lines - self.signed_lines} lines are not signed yet")
+        return found
+
+    def _load(self, path: Path, file: str) -> Checkpoint | None:
+        try:
+            checkpoint = read_checkpoint(path.read_bytes(), self.verifier)
+        except CheckpointError as exc:
+            self._fault(file, str(exc))
+            return None
+        self._by_size.setdefault(checkpoint.size, []).append((file, checkpoint))
+        return checkpoint
+
+    def _compare(self, file: str, checkpoint: Checkpoint) -> None:
+        if self._tree.root() == checkpoint.root:
+            self.matched += 1
+            self.signed_lines = checkpoint.size
+        elif not self._has_broken:
+            # Every later root differs with this one: the first says where.
+            self._has_broken = True
+            begin = self.signed_lines + 1
+            self._fault(
+                file, f"lines {begin} to {checkpoint.size} of the log are not those signed for"
+            )
+
+    def _fault(self, file: str, what: str) -> None:
+        self.faults.append(Fault(file, what))

@@ -1,0 +1,127 @@
+"""What an auditor asks of the record, each as one table: a section of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from audit.verify import VerifyReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A rule of an ALLOW policy: what was granted. `principals` are those it names in full."""
+
+    policy: str
+    rule: int
+    place: str = ""
+    principals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One table with what it answers. `controls` are those it is evidence for.
+
+    `empty` is what no rows mean: nothing was found, or it cannot be known.
+    """
+
+    name: str
+    title: str
+    question: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    notes: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    empty: str = "Nothing."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """The answers of one day, UTC."""
+
+    day: str
+    allowed: int
+    denied: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Sections over one range of time, with the answers day by day."""
+
+    title: str
+    range: str
+    days: tuple[Day, ...]
+    sections: tuple[Section, ...]
+    verification: VerifyReport
+
+    @property
+    def allowed(self) -> int:
+        """How many decisions allowed."""
+        return sum(day.allowed for day in self.days)
+
+    @property
+    def denied(self) -> int:
+        """How many decisions denied."""
+        return sum(day.denied for day in self.days)
+
+
+TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "access-matrix": "Access matrix",
+        "granted-unused": "Granted but unused",
+        "anonymous-plaintext": "Anonymous and plaintext access",
+        "policy-changes": "Policy change history",
+        "shadow-exceptions": "Shadow policies and exceptions",
+        "integrity": "Integrity statement",
+        "controls": "Controls",
+    }
+)
+"""The sections by name, in the order they are told."""
+
+QUESTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "access-matrix": "Who called what, and were they allowed?",
+        "granted-unused": "Which grants did nobody use, and could be taken back?",
+        "anonymous-plaintext": "Who called without a proven identity of their own?",
+        "policy-changes": "Which policies decided, since when, and which were refused?",
+        "shadow-exceptions": "What would policies under trial change, and what was let past?",
+        "integrity": "Is the record as it was written?",
+        "controls": "Which section is evidence for which control?",
+    }
+)
+
+# (framework, control, what it asks in our words, the sections that answer)
+CONTROLS: Final[tuple[tuple[str, str, str, tuple[str, ...]], ...]] = (
+    ("PCI DSS 4.0.1", "7.2.4", "access rights are reviewed", ("granted-unused", "access-matrix")),
+    (
+        "PCI DSS 4.0.1", "7.2.5.1", "rights of applications and systems are reviewed",
+        ("granted-unused", "access-matrix"),
+    ),
+    ("PCI DSS 4.0.1", "10.2.1.4", "refused access is on record", ("access-matrix",)),
+    ("PCI DSS 4.0.1", "10.2.2", "who, what, when, with what answer", ("access-matrix",)),
+    ("PCI DSS 4.0.1", "10.3.4", "a change of the record is noticed", ("integrity",)),
+    ("ISO 27001:2022", "A.5.15", "access follows rules", ("access-matrix", "policy-changes")),
+    ("ISO 27001:2022", "A.5.18", "access rights are reviewed and taken back", ("granted-unused",)),
+    ("ISO 27001:2022", "A.8.15", "events are logged and logs protected", ("integrity",)),
+    ("ISO 27001:2022", "A.8.16", "what is unusual is looked at", ("anonymous-plaintext",)),
+    ("SOC 2", "CC6.1", "access is limited to who is authorized", ("access-matrix",)),
+    ("SOC 2", "CC6.3", "least privilege", ("granted-unused",)),
+    ("SOC 2", "CC7.2", "systems are watched for what is unusual", ("anonymous-plaintext",)),
+    ("SOC 2", "CC8.1", "changes are known and tried", ("policy-changes", "shadow-exceptions")),
+    ("NIST 800-53", "AC-3", "access is enforced", ("access-matrix",)),
+    ("NIST 800-53", "AC-6", "least privilege", ("granted-unused",)),
+    ("NIST 800-53", "AU-3", "a record says what, when, where, who and with what end",
+     ("access-matrix",)),
+    ("NIST 800-53", "AU-9", "the record is protected against change", ("integrity",)),
+    ("NIST 800-53", "CM-3", "changes of configuration are controlled", ("policy-changes",)),
+)  # fmt: skip
+"""Controls, and the sections that are evidence for them. Evidence is not conformity."""
+
+
+def controls_of(name: str) -> tuple[str, ...]:
+    """Return the controls a section is evidence for, such as `SOC 2 CC6.1`."""
+    return tuple(
+        f"{framework} {control}" for framework, control, _, sections in CONTROLS if name in sections
+    )
