@@ -19,6 +19,12 @@ def _eval() -> click.Command:
     return eval_command
 
 
+def _explain() -> click.Command:
+    from authz.commands.policy_explain import explain_command
+
+    return explain_command
+
+
 def _compile() -> click.Command:
     from authz.commands.policy_compile import compile_command
 
@@ -55,6 +61,7 @@ def _promote() -> click.Command:
     late={
         "validate": _validate,
         "eval": _eval,
+        "explain": _explain,
         "compile": _compile,
         "test": _test,
         "replay": _replay,
