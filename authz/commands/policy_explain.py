@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +28,10 @@ from authz.explain.ask import Question, UnclearQuestionError, caller_of, headers
 from authz.explain.document import to_document as story_document
 from authz.explain.render import print_story
 from authz.explain.story import tell
+from authz.explain.who_can import WhoCan, find_who_can, print_who_can, who_can_document
 from authz.logging_setup import logging_aside
+from authz.serving_state import ServingState
+from authz.walk import Surroundings
 from policies.request import Service, Workload
 
 _PATHS = click.Path(path_type=Path)
@@ -86,6 +91,10 @@ _JSON = "json"
     "--port", default=8080, show_default=True, type=click.IntRange(1, 65535),
     help="The workload's port.",
 )  # fmt: skip
+@click.option(
+    "--who-can", type=(str, str), metavar="METHOD PATH",
+    help="List who may do that, instead: one caller of each kind the policies tell apart.",
+)  # fmt: skip
 @click.option("--format", "format_", type=click.Choice(["text", _JSON]), default="text",
     show_default=True, help="For people or for programs.")  # fmt: skip
 @click.option("--all", "shows_all", is_flag=True, help="Show every rule, however many there are.")
@@ -101,6 +110,7 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     caller: str,
     workload: Workload | None,
     service: Service | None,
+    who_can: tuple[str, str] | None,
     format_: str,
     shows_all: bool,
     quiet: bool,
@@ -116,6 +126,7 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
       policy explain --policies examples/policies --rego examples/rego \\
           --from shop/batch --to shop/app=orders --path /orders
       policy explain --policies mesh/ --request recorded.json --format json
+      policy explain --policies mesh/ --to shop/app=orders --who-can DELETE /orders/17
 
     \b
     Exit codes: 0 told, whatever the answer; 2 the request, the policies, the Rego, the mesh
@@ -131,18 +142,47 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         if not quiet:
             tell_warnings(world)
         around = world.surroundings(workload, service)
+        if who_can is not None:
+            with _clear_questions():
+                question = replace(_question("", asked, world), method=who_can[0], path=who_can[1])
+            found = find_who_can(question, world.state, _with_home(around, world.state))
+            _print_who_can(question, found, format_)
+            return
         evaluator = Evaluator(world.state, around, only_namespace(world.state.snapshot))
-        try:
+        with _clear_questions():
             line = _line(request_file, caller, asked, world)
             story = tell(evaluator.outcome(line), world.state)
-        except (MalformedLineError, UnclearQuestionError) as exc:
-            click.echo(f"error: {exc}", err=True)
-            raise SystemExit(EXIT_UNUSABLE) from exc
     if format_ == _JSON:
         document = story_document(story, world.state.snapshot.mesh)
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     print_story(story, Console(soft_wrap=True), shows_all=shows_all)
+
+
+@contextmanager
+def _clear_questions() -> Iterator[None]:
+    """Turn a request that is none into its reason and exit code 2."""
+    try:
+        yield
+    except (MalformedLineError, UnclearQuestionError) as exc:
+        click.echo(f"error: {exc}", err=True)
+        raise SystemExit(EXIT_UNUSABLE) from exc
+
+
+def _with_home(around: Surroundings, state: ServingState) -> Surroundings:
+    """Return the surroundings with the only namespace there is, where nobody named one."""
+    if around.static_workload is not None and around.static_workload.namespace:
+        return around
+    service = around.static_workload.service if around.static_workload else None
+    home = Workload(namespace=only_namespace(state.snapshot), service=service)
+    return replace(around, static_workload=home)
+
+
+def _print_who_can(question: Question, found: WhoCan, format_: str) -> None:
+    if format_ == _JSON:
+        click.echo(json.dumps(who_can_document(question, found), indent=2, ensure_ascii=False))
+        return
+    print_who_can(question, found, Console(soft_wrap=True))
 
 
 def _line(
@@ -154,7 +194,11 @@ def _line(
         if len(line) > MAX_LINE:
             raise MalformedLineError(f"the request is longer than {MAX_LINE} bytes")
         return line
-    question = Question(
+    return json.dumps(to_document(_question(caller, asked, world))).encode()
+
+
+def _question(caller: str, asked: dict[str, Any], world: World) -> Question:
+    return Question(
         caller=caller_of(caller, world.state.snapshot.mesh.trust_domain),
         method=asked["method"],
         path=asked["path"],
@@ -164,7 +208,6 @@ def _line(
         source_ip=asked["ip"],
         port=asked["port"],
     )
-    return json.dumps(to_document(question)).encode()
 
 
 def _token(given: str) -> str:

@@ -157,7 +157,7 @@ def tell(outcome: Outcome, state: ServingState) -> Story:
         return Story(outcome=outcome)
     teller = _Teller(outcome, basis, state.snapshot.mesh)
     written = {policy.metadata.ref(): policy for policy, _ in state.snapshot.policies}
-    applied = _applied(basis)
+    applied = applied_policies(basis)
     names = {policy.ref for policy in applied}
     return Story(
         outcome=outcome,
@@ -170,7 +170,7 @@ def tell(outcome: Outcome, state: ServingState) -> Story:
     )
 
 
-def _applied(basis: Basis) -> tuple[CompiledPolicy, ...]:
+def applied_policies(basis: Basis) -> tuple[CompiledPolicy, ...]:
     """Return the policies of a workload in the order of the layers, AUDIT and dry-run last."""
     found = basis.policies
     custom = [policy for named in found.custom.values() for policy in named]
