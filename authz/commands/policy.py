@@ -13,6 +13,12 @@ def _validate() -> click.Command:
     return validate_command
 
 
+def _lint() -> click.Command:
+    from authz.commands.policy_lint import lint_command
+
+    return lint_command
+
+
 def _eval() -> click.Command:
     from authz.commands.policy_eval import eval_command
 
@@ -60,6 +66,7 @@ def _promote() -> click.Command:
     cls=LateGroup,
     late={
         "validate": _validate,
+        "lint": _lint,
         "eval": _eval,
         "explain": _explain,
         "compile": _compile,

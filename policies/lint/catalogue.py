@@ -54,6 +54,11 @@ class Entry:
     anchor: str = ""
     loader: tuple[LoaderMatch, ...] = ()
 
+    @property
+    def help(self) -> str:
+        """`fix` as messages have it: no capital, no full stop."""
+        return f"{self.fix[0].lower()}{self.fix[1:].removesuffix('.')}"
+
 
 @cache
 def load_catalogue() -> dict[str, Entry]:
@@ -90,20 +95,29 @@ def entry_for(found: Diagnostic) -> Entry | None:
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def render_page(entry: Entry, bad: str, good: str) -> str:
-    """Return the documentation page of a code, in Markdown, from its entry and its examples."""
+def render_page(entry: Entry, bad: str = "", good: str = "") -> str:
+    """Return the page of a code, in Markdown, with its examples where there are any."""
     inputs = ", ".join(INPUTS[letter] for letter in INPUTS if letter in entry.inputs)
     parts = [
         f"# {entry.code}: {entry.title}",
         f"Severity: {entry.severity}. It reads: {inputs}.",
         "## Why",
         entry.why,
-        "## Example",
-        f"```yaml\n{bad.rstrip()}\n```",
+        *(("## Example", f"```yaml\n{bad.rstrip()}\n```") if bad else ()),
         "## Fix",
         entry.fix,
-        f"```yaml\n{good.rstrip()}\n```",
+        *((f"```yaml\n{good.rstrip()}\n```",) if good else ()),
         "## Who else finds it",
         entry.anchor or "No tool that we know of.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def render_index() -> str:
+    """Return the page that lists every code, in Markdown."""
+    rows = [
+        f"| [{entry.code}]({entry.code}.md) | {entry.severity} | {entry.title} |"
+        for entry in load_catalogue().values()
+    ]
+    head = ["# What `policy lint` finds", "", "| code | severity | what |", "|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"

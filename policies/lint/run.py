@@ -59,7 +59,7 @@ def _of_loader(findings: Iterable[Diagnostic]) -> Iterator[LintFinding]:
             severity=entry.severity if entry else LintSeverity(found.severity),
             message=found.message,
             location=found.location,
-            help=found.help or (entry.fix if entry else ""),
+            help=found.help or (entry.help if entry else ""),
             path=found.path,
             resource=found.resource,
         )
@@ -78,7 +78,7 @@ def _named(code: str, spot: Spot) -> LintFinding:
         severity=entry.severity,
         message=spot.message,
         location=spot.location,
-        help=spot.help or entry.fix,
+        help=spot.help or entry.help,
         path=spot.path,
         resource=spot.resource,
         related=spot.related,

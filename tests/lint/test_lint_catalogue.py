@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.lint.catalogue import load_catalogue, render_page
+from policies.lint.catalogue import load_catalogue, render_index, render_page
 from policies.lint.facts import Facts
 from policies.lint.inventory import read_inventory
 from policies.lint.registry import RULES
@@ -98,3 +98,8 @@ def test_no_folder_without_an_entry() -> None:
     folders = sorted(path.name for path in HERE.iterdir() if path.name.startswith("MW"))
     pages = sorted(path.stem for path in DOCS.glob("MW*.md"))
     assert (CODES, CODES) == (folders, pages)
+
+
+def test_the_index_is_up_to_date() -> None:
+    """docs/lint/README.md lists every code."""
+    assert render_index() == (DOCS / "README.md").read_text()
