@@ -15,6 +15,9 @@ _QUOTED_LINES = 6
 
 def print_result(result: CaseResult, console: Console) -> None:
     """Print one line for a pass, and everything that helps for a failure."""
+    # Ten thousand cells that nobody reads are not laid out either.
+    if console.quiet:
+        return
     mark, style = ("✓", "green") if result.passed else ("✗", "bold red")
     console.print(Text(f"  {mark} ", style=style) + Text(result.case.name), highlight=False)
     if result.passed:

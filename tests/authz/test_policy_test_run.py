@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ import pytest
 import yaml
 from commanding import resources, run_policy
 
+from authz.policytest.matrix import cases_of
+from authz.policytest.model import Matrix
+from policies.decision import Effect
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "policy-commands.md"
 WEB_READS = {
     "from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}],
     "to": [{"operation": {"methods": ["GET"], "paths": ["/pay"]}}],
@@ -202,3 +208,13 @@ def test_a_command_line_with_a_slip(arguments: tuple[str, ...], message: str) ->
 
     assert (2, "") == (result.exit_code, result.stdout)
     assert message in result.stderr
+
+
+def test_the_documented_matrix_loads() -> None:
+    """What docs/policy-commands.md shows of a matrix is one, with all its cells."""
+    [text] = re.findall(r"```yaml\n(matrices:.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+
+    [matrix] = (Matrix.model_validate(each) for each in yaml.safe_load(text)["matrices"])
+
+    assert 27 == len(list(cases_of(matrix)))
+    assert 4 == sum(case.expect.decision is Effect.ALLOW for case in cases_of(matrix))
