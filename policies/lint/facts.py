@@ -50,6 +50,12 @@ class Facts:
         return tuple(each for each in self.resources if isinstance(each, AuthorizationPolicy))
 
     @property
+    def others(self) -> tuple[AuthorizationPolicy, ...]:
+        """P: the AuthorizationPolicies, for rules that hold them against each other."""
+        self.read.add("P")
+        return tuple(each for each in self.resources if isinstance(each, AuthorizationPolicy))
+
+    @property
     def request_authentications(self) -> tuple[RequestAuthentication, ...]:
         """J: the RequestAuthentications."""
         self.read.add("J")

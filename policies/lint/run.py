@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from policies.diagnostic import Diagnostic
-from policies.lint import logic, scope, tokens, values
+from policies.diagnostic import Diagnostic, Severity
+from policies.lint import logic, overlap, scope, tokens, values
 from policies.lint.catalogue import entry_for, load_catalogue
-from policies.lint.facts import Facts
+from policies.lint.facts import Facts, resource_name
 from policies.lint.finding import LintFinding, LintSeverity, Spot
 from policies.lint.inventory import read_inventory
 from policies.lint.registry import RULES
 from policies.lint.suppression import read_suppressions, sift
-from policies.load import inspect_resources
+from policies.load import Inspected, inspect_resources
 from policies.mesh import Mesh
+from policies.model import AuthorizationPolicy, Resource
 
-RULE_FILES = (logic, scope, tokens, values)
+RULE_FILES = (logic, overlap, scope, tokens, values)
 """The files whose import enters the rules."""
 
 # Other resources in the folder are what the rules learn from, and no fault; and whoever writes
@@ -37,7 +38,7 @@ class LintResult:
 def lint_texts(texts: Sequence[tuple[str, str]], mesh: Mesh, today: date) -> LintResult:
     """Return every finding about `(file name, text)` pairs in a mesh."""
     inspected = inspect_resources(texts, mesh)
-    facts = Facts(inspected.resources, mesh, read_inventory(texts))
+    facts = Facts(_sound(inspected), mesh, read_inventory(texts))
     findings = [*_of_loader(inspected.findings), *_of_rules(facts)]
     sifted = sift(findings, read_suppressions(inspected.resources, today))
     kept = [*sifted.kept, *(_named("MW0813", spot) for spot in sifted.faults)]
@@ -45,6 +46,19 @@ def lint_texts(texts: Sequence[tuple[str, str]], mesh: Mesh, today: date) -> Lin
         findings=tuple(sorted(kept, key=lambda found: (found.location, found.code))),
         suppressed=sifted.suppressed,
         resources=len(inspected.resources),
+    )
+
+
+def _sound(inspected: Inspected) -> tuple[Resource, ...]:
+    """Return the resources that the rules may judge: a policy with an error means another thing.
+
+    WHY the others stay: whoever asks whether there is a RequestAuthentication must see it.
+    """
+    faulty = {found.resource for found in inspected.findings if found.severity is Severity.ERROR}
+    return tuple(
+        each
+        for each in inspected.resources
+        if not isinstance(each, AuthorizationPolicy) or resource_name(each) not in faulty
     )
 
 

@@ -69,7 +69,7 @@ def test_a_suppression_needs_a_reason_and_a_use(note: str, codes: list[str], say
 def test_a_suppression_holds_for_its_own_resource() -> None:
     """The same finding in another resource is told."""
     noted = _policy("paths", '"/admin*"', 'meshwarden.io/lint-ignore: "MW0207: legacy"')
-    other = _policy("paths", '"/admin*"').replace("name: shop", "name: other")
+    other = _policy("paths", '"/admin*"').replace("namespace: shop", "namespace: other")
     assert _codes(noted, other) == ["MW0207"]
 
 
@@ -220,6 +220,6 @@ def test_no_text_breaks_the_linter(text: str) -> None:
 
 
 def test_an_error_in_one_policy_hides_nothing_of_another() -> None:
-    """The rules still run where the loader refuses a file."""
+    """The rules run where the loader refuses a file, and do not judge what is left of it."""
     assert sorted(_codes(_policy("path", '"/a"'), _policy("paths", '"/a*"').replace(
         "name: shop", "name: other"))) == ["MW0101", "MW0207"]  # fmt: skip
