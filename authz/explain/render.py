@@ -7,6 +7,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
+from authz.console_text import visible
 from authz.explain.story import (
     ClauseStory,
     GroupStory,
@@ -67,7 +68,7 @@ class _Printer:
         self._near = near
 
     def _say(self, *parts: Text | str, indent: int = 0) -> None:
-        self._console.print(Text.assemble(" " * indent, *parts), highlight=False)
+        self._console.print(visible(Text.assemble(" " * indent, *parts)), highlight=False)
 
     def head(self, story: Story) -> None:
         """Print the answer and who gave it."""

@@ -212,16 +212,21 @@ class _Teller:
     def _standing(self, policy: CompiledPolicy, matches: bool) -> Standing:
         if policy.dry_run:
             return Standing.SHADOW
-        rule = self._decision.rule
-        if rule is not None and (rule.namespace, rule.policy) == (
-            policy.ref.namespace,
-            policy.ref.policy,
-        ):
+        if self._is_decider(policy):
             self._is_decided = policy.action in (Action.DENY, Action.ALLOW)
             return Standing.DECIDED
         if not self._was_reached(policy.action):
             return Standing.NOT_ASKED
         return Standing.MATCHED if matches else Standing.NO_MATCH
+
+    def _is_decider(self, policy: CompiledPolicy) -> bool:
+        rule = self._decision.rule
+        # WHY the layer: a PeerAuthentication that refuses may bear the same name.
+        return (
+            rule is not None
+            and str(self._decision.layer) == str(policy.action)
+            and (rule.namespace, rule.policy) == (policy.ref.namespace, policy.ref.policy)
+        )
 
     def _was_reached(self, action: Action) -> bool:
         if action in (Action.DENY, Action.ALLOW) and self._is_decided:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from authz.console_text import visible
 from authz.evaluate import Evaluator
 from authz.explain.ask import Question, to_document
 from authz.explain.callers import Caller, Carried, callers, tokens
@@ -196,6 +197,10 @@ def _print_line(tried: Tried, mark: str, style: str, console: Console) -> None:
     rule = tried.decision.rule
     by = f"{rule.name} at {rule.place}" if rule is not None else str(tried.decision.reason)
     console.print(
-        Text.assemble("  ", Text(f"{mark} ", style=style), tried.who, Text(f"  {by}", style="dim")),
+        visible(
+            Text.assemble(
+                "  ", Text(f"{mark} ", style=style), tried.who, Text(f"  {by}", style="dim")
+            )
+        ),
         highlight=False,
     )

@@ -189,10 +189,10 @@ def test_a_path_with_control_characters_stays_on_its_line() -> None:
     """What a client wrote cannot paint the terminal."""
     said = run_policy(
         "explain", "--policies", "p.yaml", "--to", "shop/app=orders", "--path", "/a\x1b[31m",
-        "--from", "spiffe://cluster.local/ns/shop/sa/\x1b[2J",
+        "--from", "spiffe://cluster.local/ns/shop/sa/\x1b[2J", "--method", "\x9b2J\u202e",
     ).stdout  # fmt: skip
 
-    assert "\x1b" not in said
+    assert not {"\x1b", "\x9b", "\u202e"} & set(said)
 
 
 @pytest.mark.parametrize(
@@ -212,3 +212,15 @@ def test_unclear_questions(arguments: tuple[str, str], message: str, orders: Pat
 
     assert (2, "") == (result.exit_code, result.stdout)
     assert message in result.stderr
+
+
+def test_a_namesake_of_another_kind_did_not_decide(folder: Path) -> None:
+    """A PeerAuthentication that refuses is not taken for the policy of its name."""
+    strict = {"kind": "PeerAuthentication", "name": "readers", "spec": {"mtls": {"mode": "STRICT"}}}
+    (folder / "p.yaml").write_text(resources([*POLICIES, strict]))
+
+    story = explained("--path", "/orders")
+
+    assert "peer_required" == story["decision"]["reason"]
+    assert (True, False) == (story["mtls"]["strict"], story["mtls"]["admitted"])
+    assert {"not_asked", "shadow"} == {each["standing"] for each in story["policies"]}

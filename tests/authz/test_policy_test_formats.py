@@ -149,3 +149,12 @@ def test_a_report_that_cannot_be_written() -> None:
 
     assert 2 == result.exit_code
     assert "missing/r.json" in result.stderr
+
+
+@pytest.mark.usefixtures("reports")
+def test_pretty_does_not_act_on_the_terminal() -> None:
+    """A name with control characters is shown on its line, and paints nothing."""
+    said = run_policy("test", "a.policytest.yaml").stdout
+
+    assert HOSTILE.replace("\x1b", "\ufffd").replace("\u2028", "\ufffd") in said
+    assert "\x1b" not in said
