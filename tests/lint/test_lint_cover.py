@@ -90,7 +90,7 @@ def _policy(rule: Rule, action: Action) -> AuthorizationPolicy:
 
 
 @pytest.mark.parametrize("column", [Column.HTTP, Column.TCP])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     wide=RULES,
     narrow=RULES,
@@ -116,6 +116,31 @@ def test_what_is_covered_is_matched(
     for request in requests:
         if other.first_match(request) is not None:
             assert one.first_match(request) is not None
+
+
+@st.composite
+def _pairs(draw: st.DrawFn) -> tuple[Rule, Rule]:
+    """Return two rules on one key, so that one often covers the other."""
+    key = draw(st.sampled_from(sorted(VALUES)))
+    first, second = draw(_clauses(key)), draw(_clauses(key))
+    return Rule(when=first, location=HERE), Rule(when=second, location=HERE)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pair=_pairs(),
+    action=st.sampled_from([Action.ALLOW, Action.DENY]),
+    requests=st.lists(REQUESTS, min_size=10, max_size=10),
+)
+def test_what_is_covered_is_matched_on_one_key(
+    pair: tuple[Rule, Rule], action: Action, requests: list[Request]
+) -> None:
+    """The same where both rules are about one attribute."""
+    wide, narrow = pair
+    assume(rule_covers(wide, narrow, action, MESH))
+    one, other = (compile_policy(_policy(each, action), MESH, Column.HTTP) for each in pair)
+    for request in requests:
+        assert other.first_match(request) is None or one.first_match(request) is not None
 
 
 def _rule(key: str, *values: str) -> Rule:
