@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from policies.diagnostic import Diagnostic, Severity
-from policies.lint import logic, overlap, scope, tokens, values
+from policies.lint import logic, overlap, peers, scope, tokens, values
 from policies.lint.catalogue import entry_for, load_catalogue
 from policies.lint.facts import Facts, resource_name
 from policies.lint.finding import LintFinding, LintSeverity, Spot
@@ -18,7 +18,7 @@ from policies.load import Inspected, inspect_resources
 from policies.mesh import Mesh
 from policies.model import AuthorizationPolicy, Resource
 
-RULE_FILES = (logic, overlap, scope, tokens, values)
+RULE_FILES = (logic, overlap, peers, scope, tokens, values)
 """The files whose import enters the rules."""
 
 # Other resources in the folder are what the rules learn from, and no fault; and whoever writes
