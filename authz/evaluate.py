@@ -22,7 +22,7 @@ from audit.record import AuditRecord, ShadowFacts
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
-from authz.walk import Surroundings
+from authz.walk import Outcome, Surroundings
 from authz.workload import NAMESPACE_EXTENSION
 from dryrun.shadow import TOGETHER
 from policies.decision import Reason
@@ -85,6 +85,19 @@ class Evaluator:
         Raises:
             MalformedLineError: the line is not the protobuf JSON of a CheckRequest.
         """
+        self._authorizer.check(self._message(line))
+        return _answer(self._recorder.record())
+
+    def outcome(self, line: bytes) -> Outcome:
+        """Return all that the answer to one line rests on; the walk is the same.
+
+        Raises:
+            MalformedLineError: the line is not the protobuf JSON of a CheckRequest.
+        """
+        return self._authorizer.outcome(self._message(line))
+
+    def _message(self, line: bytes) -> bytes:
+        """Return the bytes that Envoy would have sent, and set the clock to the line's."""
         document = _parse(line)
         at = _read_time(document.pop("at", None))
         message = _to_message(document)
@@ -98,8 +111,7 @@ class Evaluator:
             attributes.context_extensions[NAMESPACE_EXTENSION] = self._fallback
             self.fallbacks += 1
         self._clock.at = at
-        self._authorizer.check(message.SerializeToString())
-        return _answer(self._recorder.record())
+        return bytes(message.SerializeToString())
 
 
 def read_lines(stream: IO[bytes], longest: int = MAX_LINE) -> Iterator[tuple[int, bytes | None]]:

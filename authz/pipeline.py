@@ -78,6 +78,11 @@ class Authorizer:
         self._count(outcome, time.perf_counter() - begun)
         return answer
 
+    def outcome(self, message: bytes, forwarded: tuple[str, ...] = ()) -> Outcome:
+        """Return what `check` would answer by, with all it rests on; nothing is recorded."""
+        decided = self._decide(message, forwarded, self.state(), None)
+        return self._encoded(decided, self.new_id())[0]
+
     def _decide(
         self, message: bytes, forwarded: tuple[str, ...], state: ServingState, until: float | None
     ) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from policies.diagnostic import Diagnostic, Severity
+from policies.diagnostic import Diagnostic, Location, Severity
 
 # BUDGET: of a long line, what stands around the place; an inline key set is one line of KiB.
 _WIDTH = 100
@@ -77,19 +77,19 @@ def _print_finding(found: Diagnostic, lines: Mapping[str, Sequence[str]], consol
     if found.path and found.path not in found.message:
         where += Text(f"  {visible(found.path)}", style="dim")
     console.print(where, highlight=False)
-    _print_line(found, lines, console, style)
+    print_line(found.location, lines, console, style)
     if found.help:
         console.print(Text("   = ", style="blue") + Text(f"help: {visible(found.help)}"),
                       highlight=False)  # fmt: skip
     console.print()
 
 
-def _print_line(
-    found: Diagnostic, lines: Mapping[str, Sequence[str]], console: Console, style: str
+def print_line(
+    place: Location, lines: Mapping[str, Sequence[str]], console: Console, style: str
 ) -> None:
     """Print the line that a finding is about, with a mark below its column."""
-    number, column = found.location.line, found.location.column
-    text_lines = lines.get(found.location.file, ())
+    number, column = place.line, place.column
+    text_lines = lines.get(place.file, ())
     if not 1 <= number <= len(text_lines):
         return
     line = text_lines[number - 1]

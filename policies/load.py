@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from policies.diagnostic import Diagnostic, LoadError, shown
+from policies.diagnostic import Diagnostic, LoadError, Severity, shown
 from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar, iter_documents
 from policies.fields import Fields, Findings, kind_of, suggestion
 from policies.load_authorization import read_authorization_policy
@@ -40,27 +40,48 @@ class Loaded:
     warnings: tuple[Diagnostic, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected:
+    """What could be read of a set of files, faulty resources among it, and every finding."""
+
+    resources: tuple[Resource, ...]
+    findings: tuple[Diagnostic, ...]
+
+
 def read_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None) -> Loaded:
     """Return the resources of `(file name, text)` pairs; `mesh` adds the warnings it decides.
 
     Raises:
         LoadError: any file holds an error; every finding of every file is in it.
     """
+    inspected = inspect_resources(texts, mesh)
+    if any(found.severity is Severity.ERROR for found in inspected.findings):
+        raise LoadError(inspected.findings)
+    return Loaded(resources=inspected.resources, warnings=inspected.findings)
+
+
+def inspect_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None) -> Inspected:
+    """Return what `read_resources` reads, also where it would refuse it: for linters only.
+
+    A resource with an error stands here as far as it was understood, so it must decide nothing.
+    """
     findings = Findings()
     resources: list[Resource] = []
-    for file, text in texts:
-        for document in _documents(text, file, findings):
-            for item in _items(document, findings):
-                resource = _read_resource(item, findings)
-                findings.resource = ""
-                if resource is not None:
-                    resources.append(resource)
-    _refuse_twins(resources, findings)
-    if mesh is not None:
-        warn_of_mesh(resources, mesh, findings)
-    if findings.has_errors:
-        raise LoadError(findings.diagnostics)
-    return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
+    try:
+        for file, text in texts:
+            for document in _documents(text, file, findings):
+                for item in _items(document, findings):
+                    resource = _read_resource(item, findings)
+                    findings.resource = ""
+                    if resource is not None:
+                        resources.append(resource)
+        _refuse_twins(resources, findings)
+        if mesh is not None:
+            warn_of_mesh(resources, mesh, findings)
+    except LoadError:
+        # Too many errors to go on; each of them is in `findings`.
+        pass
+    return Inspected(resources=tuple(resources), findings=tuple(findings.diagnostics))
 
 
 def _documents(text: str, file: str, findings: Findings) -> Iterator[YamlNode]:

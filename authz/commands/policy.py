@@ -13,10 +13,22 @@ def _validate() -> click.Command:
     return validate_command
 
 
+def _lint() -> click.Command:
+    from authz.commands.policy_lint import lint_command
+
+    return lint_command
+
+
 def _eval() -> click.Command:
     from authz.commands.policy_eval import eval_command
 
     return eval_command
+
+
+def _explain() -> click.Command:
+    from authz.commands.policy_explain import explain_command
+
+    return explain_command
 
 
 def _compile() -> click.Command:
@@ -54,7 +66,9 @@ def _promote() -> click.Command:
     cls=LateGroup,
     late={
         "validate": _validate,
+        "lint": _lint,
         "eval": _eval,
+        "explain": _explain,
         "compile": _compile,
         "test": _test,
         "replay": _replay,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import click
 
-from authz.build import prepare_keys
+from authz.commands.evaluating import prepare_world, rego_by_provider, tell_warnings
 from authz.commands.failing import clear_errors
 from authz.commands.options import (
     SERVICE_FORM,
@@ -20,9 +18,7 @@ from authz.commands.options import (
     mesh_option,
     parse_service,
     parse_workload,
-    read_mesh,
 )
-from authz.config_file import load_settings
 from authz.evaluate import (
     MAX_LINE,
     Evaluator,
@@ -30,28 +26,15 @@ from authz.evaluate import (
     malformed_answer,
     read_lines,
 )
-from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation, only_namespace
-from authz.identity_settings import IdentitySettings
+from authz.evaluate_state import only_namespace
 from authz.logging_setup import logging_aside
-from authz.policy_bundle_parts import load_once
 from authz.render_findings import counted
-from authz.serve import static_workload
-from authz.serving_state import ServingState
-from authz.settings import Settings
-from authz.token_parts import build_token_parts
-from authz.token_settings import JwksSettings
-from authz.walk import Surroundings
-from identity.jwks_cache import JwksCache
-from policies.diagnostic import shown
 from policies.request import Service, Workload
 
 EXIT_ANSWERED = 0
 EXIT_MALFORMED = 1
 
 _PATHS = click.Path(path_type=Path)
-# WHY loopback: the guard keeps policies from leading a server to its neighbours; whoever
-# writes the command stands at that machine. A configuration says for itself.
-_AT_HAND = Settings(identity=IdentitySettings(jwks=JwksSettings(allow_loopback=True)))
 
 
 @click.command("eval", cls=SpreadingCommand, short_help="Decide requests given as JSON lines.")
@@ -142,33 +125,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     with ExitStack() as stack:
         stack.enter_context(logging_aside())
         stack.enter_context(clear_errors())
-        settings = _AT_HAND if config is None else load_settings(config)
-        tokens = build_token_parts(settings.identity)
-        stack.callback(tokens.close)
         sources = rego_by_provider(rego, rego_data, rego_entrypoint)
-        mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
-        own = [each for each in settings.providers if each.name not in sources]
-        needed = {name for each in own for name in each.rego.bundles}
-        state = load_once(
-            [each for each in settings.bundles if each.name in needed],
-            lambda take: load_evaluation(
-                policies or settings.policies.paths, mesh, sources, settings.providers, take=take
-            ),
-        )
-        prepare_keys(state.snapshot, tokens.keys)
+        world = prepare_world(stack, policies, config, mesh_file, sources)
         if not quiet:
-            _tell(state, tokens.keys)
-        static = workload or static_workload(settings.workload)
-        if service is not None:
-            static = replace(static or Workload(namespace=""), service=service)
-        around = Surroundings(
-            keys=tokens.keys,
-            verify_token=tokens.verify,
-            static_workload=static,
-            peer_rules=settings.identity.to_peer_rules(),
-        )
-        namespace = only_namespace(state.snapshot)
-        evaluator = Evaluator(state, around, namespace)
+            tell_warnings(world)
+        namespace = only_namespace(world.state.snapshot)
+        evaluator = Evaluator(world.state, world.surroundings(workload, service), namespace)
         malformed = _answer_all(requests, evaluator)
     if evaluator.fallbacks and not quiet:
         click.echo(
@@ -195,34 +157,3 @@ def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:
             answer = malformed_answer(str(exc), place)
         click.echo(json.dumps(answer))
     return malformed
-
-
-def rego_by_provider(
-    given: Iterable[str], data: tuple[Path, ...], entrypoint: str
-) -> dict[str, RegoSource]:
-    """Return the Rego of the command line by the provider it is for."""
-    found: dict[str, list[Path]] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        if not equals or "/" in name:
-            name, path = ANY_PROVIDER, text
-        if not path:
-            raise click.BadParameter(f"`{shown(text)}` names no path", param_hint="--rego")
-        found.setdefault(name, []).append(Path(path))
-    return {
-        name: RegoSource(paths=paths, data=data, entrypoint=entrypoint)
-        for name, paths in found.items()
-    }
-
-
-def _tell(state: ServingState, keys: JwksCache) -> None:
-    """Write what is odd about the policies, and which keys are not to be had."""
-    for warning in state.warnings:
-        click.echo(str(warning), err=True)
-    for source in keys.status():
-        if not source.is_ready:
-            click.echo(
-                f"warning: no keys from {source.source}: {source.last_error or 'no answer yet'}; "
-                "tokens of this issuer are refused",
-                err=True,
-            )

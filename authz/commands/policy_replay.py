@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from audit.reader import count_lines, read_records
 from audit.record import Kind
 from audit.time_range import TimeRange, parse_range
+from authz.commands.evaluating import rego_by_provider
 from authz.commands.failing import clear_errors
 from authz.commands.options import SpreadingCommand, mesh_option, read_mesh
-from authz.commands.policy_eval import rego_by_provider
 from authz.config_file import load_settings
 from authz.evaluate_state import load_evaluation
 from authz.logging_setup import logging_aside

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -12,16 +10,13 @@ from rich.console import Console
 
 from authz.commands.failing import clear_errors
 from authz.commands.options import mesh_option, read_mesh
+from authz.commands.policy_texts import read_texts
 from authz.render_findings import finding_row, print_findings, print_tally
-from policies.diagnostic import Diagnostic, LoadError, Location, Severity
-from policies.files import find_policy_files, read_policy_files
+from policies.diagnostic import Severity
 from policies.validate import validate_texts
 
 EXIT_ACCEPTED = 0
 EXIT_REFUSED = 1
-
-_STDIN = Path("-")
-_STDIN_NAME = "<stdin>"
 
 
 @click.command("validate", short_help="Say what admission would, and where.")
@@ -61,7 +56,7 @@ def validate_command(paths: tuple[Path, ...], mesh_file: Path | None, format_: s
     """
     with clear_errors():
         mesh = read_mesh(mesh_file)
-    texts, problems = _read(paths)
+    texts, problems = read_texts(paths)
     validation = validate_texts(texts, mesh)
     findings = sorted((*problems, *validation.findings), key=lambda found: found.location)
     if format_ == "json":
@@ -74,44 +69,3 @@ def validate_command(paths: tuple[Path, ...], mesh_file: Path | None, format_: s
         print_tally(findings, len(texts), validation.resources, console)
     refused = any(found.severity is Severity.ERROR for found in findings)
     raise SystemExit(EXIT_REFUSED if refused else EXIT_ACCEPTED)
-
-
-def _read(paths: Iterable[Path]) -> tuple[list[tuple[str, str]], list[Diagnostic]]:
-    """Return the texts that can be read, and why the others cannot."""
-    texts: list[tuple[str, str]] = []
-    problems: list[Diagnostic] = []
-    for path in paths:
-        try:
-            texts.extend((_read_stdin(),) if path == _STDIN else read_policy_files([path]))
-        except LoadError as exc:
-            problems.extend(exc.diagnostics)
-            texts.extend(_readable(path))
-    return texts, problems
-
-
-def _readable(path: Path) -> Iterable[tuple[str, str]]:
-    """Yield the files of a folder that can be read, some of which cannot."""
-    try:
-        files = list(find_policy_files([path])) if path.is_dir() else []
-    except OSError:
-        return
-    for file in files:
-        try:
-            yield from read_policy_files([file])
-        except LoadError:
-            continue
-
-
-def _read_stdin() -> tuple[str, str]:
-    raw = sys.stdin.buffer.read()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise LoadError([_stdin_problem(f"not UTF-8 at byte {exc.start}")]) from exc
-    if not text.strip():
-        raise LoadError([_stdin_problem("standard input is empty")])
-    return _STDIN_NAME, text
-
-
-def _stdin_problem(message: str) -> Diagnostic:
-    return Diagnostic(code="unreadable-file", message=message, location=Location(_STDIN_NAME))

@@ -172,6 +172,85 @@ class Case(Section):
     expect: Expectation = Field(description="What must hold.")
 
 
+Texts = str | tuple[str, ...]
+"""One text or several."""
+
+AXES = ("from", "to", "token", "method", "path", "host")
+"""What a matrix may vary, in the order of its cells."""
+
+
+class Cells(Section):
+    """Cells of a matrix: those that have one of the values on every axis that is written."""
+
+    from_: Texts | None = Field(default=None, alias="from", description="Identities.")
+    to: Texts | None = Field(default=None, description="Workloads.")
+    token: str | tuple[str | None, ...] | None = Field(
+        default=None, description="Tokens; null where it is written: none is carried."
+    )
+    method: Texts | None = Field(default=None, description="Methods.")
+    path: Texts | None = Field(default=None, description="Paths.")
+    host: Texts | None = Field(default=None, description="Hosts.")
+
+    def on(self, axis: str) -> tuple[str | None, ...] | None:
+        """Return the values on an axis, None where it is not written."""
+        field = "from_" if axis == "from" else axis
+        if field not in self.model_fields_set:
+            return None
+        found = getattr(self, field)
+        return found if isinstance(found, tuple) else (found,)
+
+
+class Matrix(Section):
+    """The product of lists. What `allow` does not list must be denied."""
+
+    name: str = Field(min_length=1, description="What the matrix shows.")
+    from_: tuple[str, ...] = Field(
+        default=(), alias="from", description="Identities; empty: the default one."
+    )
+    to: tuple[str, ...] = Field(default=(), description="Workloads; empty: the default one.")
+    token: tuple[str | None, ...] = Field(
+        default=(), description="Tokens, null for none; empty: the default one."
+    )
+    method: tuple[str, ...] = Field(default=(), description="Methods; empty: the request's.")
+    path: tuple[str, ...] = Field(default=(), description="Paths; empty: the request's.")
+    host: tuple[str, ...] = Field(default=(), description="Hosts; empty: the request's.")
+    request: RequestFixture = Field(
+        default_factory=RequestFixture, description="What all requests have in common."
+    )
+    allow: tuple[Cells, ...] = Field(description="The cells that must be allowed.")
+    status: dict[str, int] = Field(
+        default_factory=dict,
+        description="HTTP status of the denied cells that have this value on an axis; the first "
+        "that fits holds.",
+    )
+
+    def on(self, axis: str) -> tuple[str | None, ...]:
+        """Return the values on an axis; none where it is not varied."""
+        found: tuple[str | None, ...] = getattr(self, "from_" if axis == "from" else axis)
+        return found
+
+    @model_validator(mode="after")
+    def _cells_are_of_the_matrix(self) -> Matrix:
+        # A value that no cell has would be a cell that nobody tests.
+        for cells in self.allow:
+            for axis in AXES:
+                for value in cells.on(axis) or ():
+                    if value not in self.on(axis):
+                        raise ValueError(
+                            f"`allow` names {_quoted(value)}, which the matrix does not have "
+                            f"under `{axis}`"
+                        )
+        known = {value for axis in AXES for value in self.on(axis)}
+        for value in self.status:
+            if value not in known:
+                raise ValueError(f"`status` names {_quoted(value)}, which the matrix does not have")
+        return self
+
+
+def _quoted(value: str | None) -> str:
+    return "no token (null)" if value is None else f"`{value}`"
+
+
 class PolicyTestFile(Section):
     """A whole test file."""
 
@@ -188,4 +267,13 @@ class PolicyTestFile(Section):
     identities: dict[str, IdentityFixture] = Field(description="Peers by name.")
     tokens: dict[str, TokenFixture] = Field(default_factory=dict, description="Tokens by name.")
     defaults: Defaults = Field(default_factory=Defaults, description="What cases need not repeat.")
-    cases: tuple[Case, ...] = Field(min_length=1, description="The cases.")
+    cases: tuple[Case, ...] = Field(default=(), description="The cases.")
+    matrices: tuple[Matrix, ...] = Field(
+        default=(), description="Products of lists in which all that is not listed is denied."
+    )
+
+    @model_validator(mode="after")
+    def _tests_something(self) -> PolicyTestFile:
+        if not (self.cases or self.matrices):
+            raise ValueError("at least one of `cases` and `matrices` must have an entry")
+        return self

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,12 +16,14 @@ from authz.config_file import load_model
 from authz.peer_settings import mapping_set
 from authz.policy_bundle_parts import load_once
 from authz.policytest.expect import Mismatch, compare
+from authz.policytest.matrix import cases_of
 from authz.policytest.model import Case, PolicyTestFile, RequestFixture
 from authz.policytest.tokens import FixtureError, TestIssuer
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings, walk
 from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
 from identity.peer_finding import PeerRules
+from identity.token_memory import TokenMemory
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.documents import YamlList, YamlMap, parse_documents
 from policies.mesh import Mesh
@@ -28,6 +31,10 @@ from policies.mesh import Mesh
 SUFFIX = ".policytest.yaml"
 
 Fixture = TypeVar("Fixture")
+
+
+def _everything(name: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +46,22 @@ class CaseResult:
     location: Location
     outcome: Outcome
     mismatches: tuple[Mismatch, ...]
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """`suite/case`, what `--run` looks at."""
+        return case_name(self.suite, self.case)
 
     @property
     def passed(self) -> bool:
         """Whether everything expected held."""
         return not self.mismatches
+
+
+def case_name(suite: str, case: Case) -> str:
+    """Return the name of a case in lists and filters."""
+    return f"{suite}/{case.name}"
 
 
 class BrokenPoliciesError(Exception):
@@ -72,29 +90,53 @@ def find_test_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def run_test_file(path: Path, mesh: Mesh | None = None) -> Iterator[CaseResult]:
+def list_test_file(path: Path) -> Iterator[tuple[str, Location]]:
+    """Yield the name of each case and cell with its place; nothing is run.
+
+    Raises:
+        LoadError: the test file is wrong.
+    """
+    suite = load_model(path, PolicyTestFile)
+    for case, place in _cases(path, suite):
+        yield case_name(suite.metadata.name, case), place
+
+
+def run_test_file(
+    path: Path, mesh: Mesh | None = None, wanted: Callable[[str], bool] = _everything
+) -> Iterator[CaseResult]:
     """Yield the result of each case; a `mesh` stands in the place of the file's own settings.
+
+    `wanted` says by name which cases run; without any, the policies are not even loaded.
 
     Raises:
         LoadError: the test file itself is wrong.
         BrokenPoliciesError: what it tests does not load.
     """
     suite = load_model(path, PolicyTestFile)
-    places = _case_places(path)
+    name = suite.metadata.name
+    chosen = [each for each in _cases(path, suite) if wanted(case_name(name, each[0]))]
+    if not chosen:
+        return
     state = _load_state(path, suite, mesh or suite.mesh.to_mesh())
     issuer = TestIssuer()
     now = suite.clock.timestamp()
     rules = PeerRules(mappings=mapping_set(suite.mappings))
-    around = Surroundings(keys=issuer, now=lambda: now, peer_rules=rules)
-    for case, place in zip(suite.cases, places, strict=True):
-        message = _message(suite, case, place, issuer)
+    memory = TokenMemory()
+    around = Surroundings(
+        keys=issuer, now=lambda: now, peer_rules=rules, verify_token=memory.verify
+    )
+    minted: dict[str, str] = {}
+    for case, place in chosen:
+        message = _message(suite, case, place, lambda token: _bearer(token, suite, issuer, minted))
+        begun = time.perf_counter()
         outcome = walk(decode_check_request(message), state, around)
         yield CaseResult(
-            suite=suite.metadata.name,
+            suite=name,
             case=case,
             location=place,
             outcome=outcome,
             mismatches=tuple(compare(case.expect, outcome)),
+            seconds=time.perf_counter() - begun,
         )
 
 
@@ -117,16 +159,30 @@ def _shown(path: Path) -> Path:
     return resolved.relative_to(here) if resolved.is_relative_to(here) else resolved
 
 
-def _case_places(path: Path) -> list[Location]:
-    """Return where each case stands; the file was checked before."""
+def _cases(path: Path, suite: PolicyTestFile) -> Iterator[tuple[Case, Location]]:
+    """Yield the cases and the cells of matrices, with where they stand; the file was checked."""
     root = parse_documents(path.read_text(encoding="utf-8"), str(path))[0]
     assert isinstance(root, YamlMap)
-    cases = root.entries["cases"]
-    assert isinstance(cases, YamlList)
-    return [item.location for item in cases.items]
+    yield from zip(suite.cases, _places(root, "cases"), strict=True)
+    for matrix, place in zip(suite.matrices, _places(root, "matrices"), strict=True):
+        yield from ((case, place) for case in cases_of(matrix))
 
 
-def _message(suite: PolicyTestFile, case: Case, place: Location, issuer: TestIssuer) -> bytes:
+def _places(root: YamlMap, key: str) -> list[Location]:
+    found = root.entries.get(key)
+    return [item.location for item in found.items] if isinstance(found, YamlList) else []
+
+
+def _bearer(token: str, suite: PolicyTestFile, issuer: TestIssuer, minted: dict[str, str]) -> str:
+    """Return the compact token of a fixture, minted once."""
+    if token not in minted:
+        minted[token] = issuer.mint(token, suite.tokens, suite.clock)
+    return minted[token]
+
+
+def _message(
+    suite: PolicyTestFile, case: Case, place: Location, mint: Callable[[str], str]
+) -> bytes:
     """Return the CheckRequest that Envoy would send for a case."""
     peer = _fixture(case.from_, suite.defaults.from_, suite.identities, "identity", place)
     workload = _fixture(case.to, suite.defaults.to, suite.workloads, "workload", place)
@@ -143,7 +199,7 @@ def _message(suite: PolicyTestFile, case: Case, place: Location, issuer: TestIss
     bearer = ""
     if token is not None:
         try:
-            bearer = issuer.mint(token, suite.tokens, suite.clock)
+            bearer = mint(token)
         except FixtureError as exc:
             raise LoadError([_broken(place, str(exc))]) from exc
     _fill_http(message, case.request, bearer)

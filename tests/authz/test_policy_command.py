@@ -13,7 +13,7 @@ from commanding import resources, run_policy
 from authz.commands.options import parse_service, spread
 from policies.request import Service
 
-COMMANDS = ("compile", "eval", "test", "validate")
+COMMANDS = ("compile", "eval", "explain", "lint", "test", "validate")
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "policy-commands.md"
 EXAMPLES = [
     line

@@ -1,0 +1,110 @@
+"""What `policy eval` and `policy explain` stand on: policies and Rego, loaded as a server would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+
+from authz.build import prepare_keys
+from authz.commands.options import read_mesh
+from authz.config_file import load_settings
+from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation
+from authz.identity_settings import IdentitySettings
+from authz.policy_bundle_parts import load_once
+from authz.serve import static_workload
+from authz.serving_state import ServingState
+from authz.settings import Settings
+from authz.token_parts import TokenParts, build_token_parts
+from authz.token_settings import JwksSettings
+from authz.walk import Surroundings
+from policies.diagnostic import shown
+from policies.request import Service, Workload
+
+# WHY loopback: the guard keeps policies from leading a server to its neighbours; whoever
+# writes the command stands at that machine. A configuration says for itself.
+_AT_HAND = Settings(identity=IdentitySettings(jwks=JwksSettings(allow_loopback=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a command line named, ready to be asked."""
+
+    settings: Settings
+    tokens: TokenParts
+    state: ServingState
+
+    def surroundings(self, workload: Workload | None, service: Service | None) -> Surroundings:
+        """Return the surroundings of a walk; what the command line named wins."""
+        static = workload or static_workload(self.settings.workload)
+        if service is not None:
+            static = replace(static or Workload(namespace=""), service=service)
+        return Surroundings(
+            keys=self.tokens.keys,
+            verify_token=self.tokens.verify,
+            static_workload=static,
+            peer_rules=self.settings.identity.to_peer_rules(),
+        )
+
+
+def prepare_world(
+    stack: ExitStack,
+    policies: Sequence[Path],
+    config: Path | None,
+    mesh_file: Path | None,
+    sources: Mapping[str, RegoSource],
+) -> World:
+    """Return what is named, loaded, with keys fetched; `stack` ends what was opened.
+
+    Raises:
+        LoadError: something does not load; with the findings of all files.
+        OSError: a file cannot be read.
+    """
+    settings = _AT_HAND if config is None else load_settings(config)
+    tokens = build_token_parts(settings.identity)
+    stack.callback(tokens.close)
+    mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
+    own = [each for each in settings.providers if each.name not in sources]
+    needed = {name for each in own for name in each.rego.bundles}
+    state = load_once(
+        [each for each in settings.bundles if each.name in needed],
+        lambda take: load_evaluation(
+            policies or settings.policies.paths, mesh, sources, settings.providers, take=take
+        ),
+    )
+    prepare_keys(state.snapshot, tokens.keys)
+    return World(settings=settings, tokens=tokens, state=state)
+
+
+def tell_warnings(world: World) -> None:
+    """Write what is odd about the policies, and which keys are not to be had."""
+    for warning in world.state.warnings:
+        click.echo(str(warning), err=True)
+    for source in world.tokens.keys.status():
+        if not source.is_ready:
+            click.echo(
+                f"warning: no keys from {source.source}: {source.last_error or 'no answer yet'}; "
+                "tokens of this issuer are refused",
+                err=True,
+            )
+
+
+def rego_by_provider(
+    given: Iterable[str], data: tuple[Path, ...], entrypoint: str
+) -> dict[str, RegoSource]:
+    """Return the Rego of the command line by the provider it is for."""
+    found: dict[str, list[Path]] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = ANY_PROVIDER, text
+        if not path:
+            raise click.BadParameter(f"`{shown(text)}` names no path", param_hint="--rego")
+        found.setdefault(name, []).append(Path(path))
+    return {
+        name: RegoSource(paths=paths, data=data, entrypoint=entrypoint)
+        for name, paths in found.items()
+    }

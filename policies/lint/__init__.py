@@ -1,0 +1,1 @@
+"""The policy linter: rules over policies that load, named by a catalogue."""

@@ -1,0 +1,225 @@
+"""The frame of the linter: suppressions, the baseline, and what other tools get wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.diagnostic import LoadError
+from policies.lint.baseline import new_findings, parse_baseline, render_baseline
+from policies.lint.finding import LintFinding
+from policies.lint.run import LintResult, lint_texts
+from policies.mesh import Mesh
+
+TODAY = date(2026, 11, 21)
+HEAD = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: shop
+  namespace: shop
+"""
+
+
+def _policy(field: str, value: str, annotations: str = "") -> str:
+    noted = f"  annotations:\n    {annotations}\n" if annotations else ""
+    side = "to" if field in ("paths", "hosts", "methods") else "from"
+    inner = "operation" if side == "to" else "source"
+    return (
+        f"{HEAD}{noted}spec:\n  rules:\n  - {side}:\n    - {inner}:\n        {field}: [{value}]\n"
+    )
+
+
+def _lint(*texts: str, mesh: Mesh | None = None) -> LintResult:
+    named = [(f"{index}.yaml", text) for index, text in enumerate(texts)]
+    return lint_texts(named, mesh or Mesh(), TODAY)
+
+
+def _codes(*texts: str) -> list[str]:
+    return [found.code for found in _lint(*texts).findings]
+
+
+@pytest.mark.parametrize(
+    ("note", "codes", "says"),
+    [
+        ("MW0207: legacy", [], ""),
+        ("MW0207: legacy, TICKET-12, until 2026-11-21", [], ""),
+        ("MW0207: legacy; ", [], ""),
+        ("MW0207: legacy, until 2026-11-20", ["MW0207", "MW0813"], "expired on 2026-11-20"),
+        ("MW0207: legacy, until 2026-13-01", ["MW0207", "MW0813"], "no date"),
+        ("MW0207", ["MW0207", "MW0813"], "no reason"),
+        ("MW0207: until 2099-01-01", ["MW0207", "MW0813"], "no reason"),
+        ("MW0214: another", ["MW0207", "MW0813"], "holds nothing back"),
+        ("everything", ["MW0207", "MW0813"], "not of the form"),
+    ],
+)
+def test_a_suppression_needs_a_reason_and_a_use(note: str, codes: list[str], says: str) -> None:
+    """Only a suppression with a reason, not past its end and of use holds a finding back."""
+    text = _policy("paths", '"/admin*"', f'meshwarden.io/lint-ignore: "{note}"')
+    result = _lint(text)
+    assert codes == sorted(found.code for found in result.findings)
+    assert (not codes) is bool(result.suppressed)
+    assert says in "".join(each.message for each in result.findings if each.code == "MW0813")
+
+
+def test_a_suppression_holds_for_its_own_resource() -> None:
+    """The same finding in another resource is told."""
+    noted = _policy("paths", '"/admin*"', 'meshwarden.io/lint-ignore: "MW0207: legacy"')
+    other = _policy("paths", '"/admin*"').replace("namespace: shop", "namespace: other")
+    assert _codes(noted, other) == ["MW0207"]
+
+
+def test_a_baseline_covers_what_moved_and_no_more() -> None:
+    """Lines added above do not matter; a second finding of a kind is new."""
+    known = parse_baseline(render_baseline(_lint(_policy("paths", '"/a*"')).findings), "b.json")
+    moved = _lint("# a line\n" + _policy("paths", '"/a*"')).findings
+    assert new_findings(moved, known) == ()
+    grown = _lint(_policy("paths", '"/a*", "/b*"')).findings
+    assert [found.message for found in new_findings(grown, known)] == ["`/b*` also matches `/bx`"]
+    assert len(new_findings((*moved, *moved), known)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "null", "7", '{"version": 2, "findings": {}}', "[" * 100_000,
+     '{"version": 1, "findings": []}', '{"version": 1, "findings": {"a": "b"}}'],
+)  # fmt: skip
+def test_what_is_no_baseline_is_refused(text: str) -> None:
+    """A file of another kind covers nothing and is an error, with the file's name."""
+    with pytest.raises(LoadError, match=r"b\.json.*not a baseline"):
+        parse_baseline(text, "b.json")
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_a_baseline_is_a_difference_of_bags(old: list[str], now: list[str]) -> None:
+    """What is left is what there is now, less what there was then."""
+    template = _lint(_policy("paths", '"/a*"')).findings[0]
+
+    def findings(messages: list[str]) -> list[LintFinding]:
+        return [
+            LintFinding(
+                code=template.code,
+                severity=template.severity,
+                message=message,
+                location=template.location,
+            )
+            for message in messages
+        ]
+
+    known = parse_baseline(render_baseline(findings(old)), "b.json")
+    left = Counter(found.message for found in new_findings(findings(now), known))
+    assert Counter(now) - Counter(old) == left
+
+
+# What other tools get wrong, by their places in the list of the linter's design.
+def test_a_method_in_lower_case_is_found() -> None:
+    """Kiali upper-cases before it compares; Envoy does not."""
+    assert _codes(_policy("methods", '"get"')) == ["MW0211"]
+
+
+def test_wildcards_at_both_ends_are_found() -> None:
+    """Kiali accepts them; the trailing one is a letter."""
+    assert _codes(_policy("principals", '"*.local/ns/shop/sa/test*"')) == ["MW0202"]
+
+
+def test_a_wildcard_in_the_middle_is_found() -> None:
+    """Tutorials teach it for principals; nothing supports it."""
+    assert "MW0201" in _codes(_policy("principals", '"cluster.local/ns/team-*/sa/*"'))
+
+
+def test_a_subject_suffix_is_no_issuer() -> None:
+    """Istio's example says issuer; what is generated is about the subject."""
+    assert "MW0705" in _codes(_policy("requestPrincipals", '"*@example.com"'))
+
+
+def test_hosts_in_a_source_are_told_where_they_belong() -> None:
+    """An old example has them there, where they would be dropped."""
+    (found,) = _lint(_policy("paths", '"/a/*"').replace("to:", "from:").replace(
+        "operation:", "source:")).findings  # fmt: skip
+    assert (found.code, "to.operation.paths" in found.help) == ("MW0101", True)
+
+
+def test_host_bits_are_found() -> None:
+    """Go's parser accepts them and Istio says nothing."""
+    (found,) = _lint(_policy("ipBlocks", '"10.0.0.5/8"')).findings
+    assert (found.code, "10.0.0.0/8" in found.message) == ("MW0107", True)
+
+
+def test_permissive_is_not_taken_for_mtls() -> None:
+    """Kiali counts PERMISSIVE as mTLS."""
+    text = HEAD.replace("AuthorizationPolicy", "PeerAuthentication")
+    assert _codes(text + "spec:\n  mtls:\n    mode: PERMISSIVE\n") == ["MW0603"]
+
+
+# Shapes of Istio's public examples, written afresh: correct, so nothing is an error.
+CORRECT = {
+    "allow-nothing": "spec:\n  {}\n",
+    "viewer": (
+        "spec:\n  selector:\n    matchLabels: {app: catalog}\n  action: ALLOW\n  rules:\n  - to:\n"
+        '    - operation:\n        methods: ["GET"]\n'
+    ),
+    "by-account": (
+        "spec:\n  rules:\n  - from:\n    - source:\n"
+        '        principals: ["cluster.local/ns/default/sa/catalog-page"]\n    to:\n'
+        '    - operation:\n        methods: ["GET", "POST"]\n'
+    ),
+    "tcp": (
+        "spec:\n  selector:\n    matchLabels: {app: echo}\n  rules:\n  - to:\n    - operation:\n"
+        '        ports: ["9000", "9001"]\n'
+    ),
+    "deny-get": (
+        'spec:\n  action: DENY\n  rules:\n  - to:\n    - operation:\n        methods: ["GET"]\n'
+        '        ports: ["9000"]\n'
+    ),
+    "by-address": "spec:\n  rules:\n  - from:\n    - source:\n"
+    '        remoteIpBlocks: ["192.0.2.7", "198.51.100.0/24"]\n',
+    "from-namespaces": (
+        'spec:\n  rules:\n  - from:\n    - source:\n        namespaces: ["default"]\n    to:\n'
+        '    - operation:\n        methods: ["GET"]\n        paths: ["/info*", "/data"]\n'
+    ),
+    "not-from": "spec:\n  action: DENY\n  rules:\n  - from:\n    - source:\n"
+    '        notNamespaces: ["shop"]\n',
+    "custom": (
+        "spec:\n  action: CUSTOM\n  provider:\n    name: outside\n  rules:\n  - to:\n"
+        '    - operation:\n        paths: ["/headers"]\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORRECT)
+def test_correct_shapes_have_no_error(name: str) -> None:
+    """Policies as Istio's documentation has them are no error."""
+    text = HEAD.replace("name: shop", f"name: {name}") + CORRECT[name]
+    errors = [found for found in _lint(text).findings if found.severity.rank == 0]
+    assert errors == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["paths", "hosts", "methods", "principals", "namespaces", "ipBlocks",
+                     "requestPrincipals", "serviceAccounts", "trustDomains"]),
+    st.text(min_size=0, max_size=12, alphabet="ab/*.:{}%?#$^[]()\\ \u00e9-_1@"),
+)  # fmt: skip
+def test_no_value_breaks_the_linter(field: str, value: str) -> None:
+    """Whatever the value, there is a result, and each finding has a place and a message."""
+    quoted = "'" + value.replace("'", "''") + "'"
+    for found in _lint(_policy(field, quoted)).findings:
+        assert found.message
+        assert found.location.line
+
+
+@pytest.mark.parametrize("text", ["", "[", "- 1", "a: b", "kind: Pod\nspec: 7", "kind: List",
+                                  "kind: Deployment\nspec: {template: []}", "\x00"])  # fmt: skip
+def test_no_text_breaks_the_linter(text: str) -> None:
+    """Texts that are no policies are findings or nothing, and the others are still linted."""
+    assert "MW0207" in _codes(text, _policy("paths", '"/admin*"'))
+
+
+def test_an_error_in_one_policy_hides_nothing_of_another() -> None:
+    """The rules run where the loader refuses a file, and do not judge what is left of it."""
+    assert sorted(_codes(_policy("path", '"/a"'), _policy("paths", '"/a*"').replace(
+        "name: shop", "name: other"))) == ["MW0101", "MW0207"]  # fmt: skip
