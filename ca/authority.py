@@ -22,11 +22,17 @@ import structlog
 from cryptography import x509
 
 from ca.clock import Clock
-from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError, StateError
+from ca.errors import (
+    AuthorityExpiredError,
+    CaError,
+    KeyFileError,
+    RotationRefusedError,
+    StateError,
+)
 from ca.key_kinds import PrivateKey
 from ca.keys import KeyStore
 from ca.making import AuthorityMaker, AuthorityPlan, PluggedAuthority
-from ca.slots import Slot, load_slot, load_slots, trusted_roots
+from ca.slots import Slot, load_slot, load_slots, orphaned_keys, trusted_roots
 from ca.state import Manifest, ManifestStore, Phase, SlotEntry
 from ca.svid import to_pem
 from identity.spiffe_id import TrustDomain
@@ -83,8 +89,10 @@ class AuthorityKeeper:
         self._listeners: list[Callable[[], None]] = []
         self.renewal_error = ""
         with state.exclusively():
-            manifest = state.load_manifest() or self._make()
-        self._take(manifest)
+            found = state.load_manifest()
+            self._take(found or self._make())
+            if found is not None:
+                self._forget_orphans()
         state.publish_bundle(self.bundle_pem())
         if must_sign:
             self.current()
@@ -259,6 +267,20 @@ class AuthorityKeeper:
         _log.info("intermediate_renewed", expires_at=self._active.intermediate.not_valid_after_utc)
         if old.entry.intermediate.key is not None:
             self._keys.remove_key(old.entry.intermediate.key)
+
+    def _forget_orphans(self) -> None:
+        """Remove the keys that no authority names: what a killed process had made, or retired.
+
+        Such a key is worth nothing, for its certificate is nowhere; the caller keeps other writers
+        out, so none of them is about to be named.
+        """
+        try:
+            for name in orphaned_keys(self._keys.key_names(), self._slots):
+                self._keys.remove_key(name)
+                _log.warning("orphaned_key_removed", key=name)
+        except KeyFileError as exc:
+            # It harms nobody where it is; the next start tries again.
+            _log.warning("orphaned_key_left", error=str(exc))
 
     def _take(self, manifest: Manifest) -> None:
         """Make `manifest` what this keeper answers from, or leave everything as it was."""

@@ -81,7 +81,7 @@ class JwtKeys:
             slots = self._keeper.slots
             if slots is not self._slots:
                 self._signers = tuple(self._signer(slot) for slot in slots)
-                gone = {_name(s) for s in self._slots} - {_name(s) for s in slots}
+                gone = {s.jwt_key_name for s in self._slots} - {s.jwt_key_name for s in slots}
                 self._slots, self._bundle = slots, None
                 for name in gone:
                     self._keys.remove_key(name)
@@ -120,7 +120,7 @@ class JwtKeys:
 
     def _signer(self, slot: Slot) -> JwtSigner:
         """Return a slot's key, made where it is missing."""
-        name = _name(slot)
+        name = slot.jwt_key_name
         key = self._keys.load_key(name) or self._make(name)
         public = key.public_key()
         return JwtSigner(slot=slot, kid=_kid(public), algorithm=_algorithm(public), key=key)
@@ -137,11 +137,6 @@ class JwtKeys:
             return theirs
         _log.info("jwt_key_made", key=name)
         return key
-
-
-def _name(slot: Slot) -> str:
-    """Return the name of a slot's key."""
-    return f"jwt-{slot.number}-{slot.root.serial_number:040x}"
 
 
 def _algorithm(key: PublicKey) -> str:

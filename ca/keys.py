@@ -45,6 +45,9 @@ class KeyStore(Protocol):
     def remove_key(self, name: str) -> None:
         """Forget the key called `name`, if there is one."""
 
+    def key_names(self) -> frozenset[str]:
+        """Return what the keys are called that this store holds."""
+
 
 class FileKeyStore:
     """Keys as PKCS#8 PEM files of mode 0600 in one folder of mode 0700.
@@ -95,6 +98,12 @@ class FileKeyStore:
             sync_folder(self._folder)
         except OSError as exc:
             raise KeyFileError(f"key `{name}` cannot be removed: {exc.strerror}") from exc
+
+    def key_names(self) -> frozenset[str]:
+        """Return what the keys are called that lie in the folder; other files are nobody's."""
+        return frozenset(
+            path.stem for path in self._folder.glob("*.pem") if _NAME.fullmatch(path.stem)
+        )
 
     def _write(self, path: Path, key: PrivateKey, *, replace: bool) -> None:
         """Write a key's file as a whole."""

@@ -129,6 +129,15 @@ class SharedKeyStore:
         with _as_key_error(), self._store.write() as connection:
             connection.execute(delete(AUTHORITY_KEY).where(AUTHORITY_KEY.c.name == name))
 
+    def key_names(self) -> frozenset[str]:
+        """Return what the keys are called that the database holds.
+
+        Raises:
+            KeyFileError: the database is away.
+        """
+        with _as_key_error(), self._store.read() as connection:
+            return frozenset(connection.scalars(select(AUTHORITY_KEY.c.name)))
+
 
 class Replicas:
     """What the other replicas' streams have acknowledged."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -13,6 +15,8 @@ from ca.errors import StateError, SvidInvalidError
 from ca.state import AuthorityEntry, Manifest, Phase, SlotEntry
 from ca.validate import verify_authority
 from identity.spiffe_id import TrustDomain
+
+_KEY_NAME: Final = re.compile(r"(root|intermediate|plugged|jwt-[0-9]+)-[0-9a-f]{40}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,17 @@ class Slot:
     def roots(self) -> tuple[x509.Certificate, ...]:
         """What peers have to trust, the authority's own root first."""
         return (self.root, *self.more_roots)
+
+    @property
+    def jwt_key_name(self) -> str:
+        """What the key of the authority's JWT-SVIDs is called; no manifest names it."""
+        return f"jwt-{self.number}-{self.root.serial_number:040x}"
+
+    @property
+    def key_names(self) -> frozenset[str]:
+        """What the keys of the authority are called, whether or not they are here."""
+        names = (self.entry.root.key, self.entry.intermediate.key, self.jwt_key_name)
+        return frozenset(name for name in names if name is not None)
 
     @property
     def expires_at(self) -> datetime:
@@ -119,6 +134,15 @@ def trusted_roots(slots: Iterable[Slot]) -> tuple[x509.Certificate, ...]:
     WHY by age: an authority that changes its slot must not change the bundle.
     """
     return tuple(dict.fromkeys(root for slot in slots for root in slot.roots))
+
+
+def orphaned_keys(names: Iterable[str], slots: Iterable[Slot]) -> tuple[str, ...]:
+    """Return those of `names` that a key of ours has and no authority in `slots`.
+
+    What else lies beside our keys is not ours.
+    """
+    named = frozenset(name for slot in slots for name in slot.key_names)
+    return tuple(sorted(n for n in names if _KEY_NAME.fullmatch(n) and n not in named))
 
 
 def _parse(entry: AuthorityEntry) -> x509.Certificate:

@@ -175,3 +175,21 @@ def test_passphrase_without_its_newline(tmp_path):
     (tmp_path / "p").write_bytes(PASSPHRASE + b"\r\n")
     (tmp_path / "p").chmod(0o600)
     assert load_passphrase(tmp_path / "p") == PASSPHRASE
+
+
+def test_keys_that_no_authority_names(keeper_of, tmp_path):
+    """A start forgets keys of ours that nobody names, and leaves alone what is not ours."""
+    folder = tmp_path / "s"
+    with keeper_of(folder) as keeper:
+        named = {path.name for path in (folder / "keys").iterdir()}
+        keeper.prepare()
+        keeper.activate()
+        store = FileKeyStore(folder / "keys")
+        for name in (f"root-{1:040x}", f"jwt-1-{7:040x}", f"plugged-{7:040x}", "root-backup"):
+            store.store_key(name, generate_key())
+    with keeper_of(folder) as keeper:
+        kept = {path.name for path in (folder / "keys").iterdir()}
+        assert "root-backup.pem" in kept
+        assert named < kept
+        names = {name for slot in keeper.slots for name in slot.key_names}
+        assert {path.removesuffix(".pem") for path in kept} - names == {"root-backup"}

@@ -311,6 +311,8 @@ for at, name in enumerate(names):
         was_killed = killed(folder, step, name)
         now_is = opened(folder, look)
         assert not list(folder.rglob(".tmp-*"))
+        # No key lies there that no authority names, however the step ended.
+        assert len(list((folder / "keys").iterdir())) == 2 * len(now_is)
         if was_killed and now_is == was:
             opened(folder, lambda keeper: getattr(keeper, name)())
             now_is = opened(folder, look)
@@ -323,7 +325,7 @@ print(total)
 
 
 def test_kill_at_every_step(tmp_path):
-    """Killed at any file operation of any step, the CA has the slots of before or of after."""
+    """Killed at any file operation of a step, the CA has the slots and keys of before or after."""
     done = subprocess.run(
         [sys.executable, "-c", _KILLED_AT_EVERY_STEP, str(tmp_path)],
         cwd=ROOT,
