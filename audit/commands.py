@@ -14,6 +14,7 @@ from audit.checkpoint import prove_inclusion, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
 from audit.errors import AuditQueryError, AuditReadError, CheckpointError
 from audit.export import csv, html, jsonl
+from audit.logs import find_all_logs, find_logs
 from audit.reader import read_records
 from audit.signed_note import NoteVerifier
 from audit.time_range import parse_range
@@ -39,14 +40,14 @@ def run_verify(
 ) -> int:
     """Write what is true of the log, and of others `also`, and return 0 (intact) or 1 (broken).
 
-    `kept` are checkpoints of the first log that were kept elsewhere. What `access_logs`
-    name must stand in any of the logs.
+    Each worker's log is told on its own. `kept` are checkpoints of the first log that were kept
+    elsewhere. What `access_logs` name must stand in any of the logs.
 
     Raises:
         AuditReadError: there is no log to verify (the command line exits with 2).
     """
     code = EXIT_INTACT
-    for place, log in enumerate((path, *also)):
+    for place, log in enumerate(find_all_logs((path, *also))):
         report = verify_folder(
             log,
             verifier=verifier,
@@ -81,7 +82,18 @@ def run_prove(log: Path, decision_id: str) -> tuple[bytes, str]:
         AuditReadError: there is no log, or no such decision in it.
         CheckpointError: no checkpoint covers the line, or the log is not what was signed.
     """
-    entry, seq = _find_line(log, decision_id)
+    if not log.is_dir():
+        raise AuditReadError(f"`{log}` is no folder of a log")
+    for chain in find_logs(log):
+        found = _find_line(chain, decision_id)
+        if found is not None:
+            entry, seq = found
+            return entry, _prove_line(chain, seq)
+    raise AuditReadError(f"`{log}` holds no decision `{decision_id}`")
+
+
+def _prove_line(log: Path, seq: int) -> str:
+    """Return the proof by the first checkpoint that covers the line."""
     for number, _ in list_segments(log):
         file = log / checkpoint_name(number)
         if file.is_file() and read_checkpoint(file.read_bytes(), None).size >= seq:
@@ -90,13 +102,11 @@ def run_prove(log: Path, decision_id: str) -> tuple[bytes, str]:
                 for _, path in list_segments(log)
                 for raw in read_raw_lines(path)
             )
-            return entry, prove_inclusion(entries, seq, file.read_bytes()).to_text()
+            return prove_inclusion(entries, seq, file.read_bytes()).to_text()
     raise CheckpointError(f"no checkpoint covers the line at seq {seq} yet")
 
 
-def _find_line(log: Path, decision_id: str) -> tuple[bytes, int]:
-    if not log.is_dir():
-        raise AuditReadError(f"`{log}` is no folder of a log")
+def _find_line(log: Path, decision_id: str) -> tuple[bytes, int] | None:
     wanted = f'"decision_id":"{decision_id}"'.encode()
     for _, path in list_segments(log):
         for raw in read_raw_lines(path):
@@ -104,7 +114,7 @@ def _find_line(log: Path, decision_id: str) -> tuple[bytes, int]:
                 line = parse_line(raw)
                 if line.document.get("decision_id") == decision_id:
                     return raw.removesuffix(b"\n"), line.seq
-    raise AuditReadError(f"`{log}` holds no decision `{decision_id}`")
+    return None
 
 
 def render_report(report: VerifyReport) -> str:

@@ -22,6 +22,7 @@ import duckdb
 
 from audit.chain import MAX_LINE_BYTES, list_segments, parse_line, read_raw_lines
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
+from audit.logs import find_all_logs
 from audit.query import Query
 from audit.time_range import TimeRange
 
@@ -113,8 +114,9 @@ class LogQueries:
         Raises:
             AuditReadError: a path holds no log, or cannot be read.
         """
-        files = [file for log in logs for file in _segments(log, since)]
-        self._is_one_chain = len(logs) == 1
+        chains = find_all_logs(logs)
+        files = [file for log in chains for file in _segments(log, since)]
+        self._is_one_chain = len(chains) == 1
         self._engine = _open_engine(files)
 
     def __enter__(self) -> Self:
@@ -292,8 +294,6 @@ def _like(pattern: str) -> str:
 def _segments(log: Path, since: str | None) -> list[Path]:
     try:
         files = [log] if log.is_file() else [file for _, file in list_segments(log)]
-        if not files:
-            raise AuditReadError(f"`{log}` holds no audit log")
         return [file.absolute() for file in (_not_before(since, files) if since else files)]
     except OSError as exc:
         raise AuditReadError(f"`{log}` cannot be read: {exc.strerror}") from exc

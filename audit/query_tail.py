@@ -7,6 +7,7 @@ segment but one: how far back it looks does not grow with the log.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Any, BinaryIO
 
 from audit.chain import list_segments, parse_line
 from audit.errors import AuditReadError, DamagedLineError
+from audit.logs import find_logs
 from audit.query import Query
+from audit.reader import time_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,57 @@ def follow(
 ) -> Iterator[dict[str, Any] | Damaged]:
     """Yield the `newest` wanted decisions of the folder, then each as it is written.
 
-    `wait` is called when everything was told; it returns False to end. Damaged lines are told
-    in their place: who watches is the first to know.
+    Those of several workers come merged by time, as far as they were written. `wait` is called
+    when everything was told; it returns False to end. Damaged lines are told in their place: who
+    watches is the first to know.
 
     Raises:
         AuditReadError: the folder holds no log, or cannot be read.
     """
     if newest < 0:
         raise ValueError("`newest` counts decisions")
-    tail = _Tail(folder)
+    tails = _Tails(folder)
     try:
-        found = (each for each in tail.read() if _is_wanted(each, query))
+        found = (each for each in tails.read() if _is_wanted(each, query))
         yield from deque(found, maxlen=newest)
         while wait():
-            yield from (each for each in tail.read() if _is_wanted(each, query))
+            yield from (each for each in tails.read() if _is_wanted(each, query))
     except OSError as exc:
         raise AuditReadError(f"`{folder}` cannot be read: {exc.strerror}") from exc
     finally:
-        tail.close()
+        tails.close()
 
 
 def _is_wanted(found: dict[str, Any] | Damaged, query: Query) -> bool:
     return isinstance(found, Damaged) or query.matches(found)
+
+
+class _Tails:
+    """The logs of a folder: a worker may begin one at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tails: dict[Path, _Tail] = {}
+
+    def close(self) -> None:
+        """Close the open segments."""
+        for tail in self._tails.values():
+            tail.close()
+
+    def read(self) -> Iterator[dict[str, Any] | Damaged]:
+        """Yield what was written since the last call."""
+        for log in find_logs(self._folder):
+            self._tails.setdefault(log, _Tail(log))
+        for _, found in heapq.merge(*map(_timed, self._tails.values()), key=lambda each: each[0]):
+            yield found
+
+
+def _timed(tail: _Tail) -> Iterator[tuple[str, dict[str, Any] | Damaged]]:
+    """Yield what a log tells with its time; what is damaged has that of the line before."""
+    at = ""
+    for found in tail.read():
+        at = at if isinstance(found, Damaged) else time_of(found)
+        yield at, found
 
 
 class _Tail:

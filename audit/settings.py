@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from audit.logs import worker_folder
 from audit.redact import DEFAULT_CLAIMS, DEFAULT_HEADERS
 
 
@@ -36,7 +37,8 @@ class AuditSettings(BaseModel):
 
     folder: Path = Field(
         default=Path("audit"),
-        description="Folder of the segments; made at start. One process writes one folder.",
+        description="Folder of the segments; made at start. One process writes one folder; of "
+        "several workers each writes a folder `worker-NAME` in it.",
     )
     max_segment_bytes: int = Field(
         default=64 * 1024 * 1024,
@@ -105,3 +107,17 @@ class AuditSettings(BaseModel):
     claims: tuple[str, ...] = Field(
         default=DEFAULT_CLAIMS, description="Token claims that are recorded beside `iss` and `sub`."
     )
+
+    def for_worker(self, worker: str, *, node: str) -> AuditSettings:
+        """Return the settings of one of several workers: a log, a chain and a name of its own.
+
+        `node` names the instance where `node_name` does not; `worker` is of letters, digits, `-`.
+        """
+        origin = self.checkpoint_origin and f"{self.checkpoint_origin}/{worker}"
+        return self.model_copy(
+            update={
+                "folder": worker_folder(self.folder, worker),
+                "node_name": f"{self.node_name or node}/{worker}",
+                "checkpoint_origin": origin,
+            }
+        )
