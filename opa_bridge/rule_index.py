@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from opa_bridge.scanner import Kind, ScanError, Token, scan_tokens
-from opa_bridge.unbound import KEYWORDS
+from opa_bridge.statements import can_end, statements_of
 
 # BUDGET: fewer clauses are tried as fast as they are chosen from.
 _CLAUSES_LEAST: Final = 8
@@ -31,7 +31,7 @@ _PREFIX: Final = "meshwarden_clauses_"
 _EQUALS: Final = frozenset({"==", "="})
 # Texts that have one spelling: the library compares spellings, and escapes have several.
 _PLAIN: Final = re.compile(r"[ !#-\[\]-~]*")
-_LITERALS: Final = frozenset({"true", "false", "null"})
+
 
 # BUDGET: sets of modules; each holds the data once more, so large data stay in one set.
 _SETS_MOST: Final = 16
@@ -218,7 +218,7 @@ def _read_rule(source: str, tokens: tuple[Token, ...], rule: str) -> _Rule | Non
     default = ""
     clauses: list[_Clause] = []
     spans: list[tuple[int, int]] = []
-    for begin, end in _statements(tokens):
+    for begin, end in statements_of(tokens):
         is_default = tokens[begin].text == "default" and begin + 1 < end
         head = begin + is_default
         if tokens[head].text != rule:
@@ -241,30 +241,6 @@ def _is_plain(clause: tuple[Token, ...]) -> bool:
         return False
     outside = [token.text for token in clause[1:] if token.depth == 0]
     return not {"else", ";", clause[0].text} & set(outside)
-
-
-def _statements(tokens: tuple[Token, ...]) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each statement of a module: what starts a line outside brackets."""
-    starts = [
-        index
-        for index, token in enumerate(tokens)
-        if token.starts_line and token.depth == 0 and _is_fresh(tokens, index)
-    ]
-    yield from zip(starts, [*starts[1:], len(tokens)], strict=True)
-
-
-def _is_fresh(tokens: tuple[Token, ...], index: int) -> bool:
-    """Return whether a token at the start of a line starts a statement, seen from both sides."""
-    token = tokens[index]
-    if token.kind is Kind.SIGN or token.text in ("else", "if", "with", "in", "as", "contains"):
-        return False
-    return index == 0 or _can_end(tokens[index - 1])
-
-
-def _can_end(token: Token) -> bool:
-    if token.kind is Kind.SIGN:
-        return token.text in ("}", "]", ")")
-    return token.text not in KEYWORDS or token.text in _LITERALS
 
 
 def _equalities(clause: tuple[Token, ...], aliases: Mapping[str, Way]) -> Iterator[tuple[Way, str]]:
@@ -322,7 +298,7 @@ def _alone(body: tuple[Token, ...]) -> Iterator[tuple[int, int]]:
 def _is_boundary(body: tuple[Token, ...], index: int) -> bool:
     token = body[index]
     is_name = token.kind is Kind.NAME and token.text not in ("with", "in", "as", "else", "if")
-    return (is_name or token.kind is Kind.STRING) and _can_end(body[index - 1])
+    return (is_name or token.kind is Kind.STRING) and can_end(body[index - 1])
 
 
 def _way_of(ref: tuple[Token, ...], aliases: Mapping[str, Way]) -> Way:
@@ -365,7 +341,7 @@ def _aliases(tokens: tuple[Token, ...]) -> dict[str, Way] | None:
     """
     found: dict[str, Way] = {}
     own: set[int] = set()
-    for begin, end in _statements(tokens):
+    for begin, end in statements_of(tokens):
         clause = tokens[begin:end]
         if clause[0].text != "import":
             continue
@@ -404,7 +380,7 @@ def _looks_into(tokens: tuple[Token, ...], package: list[str]) -> bool:
 
 
 def _package_of(tokens: tuple[Token, ...]) -> str:
-    for begin, end in _statements(tokens):
+    for begin, end in statements_of(tokens):
         if tokens[begin].text == "package":
             return "".join(token.text for token in tokens[begin + 1 : end]).replace(".", "/")
     return ""
