@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ async def control_socket(ca: RunningCa) -> AsyncIterator[None]:
         finally:
             server.close()
             await server.wait_closed()
-            _remove(folder)
+            # A disk that has turned read-only keeps it; the next start takes its place.
+            with suppress(OSError):
+                _remove(folder)
 
 
 def ask(state_folder: Path, request: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import TypeAlias
 
 import structlog
@@ -54,6 +55,8 @@ class Rotation:
         self.last_leaf: LastLeaf | None = None
         self.replicas: Replicas | None = None
         self.record: RecordStep | None = None
+        self._unrecorded: list[Mapping[str, object]] = []
+        self._recording = Lock()
 
     def prepare(self, plugged: PluggedAuthority | None = None) -> Slot:
         """Trust a new authority, or an existing one; it does not sign yet.
@@ -172,20 +175,29 @@ class Rotation:
         return longest if ends_at is None else min(ends_at, longest)
 
     def _record(self, step: str, slot: Slot, blockers: tuple[str, ...]) -> None:
-        """Put a step on record. It is done by then, so a failure is logged and undoes nothing."""
-        if self.record is None:
-            return
-        details = {
-            "step": step,
-            "authority": slot.number,
-            "root_sha256": slot.root.fingerprint(hashes.SHA256()).hex(),
-            "sequence": self._keeper.sequence,
-            "forced_past": list(blockers),
-        }
-        try:
-            self.record(details)
-        except CaError as exc:
-            _log.error("authority_step_not_recorded", error=str(exc), **details)
+        """Put a step on record. It is done by then, so what fails is kept and tried again."""
+        self._unrecorded.append(
+            {
+                "step": step,
+                "authority": slot.number,
+                "root_sha256": slot.root.fingerprint(hashes.SHA256()).hex(),
+                "sequence": self._keeper.sequence,
+                "forced_past": list(blockers),
+            }
+        )
+        self.record_pending()
+
+    def record_pending(self) -> None:
+        """Put on record, in their order, the steps that could not be until now."""
+        with self._recording:
+            while self.record is not None and self._unrecorded:
+                details = self._unrecorded[0]
+                try:
+                    self.record(details)
+                except CaError as exc:
+                    _log.error("authority_step_not_recorded", error=str(exc), **details)
+                    return
+                self._unrecorded.pop(0)
 
     def acknowledged(self) -> int:
         """Return the newest bundle that every stream here with roots has acknowledged."""

@@ -208,6 +208,7 @@ async def _watch(ca: RunningCa, stop: asyncio.Event) -> None:
                 await asyncio.to_thread(ca.keeper.refresh)
                 acknowledged = ca.rotation.acknowledged()
                 await asyncio.to_thread(ca.rotation.replicas.report, acknowledged)
+            await asyncio.to_thread(ca.rotation.record_pending)
             ca.keeper.current()
             ca.rotation.advance()
         except CaError as exc:

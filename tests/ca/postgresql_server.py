@@ -51,7 +51,10 @@ class PostgresqlServer:
         """Make the database in `folder`, which belongs to `user`."""
         self.folder = folder
         self._programs = programs
-        self._user = user if os.geteuid() == 0 else None
+        # WHY setpriv, not `user=`: that forks, which gRPC's threads here may not bear.
+        account = pwd.getpwnam(user)
+        ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+        self._as_user = ["setpriv", *ids] if os.geteuid() == 0 else []
         # Nobody but its own user reaches the socket's folder, so no password is asked.
         self._run("initdb", "-D", "data", "-U", "ca", "--auth=trust", "--no-sync", "-E", "UTF8")
         settings = f"listen_addresses = ''\nunix_socket_directories = '{folder}'\n"
@@ -79,9 +82,8 @@ class PostgresqlServer:
     def _run(self, program: str, *arguments: str) -> None:
         """Run one of its programs as its user; what it says is in the error."""
         done = subprocess.run(
-            [self._programs / program, *arguments],
+            [*self._as_user, self._programs / program, *arguments],
             cwd=self.folder,
-            user=self._user,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError
+from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.rotation import Rotation
 from ca.state import Phase
@@ -220,6 +220,27 @@ def test_failed_write_changes_nothing(keeper_of, rotation_of, tmp_path, monkeypa
         assert (_phases(keeper), keeper.sequence) == ({1: "active"}, 1)
         assert (tmp_path / "s/authority.json").read_bytes() == before
         rotation.prepare()
+
+
+def test_a_step_that_could_not_be_recorded_is_not_forgotten(keeper_of, rotation_of, tmp_path):
+    """Steps taken while the audit chain was away are recorded when it is back, in their order."""
+    recorded, is_away = [], True
+
+    def record(details):
+        if is_away:
+            raise StoreError("the audit log cannot be written")
+        recorded.append(details["step"])
+
+    with keeper_of(tmp_path / "s") as keeper:
+        rotation = rotation_of(keeper)
+        rotation.record = record
+        rotation.prepare()
+        rotation.activate(force=True)
+        rotation.record_pending()
+        assert recorded == []
+        is_away = False
+        rotation.retire(force=True)
+        assert recorded == ["prepare", "activate", "retire"]
 
 
 @settings(
