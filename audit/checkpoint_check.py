@@ -17,6 +17,7 @@ from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
 from audit.errors import CheckpointError
 from audit.merkle import Frontier
+from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
 
 _NAME: Final = re.compile(r"audit-([0-9]{8})\.checkpoint", re.ASCII)
@@ -74,6 +75,25 @@ class CheckpointCheck:
         if not self._by_size:
             return
         self._tree.add(raw.removesuffix(b"\n"))
+        self._compare_here()
+
+    def take_segment(self, segment: ChainedSegment) -> bool:
+        """Take all lines of a segment at once; False where that cannot be.
+
+        It cannot where a checkpoint stands amid them, or where lines before them are missing.
+        """
+        if not self._by_size:
+            return True
+        if self._tree.size != segment.first_seq - 1:
+            return False
+        if any(self._tree.size < size < segment.last_seq for size in self._by_size):
+            return False
+        for height, root in segment.trees:
+            self._tree.add_tree(height, root)
+        self._compare_here()
+        return True
+
+    def _compare_here(self) -> None:
         for file, checkpoint in self._by_size.get(self._tree.size, ()):
             self._compare(file, checkpoint)
 

@@ -50,12 +50,22 @@ class Frontier:
 
     def add_hash(self, node: bytes) -> None:
         """Put a leaf's hash at the right end."""
-        size = self.size
+        self.add_tree(0, node)
+
+    def add_tree(self, height: int, node: bytes) -> None:
+        """Put a perfect subtree of 2**height leaves at the right end.
+
+        Raises:
+            ValueError: no such subtree can begin there.
+        """
+        size, rest = divmod(self.size, 1 << height)
+        if rest:
+            raise ValueError(f"after {self.size} leaves no tree of {1 << height} can begin")
         while size & 1:
             node = node_hash(self.peaks.pop(), node)
             size >>= 1
         self.peaks.append(node)
-        self.size += 1
+        self.size += 1 << height
 
     def root(self) -> bytes:
         """Return the root; that of the empty tree is the SHA-256 of nothing."""
@@ -65,6 +75,29 @@ class Frontier:
         for peak in reversed(self.peaks[:-1]):
             root = node_hash(peak, root)
         return root
+
+
+class TreeRange:
+    """Leaves that stand somewhere in a tree, as the perfect subtrees they make up.
+
+    `trees` are (height, root), from left to right; a `Frontier` takes them one by one.
+    """
+
+    __slots__ = ("end", "trees")
+
+    def __init__(self, begin: int) -> None:
+        """Begin before leaf `begin`."""
+        self.end = begin
+        self.trees: list[tuple[int, bytes]] = []
+
+    def add(self, entry: bytes) -> None:
+        """Put an entry at the right end."""
+        node, height, place = leaf_hash(entry), 0, self.end
+        while place & 1 and self.trees and self.trees[-1][0] == height:
+            node = node_hash(self.trees.pop()[1], node)
+            place, height = place >> 1, height + 1
+        self.trees.append((height, node))
+        self.end += 1
 
 
 def sibling_ranges(index: int, size: int) -> list[tuple[int, int]]:

@@ -1,94 +1,42 @@
-"""Asking the log as a whole: SQL of an embedded engine over the segments as they lie.
+"""Asking the log as a whole: SQL of an embedded engine over the columns of its segments.
 
-Theory of operation. A segment is read as lines of text, nothing is imported or kept. The view
-`decisions` has a column for each fact, taken out of a line's JSON only where a question names
-it. A line that does not hold its own hash is not believed and left out, as in `audit.reader`.
-The engine may read the segments it was opened on and nothing else, so that a filter written
-by hand reaches no other file.
+Theory of operation. Each segment's columns stand in a file (`audit.column_files`), which is made
+where it is missing. The view `decisions` has a column for each fact. What is found is shown from
+the segment's own line, which must hold its hash. The engine may read the column files it was
+opened on and nothing else, so that a filter written by hand reaches no other file.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Self
 
 import duckdb
 
-from audit.chain import MAX_LINE_BYTES, list_segments, parse_line, read_raw_lines
+from audit.chain import parse_line, read_raw_lines
+from audit.column_files import (
+    Columns,
+    ColumnStore,
+    Progress,
+    Segment,
+    open_columns,
+    segments_of,
+)
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
 from audit.logs import find_all_logs
 from audit.query import Query
+from audit.query_columns import COLUMNS, escape_glob, quote
+from audit.segment_lines import SegmentLines
 from audit.time_range import TimeRange
 
-_TAIL: Final = 75  # `,"hash":"`, 64 digits, `"}`: what a line's hash does not cover
 _BATCH: Final = 1000
 _CLOCK_SLACK: Final = timedelta(hours=1)  # BUDGET: how far a node's clock may be set back
-# A header's byte that is no UTF-8 stands in a line as half a surrogate pair, which the engine's
-# JSON refuses. It is left out of what is compared, else one byte would hide a caller from every
-# question. Whole pairs, and backslashes that are escaped themselves, stay.
-_ESCAPES: Final = r"(\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|\\ud[89a-f][0-9a-f]{2}"
-_READABLE: Final = (
-    r"CASE WHEN contains(line, '\ud') THEN "
-    rf"regexp_replace(line, '{_ESCAPES}', '\1', 'g') ELSE line END"
-)
-
-
-def _value(path: str) -> str:
-    return f"TRY(text->>'$.{path}')"
-
-
-def _text(path: str) -> str:
-    return f"coalesce({_value(path)}, '')"
-
-
-def _number(path: str, type_: str = "INTEGER") -> str:
-    return f"try_cast({_value(path)} AS {type_})"
-
-
-COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "kind": _text("kind"),
-        "seq": _number("seq", "BIGINT"),
-        "decided_at": _text("decided_at"),
-        "decision_id": _text("decision_id"),
-        "effect": _text("decision.effect"),
-        "reason": _text("decision.reason"),
-        "layer": _text("decision.layer"),
-        "http_status": _number("decision.http_status"),
-        "policy": _text("decision.policy"),
-        "rule": _number("decision.rule"),
-        "place": _text("decision.place"),
-        "detail": _text("decision.detail"),
-        "near_miss": _text("decision.near_miss"),
-        "peer": f"coalesce(nullif({_value('peer.spiffe_id')}, ''), {_value('peer.principal')}, '')",
-        "proof": _text("peer.proof"),
-        "issuer": _text("subject.issuer"),
-        "sub": _text("subject.sub"),
-        "subject": "CASE WHEN TRY(json_type(text, '$.subject')) = 'OBJECT' THEN "
-        f"{_text('subject.issuer')} || '/' || {_text('subject.sub')} ELSE '' END",
-        "source_address": _text("source.address"),
-        "destination": f"{_text('destination.namespace')} || coalesce('/' || "
-        f"nullif({_value('destination.service_account')}, ''), '')",
-        "port": _number("destination.port"),
-        "method": _text("request.method"),
-        "host": _text("request.host"),
-        "path": f"split_part({_text('request.path')}, '?', 1)",
-        "request_id": _text("request.id"),
-        "node": _text("node"),
-        "revision": _text("revision"),
-        "duration_microseconds": _number("duration_microseconds", "BIGINT"),
-        "shadow": "TRY(text->'$.shadow')",
-        "event": _text("event"),
-        "failed_open": "TRY(text->'$.failed_open')",
-    }
-)
-"""The columns of the view `decisions`, each with how it is taken from a line."""
+_LINE: Final = "filename, mark, at_byte"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +53,41 @@ class Group:
 class LogQueries:
     """The segments of one or more logs, open for questions; a context manager."""
 
-    def __init__(self, logs: Sequence[Path], *, since: str | None = None) -> None:
+    def __init__(
+        self,
+        logs: Sequence[Path],
+        *,
+        since: str | None = None,
+        store: ColumnStore | None = None,
+        with_chain: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         """Open logs: folders of segments, or single segments.
 
         `since` is the begin of every question that will be asked: segments that were closed
-        before it are not read.
+        before it are not asked. `store` says where columns are kept; it is closed with the
+        questions. `with_chain` reads every segment whole, for `chained`.
 
         Raises:
             AuditReadError: a path holds no log, or cannot be read.
         """
-        chains = find_all_logs(logs)
-        files = [file for log in chains for file in _segments(log, since)]
+        self._store = store or ColumnStore()
+        self._lines = SegmentLines()
+        try:
+            chains = find_all_logs(logs)
+            wanted = [_segments(log, since) for log in chains]
+            opened = [_segments(log, None) for log in chains] if with_chain else wanted
+            flat = [each for segments in opened for each in segments]
+            found = open_columns(flat, self._store, with_chain=with_chain, progress=progress)
+            asked = {each.path for segments in wanted for each in segments}
+            self._columns = [each for each in found if each.segment in asked]
+            self.chained = {each.segment: each.chained for each in found if each.chained}
+            self._engine = _open_engine(self._columns)
+        except BaseException:
+            self._store.close()
+            raise
         self._is_one_chain = len(chains) == 1
-        self._engine = _open_engine(files)
+        self._segment_of = {str(each.file): each.segment for each in self._columns}
 
     def __enter__(self) -> Self:
         """Return the open logs."""
@@ -129,8 +99,10 @@ class LogQueries:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close them."""
+        """Close them, and remove the columns that are not kept."""
         self._engine.close()
+        self._lines.close()
+        self._store.close()
 
     def records(
         self, query: Query, *, where: str = "", limit: int | None = None
@@ -144,18 +116,22 @@ class LogQueries:
             AuditReadError: a segment cannot be read.
         """
         parameters: list[object] = []
-        statement = f"SELECT line FROM ({self._wanted(query, where, parameters)})"  # noqa: S608
+        wanted = self._wanted(query, where, parameters)
+        statement = f"SELECT {_LINE} FROM ({wanted})"  # noqa: S608
         if limit is not None:
-            newest = f"{statement} ORDER BY decided_at DESC, node DESC, seq DESC LIMIT {limit:d}"
-            statement = f"SELECT line FROM ({self._newest(newest)}) ORDER BY decided_at, node, seq"  # noqa: S608
+            order = "ORDER BY decided_at DESC, node DESC, seq DESC"
+            newest = f"SELECT * FROM ({wanted}) {order} LIMIT {limit:d}"  # noqa: S608
+            statement = f"SELECT {_LINE} FROM ({newest}) ORDER BY decided_at, node, seq"  # noqa: S608
         elif not self._is_one_chain:
             statement += " ORDER BY decided_at, node, seq"
-        for (line,) in self._rows(statement, parameters):
-            yield parse_line(line.encode("ascii") + b"\n").document
+        yield from self._documents(statement, parameters)
 
-    @staticmethod
-    def _newest(statement: str) -> str:
-        return statement.replace("SELECT line FROM", "SELECT line, decided_at, node, seq FROM", 1)
+    def _documents(self, statement: str, parameters: list[object]) -> Iterator[dict[str, Any]]:
+        try:
+            for file, mark, at_byte in self._rows(statement, parameters):
+                yield self._lines.line(self._segment_of[file], mark, at_byte).document
+        except OSError as exc:
+            raise AuditReadError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
 
     def groups(self, query: Query, by: Sequence[str], *, where: str = "") -> list[Group]:
         """Return the wanted decisions counted by columns, the most first.
@@ -190,9 +166,8 @@ class LogQueries:
             AuditReadError: a segment cannot be read.
         """
         marks = ", ".join("?" for _ in names)
-        statement = f"SELECT line FROM decisions WHERE kind = 'event' AND event IN ({marks})"  # noqa: S608
-        for (line,) in self._rows(statement, list(names)):
-            document = parse_line(line.encode("ascii") + b"\n").document
+        statement = f"SELECT {_LINE} FROM decisions WHERE kind = 'event' AND event IN ({marks})"  # noqa: S608
+        for document in self._documents(statement, list(names)):
             if str(document.get("at", "")) in range:
                 yield document
 
@@ -245,7 +220,9 @@ class LogQueries:
             while rows := cursor.fetchmany(_BATCH):
                 yield from rows
         except (duckdb.IOException, duckdb.OutOfMemoryException) as exc:
-            raise AuditReadError(f"the log cannot be read: {_first_line(exc)}") from exc
+            raise AuditReadError(
+                f"the columns of the log cannot be read: {_first_line(exc)}"
+            ) from exc
         except duckdb.Error as exc:
             raise AuditQueryError(f"the question cannot be answered: {_first_line(exc)}") from exc
 
@@ -263,24 +240,12 @@ def _conditions(query: Query, parameters: list[object]) -> Iterator[str]:
         alternatives = []
         for pattern in patterns:
             for column in columns:
-                rough = _rough(name, pattern, parameters)
                 parameters.append(_like(pattern) if "*" in pattern else pattern)
                 exact = f"{column} LIKE ? ESCAPE '\\'" if "*" in pattern else f"{column} = ?"
-                alternatives.append(f"({rough}{exact})")
+                alternatives.append(exact)
         yield f"({' OR '.join(alternatives) or 'false'})"
 
 
-def _rough(name: str, pattern: str, parameters: list[object]) -> str:
-    """Return what a line's text must hold for the pattern to hold: far cheaper to ask first."""
-    if name in _COMPOSED:
-        return ""
-    pieces = (json.dumps(piece.partition("#")[0])[1:-1] for piece in pattern.split("*"))
-    found = [piece for piece in pieces if piece]
-    parameters.extend(found)
-    return "contains(text, ?) AND " * len(found)
-
-
-_COMPOSED: Final = ("subject", "destination")
 _RULE: Final = "(policy || coalesce('#' || rule, ''))"
 
 
@@ -291,23 +256,24 @@ def _like(pattern: str) -> str:
     return pattern.replace("*", "%")
 
 
-def _segments(log: Path, since: str | None) -> list[Path]:
+def _segments(log: Path, since: str | None) -> list[Segment]:
     try:
-        files = [log] if log.is_file() else [file for _, file in list_segments(log)]
-        return [file.absolute() for file in (_not_before(since, files) if since else files)]
+        found = segments_of(log)
+        return _not_before(since, found) if since else found
     except OSError as exc:
         raise AuditReadError(f"`{log}` cannot be read: {exc.strerror}") from exc
 
 
-def _not_before(since: str, files: list[Path]) -> list[Path]:
+def _not_before(since: str, segments: list[Segment]) -> list[Segment]:
     """Return the segments that may hold a decision of `since` or later.
 
     A decision is written after it was made: a segment holds none that is newer than the header
     of the segment after it. How old its oldest is, nothing tells.
     """
     begin = (datetime.fromisoformat(since) - _CLOCK_SLACK).strftime("%Y-%m-%dT%H:%M:%S")
-    needed = [first for first, second in pairwise(files) if not _made_before(begin, second)]
-    return [*needed, files[-1]]
+    pairs = pairwise(segments)
+    needed = [first for first, second in pairs if not _made_before(begin, second.path)]
+    return [*needed, segments[-1]]
 
 
 def _made_before(begin: str, file: Path) -> bool:
@@ -320,8 +286,8 @@ def _made_before(begin: str, file: Path) -> bool:
     return isinstance(created_at, str) and created_at < begin
 
 
-def _open_engine(files: Sequence[Path]) -> duckdb.DuckDBPyConnection:
-    """Return an engine that sees the lines of the files as `decisions`, and no other file."""
+def _open_engine(columns: Sequence[Columns]) -> duckdb.DuckDBPyConnection:
+    """Return an engine that sees the columns as `decisions`, and no other file."""
     engine = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -331,42 +297,25 @@ def _open_engine(files: Sequence[Path]) -> duckdb.DuckDBPyConnection:
             "temp_directory": "",
         }
     )
-    names = ", ".join(_literal(_escape_glob(str(file))) for file in files)
-    # WHY as CSV: a line is ASCII without control characters, so that one column without
-    # quotes takes it as it stands, whatever was done to it; bytes that are no text are left out.
-    lines = (
-        f"SELECT line FROM read_csv([{names}], columns = {{'line': 'VARCHAR'}}, "  # noqa: S608
-        "auto_detect = false, header = false, delim = '\x1f', quote = '', escape = '', "
-        f"comment = '', max_line_size = {MAX_LINE_BYTES:d}, ignore_errors = true, "
-        "strict_mode = false, null_padding = false)"
-    )
-    believed = (
-        f"SELECT line, {_READABLE} AS text FROM ({lines}) WHERE right(line, {_TAIL}) = "  # noqa: S608
-        f"',\"hash\":\"' || sha256(left(line, -{_TAIL})) || '\"}}'"
-    )
-    columns = ", ".join(f"{expression} AS {name}" for name, expression in COLUMNS.items())
+    files = [str(each.file) for each in columns]
+    names = ", ".join(quote(escape_glob(file)) for file in files)
+    shown = ", ".join(COLUMNS)
     try:
-        engine.execute(f"CREATE VIEW decisions AS SELECT line, text, {columns} FROM ({believed})")  # noqa: S608
-        engine.execute("CREATE TABLE decisions_empty AS SELECT * FROM decisions LIMIT 0")
-        allowed = ", ".join(
-            _literal(name) for file in files for name in (str(file), _escape_glob(str(file)))
+        engine.execute(
+            f"CREATE VIEW decisions AS SELECT {_LINE}, {shown} "  # noqa: S608
+            f"FROM read_parquet([{names}], filename = true)"
         )
+        engine.execute(f"CREATE TABLE decisions_empty AS SELECT {shown} FROM decisions LIMIT 0")  # noqa: S608
+        allowed = ", ".join(quote(name) for file in files for name in (file, escape_glob(file)))
         engine.execute(f"SET allowed_paths = [{allowed}]")
         engine.execute("SET enable_external_access = false")
         engine.execute("SET lock_configuration = true")
     except duckdb.Error as exc:
         engine.close()
-        raise AuditReadError(f"the log cannot be read: {_first_line(exc)}") from exc
+        raise AuditReadError(
+            f"the columns of the columns of the log cannot be read: {_first_line(exc)}"
+        ) from exc
     return engine
-
-
-def _escape_glob(name: str) -> str:
-    """Return a file's name so that no sign in it stands for other names."""
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _first_line(error: Exception) -> str:

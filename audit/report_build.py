@@ -183,13 +183,13 @@ def _shadow_exceptions(sources: _Sources) -> _Table:
         "SELECT 'shadow ' || coalesce(each->>'$.action', ''), each->>'$.policy', "
         "each->>'$.outcome', count(*), min(decided_at), max(decided_at) FROM "
         "(SELECT unnest(try_cast(shadow AS JSON[])) AS each, decided_at FROM wanted "
-        "WHERE contains(text, '\"outcome\":')) GROUP BY 1, 2, 3 ORDER BY 2, 3, 1",
+        "WHERE shadow::VARCHAR <> '[]') GROUP BY 1, 2, 3 ORDER BY 2, 3, 1",
         sources.query,
     )
     opened = sources.queries.rows(
         "SELECT 'failed open', each->>'$.provider', each->>'$.reason', count(*), "
         "min(decided_at), max(decided_at) FROM (SELECT unnest(try_cast(failed_open AS JSON[])) "
-        "AS each, decided_at FROM wanted WHERE contains(text, '\"failed_open\":')) "
+        "AS each, decided_at FROM wanted WHERE failed_open IS NOT NULL) "
         "GROUP BY 1, 2, 3 ORDER BY 2, 3",
         sources.query,
     )

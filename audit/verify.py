@@ -10,9 +10,10 @@ by signed checkpoints, where there are any.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from audit.chain import (
@@ -27,6 +28,7 @@ from audit.checkpoint_check import CheckpointCheck
 from audit.errors import AuditReadError, DamagedLineError
 from audit.folder_lock import is_being_written
 from audit.record import EventName, Kind
+from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
 
 _MAX_PROBLEMS: Final = 1000  # BUDGET: problems kept in a report; all are counted
@@ -97,6 +99,7 @@ class _Walk:
     problems: list[Problem] = field(default_factory=list)
     signed: CheckpointCheck = field(default_factory=CheckpointCheck)
     on_decision: Callable[[str], None] | None = None
+    chained: Mapping[Path, ChainedSegment] = field(default_factory=dict)
 
     def report(self, problem: Problem) -> None:
         """Count a problem, and keep it while there is room."""
@@ -111,19 +114,22 @@ def verify_folder(
     verifier: NoteVerifier | None = None,
     kept: Iterable[Path] = (),
     on_decision: Callable[[str], None] | None = None,
+    chained: Mapping[Path, ChainedSegment] = MappingProxyType({}),
 ) -> VerifyReport:
     """Return what is true of a folder of segments, or of one segment on its own.
 
     The checkpoints beside the segments, and those `kept` elsewhere, are compared with
     the lines; with a `verifier` their signatures are checked, and there must be one.
-    `on_decision` is given the id of each decision on record.
+    `on_decision` is given the id of each decision on record. `chained` are segments that were
+    read already, by their absolute paths, and had no fault of their own: of these it is asked
+    only how they follow each other and whether their lines are those that were signed.
 
     Raises:
         AuditReadError: the path holds no segment, or cannot be read.
     """
     try:
         segments = _find_segments(path)
-        walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision)
+        walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision, chained=chained)
         if path.is_dir():
             _load_checkpoints(path, kept, walk)
         if path.is_file():
@@ -131,7 +137,8 @@ def verify_folder(
         else:
             _check_numbers(segments, walk)
         for number, file in segments:
-            _verify_segment(number, file, walk)
+            if not _take_chained(number, file, walk):
+                _verify_segment(number, file, walk)
             walk.signed.end_segment(number, is_last=file == segments[-1][1])
         if path.is_dir():
             walk.signed.finish()
@@ -186,6 +193,25 @@ def _check_numbers(segments: list[tuple[int, Path]], walk: _Walk) -> None:
                 Problem(file=path.name, line=0, what=f"missing before it: segment {missing}")
             )
         expected = number + 1
+
+
+def _take_chained(number: int, path: Path, walk: _Walk) -> bool:
+    """Take a segment that was read already, where nothing is amiss between it and the walk."""
+    known = walk.chained.get(path.absolute())
+    if known is None or walk.on_decision is not None:
+        return False
+    expected = (number, walk.next_seq, walk.next_prev, walk.log_id or known.log_id)
+    if expected != (known.number, known.first_seq, known.prev, known.log_id):
+        return False
+    if not walk.signed.take_segment(known):
+        return False
+    walk.next_seq, walk.next_prev, walk.log_id = known.last_seq + 1, known.last_hash, known.log_id
+    walk.lines += known.lines
+    walk.decisions += known.decisions
+    walk.events += known.events
+    walk.last_hash, walk.last_event = known.last_hash, known.last_event
+    walk.first_at, walk.last_at = walk.first_at or known.first_at, known.last_at
+    return True
 
 
 def _verify_segment(number: int, path: Path, walk: _Walk) -> None:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import click
 
 from audit.query import FIELDS, Query
-from audit.query_engine import COLUMNS, LogQueries
+from audit.query_columns import COLUMNS
+from audit.query_engine import LogQueries
 from audit.query_tail import Damaged, follow
 from audit.query_text import RECORD_FORMATS, damage_line, line_of, write_groups, write_json
 from audit.time_range import parse_range

@@ -1,0 +1,261 @@
+"""Column files: what questions are asked of, made of a segment once and kept beside it.
+
+Theory of operation. A segment's columns stand in a Parquet file whose name holds the SHA-256 of
+the segment, which is taken anew for each question: a segment that was changed never answers from
+columns that were made before. What is missing is made; a segment that may still grow, and one
+in a folder that cannot be written, gets its columns in a folder of this process alone. Segments
+are read in processes of their own, as many as there are cores, where there is much to read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from audit.chain import list_segments
+from audit.errors import AuditReadError
+from audit.query_columns import VERSION, escape_glob, quote, select_columns
+from audit.segment_scan import ChainedSegment, digest_of, scan_segment
+
+FOLDER: Final = "columns"
+Progress = Callable[[int, int], None]
+"""Called with the bytes that were read and those that will be, as segments are done."""
+_MODE: Final = 0o640
+_DIGITS: Final = 32
+_MUCH: Final = 256 * 1024 * 1024  # BUDGET: bytes that are sooner read than processes started
+_MAGIC: Final = b"PAR1"
+_ENGINE_MEMORY: Final = "1GB"  # BUDGET: of each engine that makes columns
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment to ask; `is_sealed` where one stands after it, so that it grows no more."""
+
+    path: Path
+    is_sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A segment's columns, and the SHA-256 of the segment that they were made of.
+
+    `chained` is told where it was asked for: that every line is a link of the chain, and JSON.
+    """
+
+    segment: Path
+    file: Path
+    digest: str
+    chained: ChainedSegment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnStore:
+    """Where columns are kept: beside each log, in `folder` for all of them, or not at all."""
+
+    is_kept: bool = True
+    folder: Path | None = None
+    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meshwarden-")))
+
+    def close(self) -> None:
+        """Remove what is not kept."""
+        for file in self.scratch.iterdir():
+            file.unlink()
+        self.scratch.rmdir()
+
+    def file_of(self, segment: Segment, digest: str) -> Path:
+        """Return the column file of a segment with that digest, whether there is one or not."""
+        name = f"{segment.path.name}.{digest[:_DIGITS]}.{VERSION}.parquet"
+        if not (self.is_kept and segment.is_sealed):
+            return self.scratch / name
+        return (self.folder or segment.path.parent / FOLDER) / name
+
+
+def segments_of(log: Path) -> list[Segment]:
+    """Return the segments of one log: a folder, or one segment on its own.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    folder = log.parent if log.is_file() else log
+    files = [file for _, file in list_segments(folder)]
+    found = [Segment(file.absolute(), file != files[-1]) for file in files]
+    if not log.is_file():
+        return found
+    return [each for each in found if each.path == log.absolute()] or [
+        Segment(log.absolute(), is_sealed=False)
+    ]
+
+
+def open_columns(
+    segments: Sequence[Segment],
+    store: ColumnStore,
+    *,
+    with_chain: bool = False,
+    progress: Progress | None = None,
+) -> list[Columns]:
+    """Return the columns of segments, in their order; those that are missing are made.
+
+    Raises:
+        AuditReadError: a segment cannot be read, or its columns cannot be written anywhere.
+    """
+    tell = progress or (lambda _done, _whole: None)
+    try:
+        digests = _digests([segment.path for segment in segments])
+        found: dict[Path, Columns] = {}
+        wanted: list[_Task] = []
+        for segment, digest in zip(segments, digests, strict=True):
+            file = store.file_of(segment, digest)
+            is_there = _is_whole(file)
+            if is_there and not with_chain:
+                found[segment.path] = Columns(segment.path, file, digest)
+            else:
+                target = file if is_there or _can_hold(file.parent) else store.scratch / file.name
+                wanted.append(_Task(segment, target, digest, with_chain))
+        for columns in _made(wanted, tell):
+            found[columns.segment] = columns
+    except OSError as exc:
+        raise AuditReadError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
+    except duckdb.Error as exc:
+        why = str(exc).partition("\n")[0]
+        raise AuditReadError(f"the columns of the log cannot be made: {why}") from exc
+    return [found[segment.path] for segment in segments]
+
+
+def forget_columns(log: Path) -> int:
+    """Remove the kept columns of segments that are gone or were changed; return how many.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    folder = log / FOLDER
+    if not folder.is_dir():
+        return 0
+    current = {f"{file.name}.{digest_of(file)[:_DIGITS]}" for _, file in list_segments(log)}
+    stale = [
+        file
+        for file in folder.iterdir()
+        if file.name.rpartition(".")[0].rpartition(".")[0] not in current
+        or file.suffixes[-2:-1] != [f".{VERSION}"]
+    ]
+    for file in stale:
+        file.unlink(missing_ok=True)
+    return len(stale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    segment: Segment
+    file: Path
+    digest: str
+    with_chain: bool
+
+
+def _digests(files: Sequence[Path]) -> list[str]:
+    """Return the digests of files, as many at a time as there are cores."""
+    with ThreadPoolExecutor(_cores()) as threads:
+        return list(threads.map(digest_of, files))
+
+
+def _made(tasks: Sequence[_Task], tell: Progress) -> Iterator[Columns]:
+    sizes = {task.segment.path: task.segment.path.stat().st_size for task in tasks}
+    whole, done = sum(sizes.values()), 0
+    for columns in _each_made(tasks, is_much=whole > _MUCH):
+        done += sizes[columns.segment]
+        tell(done, whole)
+        yield columns
+
+
+def _each_made(tasks: Sequence[_Task], *, is_much: bool) -> Iterator[Columns]:
+    if not is_much or len(tasks) == 1:
+        yield from map(_make, tasks)
+        return
+    with _processes(min(_cores(), len(tasks))) as pool:
+        yield from (done.result() for done in as_completed([pool.submit(_make, t) for t in tasks]))
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    """Give as many processes; what they have not begun is given up when one of them fails."""
+    # WHY spawned: a fork of a process with threads may hold a lock that nobody opens.
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _make(task: _Task) -> Columns:
+    """Read one segment: make its columns where there are none, and look at its chain if asked."""
+    path, file = task.segment.path, task.file
+    has_columns = _is_whole(file)
+    chained = None
+    if task.segment.is_sealed and (task.with_chain or not has_columns):
+        chained = scan_segment(path)
+    if not has_columns:
+        _write_columns(task, is_plain=chained is not None)
+    if chained is not None and _readable_lines(file) != chained.lines:
+        chained = None
+    return Columns(path, file, task.digest, chained if task.with_chain else None)
+
+
+def _write_columns(task: _Task, *, is_plain: bool) -> None:
+    """Write a segment's column file, whole or not at all.
+
+    Raises:
+        AuditReadError: a sealed segment was changed while it was read.
+    """
+    part = task.file.with_name(f".{task.file.name}.{os.getpid()}.part")
+    statement = select_columns(task.segment.path, is_plain=is_plain)
+    try:
+        with duckdb.connect(config={"threads": 1, "memory_limit": _ENGINE_MEMORY}) as engine:
+            target = f"{quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
+            engine.execute(f"COPY ({statement}) TO {target}")
+        if task.segment.is_sealed and digest_of(task.segment.path) != task.digest:
+            raise AuditReadError(f"`{task.segment.path}` was changed while it was read")
+        part.chmod(_MODE)
+        part.replace(task.file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _readable_lines(file: Path) -> int:
+    """Return how many rows of a column file were made of a JSON object of a known kind."""
+    with duckdb.connect(config={"threads": 1}) as engine:
+        row = engine.execute(
+            f"SELECT count(*) FROM read_parquet({quote(escape_glob(str(file)))}) "  # noqa: S608
+            "WHERE kind IN ('segment', 'decision', 'event')"
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a column file is there and not cut off."""
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(_MAGIC))
+            opened.seek(-len(_MAGIC), os.SEEK_END)
+            return begin == opened.read() == _MAGIC
+    except OSError:
+        return False
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether column files can be written into a folder, which is made where it is missing."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

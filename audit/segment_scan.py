@@ -1,0 +1,130 @@
+"""Reading a segment at one go: is every line chained to the one before it, and to what end?
+
+Theory of operation. What the chain and the tree need of a line are its bytes, not its JSON: a
+line of ours begins with `seq`, `prev` and `kind`, in this order, and ends with its hash. A
+segment whose lines all do, each after the one before it, is told by its two ends and by the
+subtrees of its lines. Any other is left to the walk of `audit.verify`, which says what is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from audit.chain import parse_line, read_raw_lines
+from audit.errors import DamagedLineError
+from audit.merkle import TreeRange
+from audit.reader import time_of
+from audit.record import Kind
+
+_TAIL_LENGTH: Final = 76  # `,"hash":"`, 64 digits, `"}` and the line's end
+_DECISION: Final = f'{Kind.DECISION}"'.encode()
+_EVENT: Final = f'{Kind.EVENT}"'.encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainedSegment:
+    """A segment without a fault of its own: how it begins and ends, and what it counts.
+
+    `trees` are the subtrees of its lines in the log's Merkle tree, (height, root). That every
+    line is JSON is not known by it.
+    """
+
+    number: int
+    log_id: str
+    first_seq: int
+    prev: str
+    last_seq: int
+    last_hash: str
+    last_event: str
+    lines: int
+    decisions: int
+    events: int
+    first_at: str
+    last_at: str
+    trees: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(slots=True)
+class _Scan:
+    """Where the reading stands."""
+
+    seq: int
+    hash: str
+    tree: TreeRange
+    decisions: int = 0
+    events: int = 0
+    last: bytes = b""
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scan_segment(path: Path) -> ChainedSegment | None:
+    """Return what a segment is, or None where any line is not as it must be.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    lines = read_raw_lines(path)
+    raw = next(lines, b"")
+    try:
+        header = parse_line(raw)
+        if header.document.get("kind") != Kind.SEGMENT or header.seq < 1:
+            return None
+        scan = _Scan(header.seq, header.hash, TreeRange(header.seq - 1), last=raw)
+        scan.tree.add(raw[:-1])
+        if not _follow(lines, scan):
+            return None
+        last = parse_line(scan.last).document
+    except DamagedLineError:
+        return None
+    document = header.document
+    return ChainedSegment(
+        number=document["segment"] if type(document.get("segment")) is int else 0,
+        log_id=str(document.get("log_id")),
+        first_seq=header.seq,
+        prev=header.prev,
+        last_seq=scan.seq,
+        last_hash=scan.hash,
+        last_event=str(last.get("event", "")),
+        lines=scan.seq - header.seq + 1,
+        decisions=scan.decisions,
+        events=scan.events,
+        first_at=time_of(document),
+        last_at=time_of(last),
+        trees=tuple(scan.tree.trees),
+    )
+
+
+def _follow(lines: Iterator[bytes], scan: _Scan) -> bool:
+    """Read on to the end; whether each line follows the one before it."""
+    sha256, add = hashlib.sha256, scan.tree.add
+    seq, digest, decisions, events, raw = scan.seq, scan.hash, 0, 0, scan.last
+    for raw in lines:
+        seq += 1
+        head = b'{"seq":%d,"prev":"%b","kind":"' % (seq, digest.encode())
+        digest = sha256(raw[:-_TAIL_LENGTH]).hexdigest()
+        if raw[-_TAIL_LENGTH:] != b',"hash":"%b"}\n' % digest.encode() or not raw.startswith(head):
+            return False
+        begin = len(head)
+        if raw.startswith(_DECISION, begin):
+            decisions += 1
+        elif raw.startswith(_EVENT, begin):
+            events += 1
+        else:
+            return False
+        add(raw[:-1])
+    scan.seq, scan.hash, scan.last = seq, digest, raw
+    scan.decisions, scan.events = decisions, events
+    return True

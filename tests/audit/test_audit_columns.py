@@ -1,0 +1,232 @@
+"""Columns answer for their segment as it is now, and never for one that was changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.chain import ChainState, link_line, list_segments
+from audit.column_files import FOLDER, ColumnStore, forget_columns, open_columns, segments_of
+from audit.errors import AuditReadError
+from audit.merkle import Frontier, TreeRange
+from audit.query import Query
+from audit.query_engine import LogQueries
+from audit.segment_scan import scan_segment
+from audit.signed_note import load_signer, new_private_key
+from audit.verify import VerifyReport, verify_folder
+from audit.writer import AuditWriter
+
+
+def _kept(log: Path) -> dict[str, int]:
+    return {each.name: each.stat().st_ino for each in (log / FOLDER).iterdir()}
+
+
+def _seqs(log: Path, **options: Any) -> list[int]:
+    with LogQueries([log], **options) as queries:
+        return [document["seq"] for document in queries.records(Query())]
+
+
+def test_columns_are_made_once(log: Path) -> None:
+    """The first question makes columns of the sealed segments, the next one finds them."""
+    first = _seqs(log)
+    kept = _kept(log)
+    assert len(kept) == len(list_segments(log)) - 1
+    assert _seqs(log) == first
+    assert _kept(log) == kept
+
+
+@pytest.mark.parametrize("how", ["changed", "cut", "swapped", "columns cut", "columns gone"])
+def test_a_changed_segment_does_not_answer_from_its_columns(log: Path, how: str) -> None:
+    """Whatever is done to a segment or its columns, the answer is that of the segment now."""
+    _seqs(log)
+    path = log / "audit-00000001.jsonl"
+    columns = next(each for each in (log / FOLDER).iterdir() if each.name.startswith(path.name))
+    raw = path.read_bytes()
+    match how:
+        case "changed":
+            path.write_bytes(raw.replace(b"alice", b"mally", 1))
+        case "cut":
+            path.write_bytes(raw[:-200])
+        case "swapped":
+            other = log / "audit-00000002.jsonl"
+            path.write_bytes(other.read_bytes())
+        case "columns cut":
+            columns.write_bytes(columns.read_bytes()[:-9])
+        case "columns gone":
+            columns.unlink()
+    assert _seqs(log) == _seqs(log, store=ColumnStore(is_kept=False))
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(log: Path, tmp_path: Path) -> None:
+    """Columns go nowhere, or to a folder of one's own, and the answers are the same."""
+    found = _seqs(log, store=ColumnStore(is_kept=False))
+    assert not (log / FOLDER).exists()
+    own = tmp_path / "own"
+    assert _seqs(log, store=ColumnStore(folder=own)) == found
+    assert not (log / FOLDER).exists()
+    assert len(list(own.iterdir())) == len(list_segments(log)) - 1
+
+
+def test_a_log_that_cannot_be_written_can_be_asked(log: Path) -> None:
+    """Where columns cannot be kept they are made for one question, and removed after it."""
+    blocked = log / FOLDER
+    blocked.write_text("in the way")
+    store = ColumnStore()
+    assert len(_seqs(log, store=store)) == 40
+    assert not store.scratch.exists()
+    assert blocked.read_text() == "in the way"
+
+
+def test_columns_of_what_is_gone_are_forgotten(log: Path) -> None:
+    """Columns of a segment that was changed or removed are taken away, the others stay."""
+    _seqs(log)
+    before = _kept(log)
+    path = log / "audit-00000002.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert forget_columns(log) == 1
+    assert len(_kept(log)) == len(before) - 1
+    assert forget_columns(log) == 0
+
+
+def test_progress_tells_of_bytes(log: Path) -> None:
+    """Who waits is told of the bytes that were read, up to all of them; once made, of nothing."""
+    told: list[tuple[int, int]] = []
+    _seqs(log, progress=lambda done, whole: told.append((done, whole)))
+    assert told[-1][0] == told[-1][1] == sum(path.stat().st_size for _, path in list_segments(log))
+    told.clear()
+    _seqs(log, progress=lambda done, whole: told.append((done, whole)))
+    last = list_segments(log)[-1][1]
+    assert told == [(last.stat().st_size, last.stat().st_size)]
+
+
+def test_processes_make_the_same_columns(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is much to read several processes do it, and find the same."""
+    alone = _seqs(log, store=ColumnStore(is_kept=False))
+    monkeypatch.setattr("audit.column_files._MUCH", 0)
+    assert _seqs(log) == alone
+
+
+def test_columns_lead_to_their_own_line(log: Path) -> None:
+    """A segment that changes after its columns were opened is an error, never another line."""
+    with LogQueries([log]) as queries:
+        for _, path in list_segments(log):
+            path.write_bytes(path.read_bytes().replace(b"alice", b"mally"))
+        with pytest.raises(AuditReadError, match="was changed while it was read"):
+            list(queries.records(Query()))
+
+
+def _signed(open_writer: Callable[..., AuditWriter], tmp_path: Path, record: Any) -> Path:
+    key = tmp_path / "key.pem"
+    key.write_bytes(new_private_key())
+    writer = open_writer(max_segment_bytes=8192, checkpoint_key_file=key, checkpoint_origin="t")
+    for number in range(40):
+        writer.offer(record(number))
+    writer.close()
+    return tmp_path / "log"
+
+
+def _verified(log: Path, **options: Any) -> tuple[VerifyReport, VerifyReport]:
+    """Return the report of a log with its segments read beforehand, and without."""
+    store = ColumnStore(is_kept=False)
+    try:
+        found = open_columns(segments_of(log), store, with_chain=True)
+        chained = {each.segment: each.chained for each in found if each.chained}
+    finally:
+        store.close()
+    return verify_folder(log, chained=chained, **options), verify_folder(log, **options)
+
+
+def test_verification_by_segments_is_that_by_lines(
+    open_writer: Callable[..., AuditWriter], tmp_path: Path, record: Any
+) -> None:
+    """A signed log is told in the same words whether read by segments or line by line."""
+    log = _signed(open_writer, tmp_path, record)
+    verifier = load_signer(tmp_path / "key.pem", "t").verifier
+    quick, whole = _verified(log, verifier=verifier)
+    assert quick == whole
+    assert quick.intact
+    assert quick.checkpoints == len(list_segments(log))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_whatever_is_done_is_found_by_segments_too(
+    open_writer: Callable[..., AuditWriter], tmp_path: Path, record: Any, seed: int
+) -> None:
+    """A change, a loss or a swap anywhere is told the same as by the walk over all lines."""
+    log = _signed(open_writer, tmp_path, record)
+    verifier = load_signer(tmp_path / "key.pem", "t").verifier
+    dice = random.Random(seed)
+    files = [path for _, path in list_segments(log)] + sorted(log.glob("*.checkpoint"))
+    path = dice.choice(files)
+    raw = path.read_bytes()
+    at = dice.randrange(len(raw))
+    lines = raw.splitlines(keepends=True)
+    line = dice.randrange(len(lines))
+    match dice.randrange(5):
+        case 0:
+            path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+        case 1:
+            path.write_bytes(raw[:at])
+        case 2:
+            path.write_bytes(b"".join(lines[:line] + lines[line + 1 :]))
+        case 3:
+            path.write_bytes(b"".join([*lines[:line], lines[line], *lines[line:]]))
+        case _:
+            path.unlink()
+    quick, whole = _verified(log, verifier=verifier)
+    assert quick == whole
+    assert not quick.intact
+
+
+def test_a_chained_line_that_is_no_json_is_no_link(tmp_path: Path) -> None:
+    """A segment whose chain holds but whose line is no JSON is left to the walk over all lines."""
+    header = {"kind": "segment", "segment": 1, "log_id": "x", "created_at": "2026"}
+    first, state = link_line(ChainState(), header)
+    second, state = link_line(state, {"kind": "decision", "what": "AAAA"})
+    body = second[:-76].replace(b'"AAAA"', b"AAAAAA")
+    second, state = _hashed(body, state)
+    last, state = link_line(state, {"kind": "decision"})
+    (tmp_path / "audit-00000001.jsonl").write_bytes(first + second + last)
+    third, _ = link_line(state, {"kind": "segment", "segment": 2, "log_id": "x"})
+    (tmp_path / "audit-00000002.jsonl").write_bytes(third)
+    assert scan_segment(tmp_path / "audit-00000001.jsonl") is not None
+    quick, whole = _verified(tmp_path)
+    assert quick == whole
+    assert "the line is not JSON" in str(quick.problems[0])
+
+
+def _hashed(body: bytes, state: ChainState) -> tuple[bytes, ChainState]:
+    from hashlib import sha256
+
+    digest = sha256(body).hexdigest()
+    return body + b',"hash":"' + digest.encode() + b'"}\n', ChainState(state.seq, digest)
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8))
+def test_trees_of_parts_make_up_the_tree(sizes: list[int]) -> None:
+    """The subtrees of consecutive parts give the root that all leaves give."""
+    whole, parts, begin = Frontier(), Frontier(), 0
+    for size in sizes:
+        part = TreeRange(begin)
+        for number in range(begin, begin + size):
+            whole.add(b"%d" % number)
+            part.add(b"%d" % number)
+        for height, root in part.trees:
+            parts.add_tree(height, root)
+        begin += size
+        assert (parts.size, parts.root()) == (whole.size, whole.root())
+    with pytest.raises(ValueError, match="can begin"):
+        Frontier(1, [b"0" * 32]).add_tree(1, b"0" * 32)
+
+
+def test_columns_are_not_for_everybody(log: Path) -> None:
+    """Column files are readable for whom the segments are, not for the rest of the world."""
+    _seqs(log)
+    for file in (log / FOLDER).iterdir():
+        assert file.stat().st_mode & 0o777 == 0o640
