@@ -28,9 +28,12 @@ build_here() {
 build_here gospiffe tests/ca/go_spiffe
 build zlint github.com/zmap/zlint/v3/cmd/zlint@v3.6.6
 
-PATH="$tools:$PATH" MESHWARDEN_LONG=1 .venv/bin/python -m pytest \
+PATH="$tools:$PATH" MESHWARDEN_LONG=1 .venv/bin/python -m pytest -v \
+    tests/ca/test_ca_rotation_envoy.py \
+    tests/ca/test_ca_workload_api.py::TestSpiffeClient \
     tests/ca/test_ca_go_spiffe.py \
     tests/ca/test_ca_profiles.py \
-    tests/ca/test_ca_rotation_envoy.py \
+    tests/ca/test_ca_faults.py \
+    tests/ca/test_ca_status.py \
     tests/ca/test_ca_streams.py \
     "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -33,6 +34,18 @@ class SettableClock:
     def __call__(self) -> datetime:
         """Return the moment."""
         return self.now
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print a line of figures past pytest's capture, in the long runs only: `make interop`."""
+
+    def _say(line: str) -> None:
+        if os.environ.get("MESHWARDEN_LONG"):
+            with capsys.disabled():
+                print(f"\n{line}", end=" ")
+
+    return _say
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def _gospiffe(endpoint: str):
         process.stdout.close()
 
 
-def test_fetch_verify_watch(tmp_path):
+def test_fetch_verify_watch(tmp_path, say):
     """go-spiffe verifies tokens and chains, and sees renewals, a new root, and a CA's return."""
     with delivering_ca(tmp_path, lifetime=timedelta(seconds=5)) as ca:
         ca.add(CART, MINE)
@@ -67,6 +67,7 @@ def test_fetch_verify_watch(tmp_path):
             ca.keeper.prepare()
             while next_of("x509")["roots"] != 2:
                 pass
+            say("go-spiffe: X.509-SVID and JWT-SVID fetched, a renewal and a new root watched")
 
 
 def test_a_ca_that_was_away(tmp_path):

@@ -65,24 +65,28 @@ def files(request, tmp_path):
 
 
 @pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
-def test_openssl_accepts_each_profile(files):
+def test_openssl_accepts_each_profile(files, say):
     """Openssl verifies the chain of every profile strictly, for both sides of a handshake."""
     for purpose in ("sslserver", "sslclient"):
         command = [OPENSSL, "verify", "-x509_strict", "-purpose", purpose, "-CAfile", "root.pem"]
         command += ["-untrusted", "intermediate.pem", "leaf.pem", "named.pem"]
         done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count(": OK")) == (0, 2), done.stderr
+        say(f"openssl verify -purpose {purpose}: {', '.join(done.stdout.splitlines())}")
 
 
 @pytest.mark.skipif(ZLINT is None, reason="zlint is not installed (MESHWARDEN_ZLINT names it)")
-def test_zlint_finds_nothing(files):
+def test_zlint_finds_nothing(files, say):
     """Zlint has neither error nor warning for the leaf and CA profiles."""
     for name in ("root", "intermediate", "leaf", "named"):
         command = [ZLINT, "-includeSources", SOURCES, f"{name}.pem"]
         done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=True)
         results = {lint: found["result"] for lint, found in json.loads(done.stdout).items()}
         assert "pass" in results.values()
-        assert {} == {k: v for k, v in results.items() if v in ("warn", "error", "fatal")}
+        found = {k: v for k, v in results.items() if v in ("warn", "error", "fatal")}
+        assert found == {}
+        passed = list(results.values()).count("pass")
+        say(f"zlint {name}: {passed} lints pass, {len(found)} warnings and errors")
 
 
 @pytest.mark.parametrize(
