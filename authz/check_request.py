@@ -7,7 +7,6 @@ Spec: `envoy.service.auth.v3.AttributeContext`. Decoding is by the upb classes o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from envoy.config.core.v3.base_pb2 import Metadata
@@ -19,6 +18,8 @@ from google.protobuf.message import DecodeError
 from identity.peer_finding import PeerEvidence
 from identity.xfcc import HEADER as XFCC
 from policies.request import Request
+
+_NOTHING_KNOWN = Request(is_http=False)
 
 
 class MalformedRequestError(Exception):
@@ -51,13 +52,9 @@ def decode_check_request(message: bytes, forwarded: tuple[str, ...] = ()) -> Req
 def _http_request(attributes: AttributeContext, forwarded: tuple[str, ...]) -> Request:
     http = attributes.request.http
     headers, is_merged = _headers(http)
-    connection = _connection(attributes, forwarded)
-    evidence = connection.peer_evidence
-    if evidence is not None and XFCC in headers:
-        evidence = replace(evidence, xfcc=",".join(headers[XFCC]))
-    return replace(
-        connection,
-        peer_evidence=evidence,
+    principal = attributes.source.principal
+    xfcc = ",".join(headers[XFCC]) if XFCC in headers else None
+    return _connection(attributes, forwarded, xfcc).altered(
         is_http=True,
         method=http.method,
         path=http.path,
@@ -69,7 +66,7 @@ def _http_request(attributes: AttributeContext, forwarded: tuple[str, ...]) -> R
         # Envoy lower-cases the name it matches on, but may send the original case.
         sni=attributes.tls_session.sni.lower(),
         # A client certificate is a sure sign of TLS, whose session Envoy then kept to itself.
-        sni_unknown=bool(attributes.source.principal) and not attributes.HasField("tls_session"),
+        sni_unknown=bool(principal) and not attributes.HasField("tls_session"),
         stream_id=http.id,
         size=http.size,
         body=http.raw_body or http.body.encode(),
@@ -77,29 +74,32 @@ def _http_request(attributes: AttributeContext, forwarded: tuple[str, ...]) -> R
     )
 
 
-def _connection(attributes: AttributeContext, forwarded: tuple[str, ...]) -> Request:
+def _connection(
+    attributes: AttributeContext, forwarded: tuple[str, ...], xfcc: str | None = None
+) -> Request:
     """Return what every CheckRequest tells."""
-    source_ip, source_port = _address(attributes.source)
-    destination_ip, destination_port = _address(attributes.destination)
+    source, destination = attributes.source, attributes.destination
+    source_ip, source_port = _address(source)
+    destination_ip, destination_port = _address(destination)
     # The network filter writes the requested server name into `destination.service`.
-    sni = attributes.tls_session.sni or attributes.destination.service
-    return Request(
-        is_http=False,
+    sni = attributes.tls_session.sni or destination.service
+    return _NOTHING_KNOWN.altered(
         source_ip=source_ip,
         source_port=source_port,
         destination_ip=destination_ip,
         destination_port=destination_port,
-        destination_principal=attributes.destination.principal,
+        destination_principal=destination.principal,
         sni=sni.lower(),
         received_at=_seconds(attributes),
         context_extensions=dict(attributes.context_extensions),
         filter_metadata=_filter_metadata(attributes.metadata_context),
         route_metadata=_filter_metadata(attributes.route_metadata_context),
-        destination_labels=dict(attributes.destination.labels),
+        destination_labels=dict(destination.labels),
         peer_evidence=PeerEvidence(
-            principal=attributes.source.principal,
-            certificate=attributes.source.certificate,
+            principal=source.principal,
+            certificate=source.certificate,
             source_ip=source_ip,
+            xfcc=xfcc,
             forwarded=forwarded,
         ),
     )
@@ -131,7 +131,10 @@ def _seconds(attributes: AttributeContext) -> float:
 
 
 def _filter_metadata(metadata: Metadata) -> Mapping[str, Any]:
+    sections = metadata.filter_metadata
+    if not sections:
+        return {}
     try:
-        return {name: MessageToDict(section) for name, section in metadata.filter_metadata.items()}
+        return {name: MessageToDict(section) for name, section in sections.items()}
     except ValueError as exc:
         raise MalformedRequestError("the metadata holds a number that is not finite") from exc

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from authz.custom import CustomTerms
+from authz.selection import Selection
 from policies.decision import Provider
 from policies.diagnostic import Diagnostic
 from policies.request import Service, Workload
@@ -31,7 +32,7 @@ class ServingState:
     warnings: tuple[Diagnostic, ...] = ()
     terms: CustomTerms = CustomTerms()
     provider_revisions: Mapping[str, str] = field(default_factory=dict)
-    _selections: dict[_SelectionKey, WorkloadPolicies] = field(
+    _selections: dict[_SelectionKey, Selection] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -49,12 +50,16 @@ class ServingState:
         )
 
     def policies_for(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
-        """Return what applies to a workload, remembered while this state serves."""
+        """Return what applies to a workload."""
+        return self.selection(workload, is_http=is_http).policies
+
+    def selection(self, workload: Workload, *, is_http: bool = True) -> Selection:
+        """Return what applies to a workload ready to be asked, remembered while this serves."""
         labels = frozenset(workload.labels.items())
         key = (workload.namespace, labels, workload.service, is_http)
         found = self._selections.get(key)
         if found is None:
-            found = self.snapshot.select(workload, is_http=is_http)
+            found = Selection.of(self.snapshot.select(workload, is_http=is_http))
             if len(self._selections) < _SELECTIONS_MAX:
                 self._selections[key] = found
         return found

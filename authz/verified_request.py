@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from identity.request_authentication import Authentication
 from policies.request import Request
 
@@ -22,4 +20,4 @@ def as_verified(request: Request, authentication: Authentication) -> Request:
         return request
     headers = {name: each for name, each in request.headers.items() if name not in removed}
     headers |= {name: (value,) for name, value in written}
-    return replace(request, headers=headers)
+    return request.altered(headers=headers)

@@ -16,6 +16,7 @@ from authz.custom import Asking, Observe
 from authz.decide import TokenStage, decide_rules, judge
 from authz.denial import denial
 from authz.mutations import merge_mutations
+from authz.selection import DEFAULT_CARRIERS, Selection
 from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
 from authz.verified_request import as_verified
@@ -29,6 +30,7 @@ from identity.request_authentication import (
     Authentication,
     KeyLookup,
     TokenFailure,
+    TokenRules,
     authenticate_request,
 )
 from identity.svid_memory import SvidMemory
@@ -47,7 +49,6 @@ from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
 
 _ANY = Workload(namespace="")
-_DEFAULT_CARRIERS = ("authorization", "access_token")
 
 
 SecondsLeft = Callable[[], float | None]
@@ -133,7 +134,7 @@ class Outcome:
     shadow: tuple[ShadowVerdict, ...] = ()
     istio_shadow: Mapping[str, str] = field(default_factory=dict)
     basis: Basis | None = None
-    token_carriers: frozenset[str] = frozenset(_DEFAULT_CARRIERS)
+    token_carriers: frozenset[str] = frozenset(DEFAULT_CARRIERS)
     xfcc: str = ""
 
 
@@ -152,7 +153,7 @@ def walk(
         reason = Reason(found.fault.value)
         refused = denial(reason, Layer.PEER_AUTHENTICATION, detail=found.detail)
         return Outcome(request=request, decision=refused, xfcc=found.xfcc)
-    outcome = _shadowed(replace(request, peer=found.peer), state, around, seconds_left)
+    outcome = _shadowed(request.altered(peer=found.peer), state, around, seconds_left)
     return replace(outcome, xfcc=found.xfcc) if found.xfcc else outcome
 
 
@@ -179,31 +180,37 @@ def walk_with_peer(
         return Outcome(request=request, decision=replace(refused, http_status=400))
     request = _with_path(request, path)
     workload = resolve_workload(request, around.static_workload, around.peer_rules.mappings)
+    missing = _missing(workload, state)
+    if missing:
+        refused = denial(Reason.WORKLOAD_UNKNOWN, Layer.REQUEST, detail=missing)
+        return Outcome(request=request, decision=refused)
+    selection = state.selection(workload or _ANY, is_http=request.is_http)
+    request = request.altered(workload=workload)
+    return _judged(request, selection, state, around, seconds_left)
+
+
+def _missing(workload: Workload | None, state: ServingState) -> str:
+    """Return what nobody said of the workload and policies ask, or nothing."""
     if workload is None and state.needs_workload:
-        return Outcome(
-            request=request,
-            decision=denial(
-                Reason.WORKLOAD_UNKNOWN,
-                Layer.REQUEST,
-                detail="nothing names the namespace of the workload that is asked about",
-            ),
-        )
+        return "nothing names the namespace of the workload that is asked about"
     if workload is not None and workload.service is None and state.needs_service:
-        return Outcome(
-            request=request,
-            decision=denial(
-                Reason.WORKLOAD_UNKNOWN,
-                Layer.REQUEST,
-                detail="policies hang on services, and nothing names the service that is asked for",
-            ),
-        )
-    request = replace(request, workload=workload)
-    policies = state.policies_for(workload or _ANY, is_http=request.is_http)
-    authentication = _authenticate(request, policies.jwt_rules, around)
-    carriers = _carriers(policies.jwt_rules)
+        return "policies hang on services, and nothing names the service that is asked for"
+    return ""
+
+
+def _judged(
+    request: Request,
+    selection: Selection,
+    state: ServingState,
+    around: Surroundings,
+    seconds_left: SecondsLeft,
+) -> Outcome:
+    """Return the outcome of token, policies and providers for a request of a known workload."""
+    policies = selection.policies
+    authentication = _authenticate(request, selection.token_rules, around)
     failure = authentication.failure
-    if failure is None:
-        request = replace(request, claims=authentication.claims)
+    if authentication.claims is not None:
+        request = request.altered(claims=authentication.claims)
     token = TokenStage(
         refusal=None if failure is None else _refusal(failure),
         verified=request if failure is not None else as_verified(request, authentication),
@@ -239,7 +246,7 @@ def walk_with_peer(
             asked=tuple(asked),
             default_provider=state.terms.default,
         ),
-        token_carriers=carriers,
+        token_carriers=selection.token_carriers,
     )
 
 
@@ -250,12 +257,10 @@ def _with_path(request: Request, path: str) -> Request:
     headers = dict(request.headers)
     if ":path" in headers:
         headers[":path"] = (path,)
-    return replace(request, path=path, headers=headers)
+    return request.altered(path=path, headers=headers)
 
 
-def _authenticate(
-    request: Request, rules: tuple[JwtRule, ...], around: Surroundings
-) -> Authentication:
+def _authenticate(request: Request, rules: TokenRules, around: Surroundings) -> Authentication:
     return authenticate_request(
         rules,
         method=request.method,
@@ -291,11 +296,3 @@ def _rule_of(origin: RuleOrigin | None) -> RuleRef | None:
         namespace=origin.namespace, policy=origin.name, file=origin.file, line=origin.line
     )
 
-
-def _carriers(rules: tuple[JwtRule, ...]) -> frozenset[str]:
-    names = set(_DEFAULT_CARRIERS)
-    for rule in rules:
-        names.update(header.name.lower() for header in rule.from_headers)
-        names.update(rule.from_params)
-        names.update(rule.from_cookies)
-    return frozenset(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from identity.errors import SpiffeIdError
@@ -12,6 +13,7 @@ from identity.spiffe_id import SpiffeId
 
 _NS: Final = "ns"
 _SA: Final = "sa"
+_MEMORABLE: Final = 256  # BUDGET: a longer name is read each time
 
 
 class PeerProof(StrEnum):
@@ -84,10 +86,9 @@ class Peer:
         """Return the peer of that name, or None: an empty text means no client certificate."""
         if not principal:
             return None
-        try:
-            return cls(principal, SpiffeId.parse(principal), names, proof)
-        except SpiffeIdError:
-            return cls(principal, None, names, proof)
+        if names or len(principal) > _MEMORABLE:
+            return _read(principal, names, proof)
+        return _remembered(principal, proof)
 
     def workload_names(self, *, wide: bool) -> tuple[str, ...]:
         """Return the names that conditions on namespaces and service accounts are tried on.
@@ -106,6 +107,18 @@ class Peer:
             return None if found is None else (found.namespace, found.service_account)
         mapped = self.reading.workload
         return None if mapped is None else (mapped.namespace, mapped.service_account)
+
+
+def _read(principal: str, names: tuple[str, ...], proof: PeerProof) -> Peer:
+    try:
+        return Peer(principal, SpiffeId.parse(principal), names, proof)
+    except SpiffeIdError:
+        return Peer(principal, None, names, proof)
+
+
+@lru_cache(maxsize=4096)  # BUDGET: few callers ask often, and a name means the same each time
+def _remembered(principal: str, proof: PeerProof) -> Peer:
+    return _read(principal, (), proof)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ __all__ = [
     "Authentication",
     "KeyLookup",
     "TokenFailure",
+    "TokenRules",
     "TokenStatus",
     "authenticate_request",
 ]
@@ -83,6 +84,9 @@ class Authentication:
     owned_headers: frozenset[str] = frozenset()
 
 
+_NO_AUTHENTICATION: Final = Authentication()
+
+
 @dataclass(frozen=True, slots=True)
 class _RuleOutcome:
     """What one rule made of the tokens at its places."""
@@ -99,13 +103,28 @@ class _RuleOutcome:
         return TokenStatus.OK if isinstance(self.verdict, VerifiedToken) else self.verdict.status
 
 
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Rules as they are tried, with the headers that any of them may write. Made once, by `of`."""
+
+    ordered: tuple[JwtRule, ...] = ()
+    written: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, rules: Sequence[JwtRule]) -> TokenRules:
+        """Return the rules in their order."""
+        # The rules "are ordered by issuer" (reference 6.2).
+        ordered = tuple(sorted(rules, key=lambda rule: rule.issuer))
+        return cls(ordered, output_header_names(ordered))
+
+
 def _ignore(_rule: JwtRule) -> bool:
     """Take no notice of an unknown key."""
     return False
 
 
 def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named by the caller
-    rules: Sequence[JwtRule],
+    rules: Sequence[JwtRule] | TokenRules,
     *,
     method: str,
     path: str,
@@ -124,17 +143,16 @@ def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named 
     returns whether other keys have come meanwhile: then the token is judged once more.
     `verify` judges one token; by default nothing is remembered between calls.
     """
-    if not rules:
-        return Authentication()
-    # The rules "are ordered by issuer" (reference 6.2).
-    ordered = sorted(rules, key=lambda rule: rule.issuer)
-    found = [find_tokens(rule, headers, path) for rule in ordered]
-    places = _Places.of(found, output_header_names(ordered))
+    tried = rules if isinstance(rules, TokenRules) else TokenRules.of(rules)
+    if not tried.ordered:
+        return _NO_AUTHENTICATION
+    found = [find_tokens(rule, headers, path) for rule in tried.ordered]
+    places = _Places.of(found, tried.written)
     # Envoy: a CORS preflight carries no credentials and is let through unverified.
     if _is_preflight(method, headers):
         return places.without_identity()
     outcomes: list[_RuleOutcome] = []
-    for rule, tokens in zip(ordered, found, strict=True):
+    for rule, tokens in zip(tried.ordered, found, strict=True):
         outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))
         if outcome.status in _PERHAPS_ROTATED and on_unknown_key(rule):
             outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))

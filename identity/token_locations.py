@@ -19,6 +19,7 @@ from identity.jwt_rule import JwtRule, TokenHeader
 _DEFAULT_HEADER: Final = TokenHeader("Authorization", "Bearer ")
 _DEFAULT_PARAM: Final = "access_token"
 _TOKEN_CHAR: Final = re.compile(r"[A-Za-z0-9_.-]", re.ASCII)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_.-]++", re.ASCII)
 _NO_TOKEN_CHAR: Final = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
 # RFC 6750 §2.1, b64token, with one of the letters that no JWT has.
 _OPAQUE: Final = re.compile(r"(?=.*[~+/=])[A-Za-z0-9._~+/-]+=*", re.ASCII)
@@ -92,7 +93,11 @@ def _after_prefix(value: str, prefix: str) -> str | None:
     at = value.find(prefix)
     if at < 0:
         return None
-    rest = value[at + len(prefix) :].strip(" ")
+    rest = value[at + len(prefix) :]
+    # All rules below say the same of a text that holds nothing else.
+    if _TOKEN.fullmatch(rest) is not None:
+        return rest
+    rest = rest.strip(" ")
     # RFC 6750 §2.1: an opaque token may hold `~`, `+`, `/` and `=`, which end Envoy's run. No
     # text with one of them is a JWT, so that taking it whole admits nothing Envoy refuses.
     if _OPAQUE.fullmatch(rest) is not None and not has_jws_shape(rest):

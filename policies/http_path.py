@@ -21,6 +21,8 @@ _LETTERS_AND_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 # The bytes whose escape is undone, and those that need none.
 _UNRESERVED = frozenset(b"-._~" + _LETTERS_AND_DIGITS)
 _PLAIN = _UNRESERVED | frozenset(b"!$&'()*+,/:;=@[]")
+# Nothing in such a path is anything but itself, unless a segment begins with a dot.
+_CANONICAL = re.compile(r"/[-._~A-Za-z0-9!$&'()*+,/:;=@\[\]]*+", re.ASCII)
 _DOT, _SLASH, _BACKSLASH, _PERCENT = b"./\\%"
 _DOTS = (b".", b"%2e", b"%2E")
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -48,7 +50,9 @@ def normalize_path(path: str, level: PathNormalization) -> str | None:
     path, mark, query = path.partition("?")
     if level is PathNormalization.DECODE_AND_MERGE_SLASHES:
         path = _unescape_slashes(path)
-    if level in _NORMALIZING:
+    # WHY asked first: most paths are, and the steps below go byte by byte.
+    is_canonical = _CANONICAL.fullmatch(path) is not None and "/." not in path
+    if level in _NORMALIZING and not is_canonical:
         # "Strip URL path parameters from dot and dotdot segments" (CVE-2026-73551).
         path = _DOTS_WITH_PARAMETERS.sub(r"\1", path)
         canonical = _canonicalize(path.encode("utf-8", "surrogateescape"))

@@ -30,10 +30,18 @@ class CompiledClause:
 
     def matches(self, request: Request) -> bool:
         """Whether any value matches and no not-value does."""
+        # WHY loops: these run for every request, and a generator costs more than its tests.
+        for test in self.positive:
+            if test(request):
+                break
+        else:
+            if self.positive:
+                return False
         # "A negative match with an absent attribute is true": NOT of a test that failed.
-        if self.positive and not any(test(request) for test in self.positive):
-            return False
-        return not any(test(request) for test in self.negative)
+        for test in self.negative:  # noqa: SIM110 - see above
+            if test(request):
+                return False
+        return True
 
 
 Alternative = tuple[CompiledClause, ...]
@@ -51,11 +59,11 @@ class CompiledRule:
 
     def matches(self, request: Request) -> bool:
         """Whether the rule fits the request."""
-        return (
-            _any_alternative(self.operations, request)
-            and _any_alternative(self.sources, request)
-            and all(clause.matches(request) for clause in self.when)
-        )
+        if not _any_alternative(self.operations, request):
+            return False
+        if not _any_alternative(self.sources, request):
+            return False
+        return _all_match(self.when, request)
 
     def failing(self, request: Request) -> tuple[Clause, ...]:
         """Return the clauses that kept the rule from matching; of alternatives, the nearest."""
@@ -141,11 +149,17 @@ def _compile_values(
 
 
 def _any_alternative(alternatives: tuple[Alternative, ...], request: Request) -> bool:
-    if not alternatives:
-        return True
-    return any(
-        all(clause.matches(request) for clause in alternative) for alternative in alternatives
-    )
+    for alternative in alternatives:  # noqa: SIM110 - a loop, as in `matches`
+        if _all_match(alternative, request):
+            return True
+    return not alternatives
+
+
+def _all_match(clauses: tuple[CompiledClause, ...], request: Request) -> bool:
+    for clause in clauses:  # noqa: SIM110 - a loop, as in `matches`
+        if not clause.matches(request):
+            return False
+    return True
 
 
 def _nearest(alternatives: tuple[Alternative, ...], request: Request) -> Alternative:

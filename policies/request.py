@@ -33,7 +33,8 @@ class Workload:
     service: Service | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# WHY no slots here: a walk makes several of one request, and a dict is copied six times as fast.
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One request as Envoy described it, with who asks once that is known.
 
@@ -82,6 +83,19 @@ class Request:
     peer_evidence: PeerEvidence | None = None
     claims: VerifiedClaims | None = None
 
+    def altered(self, **changes: Any) -> Request:
+        """Return the request with some fields changed, as `dataclasses.replace` does, but faster.
+
+        Raises:
+            TypeError: a request has no such field.
+        """
+        if not changes.keys() <= _FIELDS:
+            raise TypeError(f"a request has no {', '.join(sorted(changes.keys() - _FIELDS))}")
+        other = object.__new__(Request)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(changes)
+        return other
+
     def header(self, name: str) -> str | None:
         """Return the values of a header (lower-case name) joined by `,`, or None when absent."""
         values = self.headers.get(name)
@@ -91,3 +105,6 @@ class Request:
     def path_only(self) -> str:
         """The path without query and fragment."""
         return self.path.partition("?")[0].partition("#")[0]
+
+
+_FIELDS = Request.__dataclass_fields__.keys()
