@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
@@ -77,6 +78,8 @@ _SECRET_ENDINGS: Final = (
 )
 _URL_HEADERS: Final = frozenset({":path", "referer", "origin", "location", "x-envoy-original-path"})
 _MAX_DEPTH: Final = 24
+_MEMORABLE: Final = 64  # BUDGET: a longer name is read each time
+_SETS_MAX: Final = 1024  # BUDGET: distinct sets of token carriers remembered
 _SHORTEST: Final = 8  # BUDGET: a shorter text with its name is no credential worth the search
 # The starts of a base64url JSON object: `{"`, `{ "`, `{` and a line end.
 _JWT_STARTS: Final = ("eyJ", "eyAi", "ewog", "ewoJ", "ew0K")
@@ -92,16 +95,30 @@ _NAMED = re.compile(
     r"(?!\*\*\*)[^&\s;#\"']+"
 )
 _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
+# A text of ASCII without any of these, in lower case, has no match for a pattern above.
+_MARKS: Final = (
+    *("ey", "ew", "bearer", "basic", "negotiate"),
+    *("token", "secret", "passw", "api", "signature", "@"),
+)
 
 
 def normal_name(name: str) -> str:
     """Return a name as it is compared: decoded twice, lower case, letters and digits only."""
+    return _known_name(name) if len(name) <= _MEMORABLE else _normal_name(name)
+
+
+@lru_cache(maxsize=4096)  # BUDGET: the names of parameters and headers are few, and asked often
+def _known_name(name: str) -> str:
+    return _normal_name(name)
+
+
+def _normal_name(name: str) -> str:
     decoded = unquote_plus(unquote_plus(name))
     return "".join(letter for letter in decoded.lower() if letter.isalnum())
 
 
 class Redactor:
-    """Takes secrets out of texts, paths, headers and claims. Immutable, safe to share."""
+    """Takes secrets out of texts, paths, headers and claims. Safe to share."""
 
     def __init__(
         self,
@@ -115,11 +132,12 @@ class Redactor:
         self._headers = frozenset(name.lower() for name in headers)
         self._claims = frozenset(claims)
         self._secret_headers = SECRET_HEADERS | {name.lower() for name in secret_headers}
+        self._sets: dict[frozenset[str], tuple[frozenset[str], frozenset[str]]] = {}
         self._secret_names = _SECRET_NAMES | {normal_name(name) for name in secret_parameters}
 
     def text(self, text: str) -> str:
         """Return the text with everything that looks like a credential masked."""
-        if len(text) < _SHORTEST:
+        if len(text) < _SHORTEST or _is_harmless(text):
             return text
         text = _DOTTED.sub(_mask_jwt, text)
         text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
@@ -128,7 +146,7 @@ class Redactor:
 
     def path(self, path: str, carriers: frozenset[str] = frozenset()) -> str:
         """Return a path or URL with secret parameters and token-like texts masked."""
-        secret = self._secret_names | {normal_name(name) for name in carriers}
+        secret = self._secret_with(carriers)
         cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
         head = "/".join(_mask_pieces(segment, secret) for segment in path[:cut].split("/"))
         tail = re.sub(r"[^?&#]+", lambda found: _mask_pieces(found[0], secret), path[cut:])
@@ -138,7 +156,7 @@ class Redactor:
         self, headers: Mapping[str, tuple[str, ...]], carriers: frozenset[str] = frozenset()
     ) -> dict[str, list[str]]:
         """Return the headers that are shown: allowed ones, and secret ones with masked values."""
-        hidden = self._secret_headers | {name.lower() for name in carriers}
+        hidden = self._hidden_with(carriers)
         return {
             name: self._header_values(name, values, hidden, carriers)
             for name, values in sorted(headers.items())
@@ -149,8 +167,28 @@ class Redactor:
         self, name: str, values: tuple[str, ...], carriers: frozenset[str] = frozenset()
     ) -> list[str]:
         """Return the values of one header masked, whether it is one that is shown or not."""
-        hidden = self._secret_headers | {name.lower() for name in carriers}
+        hidden = self._hidden_with(carriers)
         return self._header_values(name, values, hidden, carriers)
+
+    def _secret_with(self, carriers: frozenset[str]) -> frozenset[str]:
+        """Return the normal names whose values are secret, of parameters."""
+        return self._sets_of(carriers)[0]
+
+    def _hidden_with(self, carriers: frozenset[str]) -> frozenset[str]:
+        """Return the names whose values are secret, of headers."""
+        return self._sets_of(carriers)[1]
+
+    def _sets_of(self, carriers: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Return both sets; the carriers are those of a few policies, and asked for each record."""
+        known = self._sets.get(carriers)
+        if known is None:
+            known = (
+                self._secret_names | {normal_name(name) for name in carriers},
+                self._secret_headers | {name.lower() for name in carriers},
+            )
+            if len(self._sets) < _SETS_MAX:
+                self._sets[carriers] = known
+        return known
 
     def _header_values(
         self, name: str, values: tuple[str, ...], hidden: Collection[str], carriers: frozenset[str]
@@ -193,6 +231,20 @@ class Redactor:
         return self.value(value, depth + 1)
 
 
+def _is_harmless(text: str) -> bool:
+    """Whether none of the searches can find anything; false where that is not known at once.
+
+    WHY: nearly every text is, and four searches cost many times as much.
+    """
+    if not text.isascii():
+        return False
+    folded = text.lower()
+    for mark in _MARKS:  # noqa: SIM110 - a generator costs more than it runs through
+        if mark in folded:
+            return False
+    return True
+
+
 def _mask_jwt(found: re.Match[str]) -> str:
     """Mask a dotted run when one of its parts starts as a JSON object does in base64url."""
     return MASK if any(start in found[0] for start in _JWT_STARTS) else found[0]
@@ -207,6 +259,8 @@ def _mask_pieces(piece: str, secret: frozenset[str]) -> str:
 
     WHY: servers disagree on whether `;` separates, and either reading must hide the value.
     """
+    if "=" not in piece:
+        return piece
     parts = piece.split(";")
     for index, part in enumerate(parts):
         name, equals, value = part.partition("=")

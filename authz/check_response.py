@@ -24,22 +24,28 @@ _UNAUTHORIZED = 401
 
 
 def encode_check_response(
-    decision: Decision, metadata: Mapping[str, Any], *, is_http: bool = True
+    decision: Decision,
+    metadata: Mapping[str, Any],
+    *,
+    response_headers: Iterable[tuple[str, str]] | None = None,
+    is_http: bool = True,
 ) -> bytes:
     """Return the serialized answer; `metadata` becomes the filter's dynamic metadata.
 
-    The answer about a connection (`is_http` false) is its status alone.
+    `response_headers` are set on what the client gets, in the place of the decision's. The
+    answer about a connection (`is_http` false) is its status alone.
 
     Raises:
         Exception: of many kinds, when no message can hold a provider's values.
     """
     response = CheckResponse()
+    told = decision.mutations.set_response_headers if response_headers is None else response_headers
     if not is_http:
         _fill_connection(response, decision)
     elif decision.is_allowed:
-        _fill_allowed(response, decision)
+        _fill_allowed(response, decision, told)
     else:
-        _fill_denied(response, decision)
+        _fill_denied(response, decision, told)
     response.dynamic_metadata.update(metadata)
     answer = bytes(response.SerializeToString())
     if decision.mutations.dynamic_metadata:
@@ -53,20 +59,24 @@ def _fill_connection(response: CheckResponse, decision: Decision) -> None:
     response.status.message = "" if decision.is_allowed else decision.reason
 
 
-def _fill_allowed(response: CheckResponse, decision: Decision) -> None:
+def _fill_allowed(
+    response: CheckResponse, decision: Decision, told: Iterable[tuple[str, str]]
+) -> None:
     mutations = decision.mutations
     response.status.code = code_pb2.OK
     ok = response.ok_response
     ok.headers.extend(_options(mutations.set_request_headers))
     ok.headers.extend(_additions(mutations.append_request_headers))
     ok.headers_to_remove.extend(mutations.remove_request_headers)
-    ok.response_headers_to_add.extend(_options(mutations.set_response_headers))
+    ok.response_headers_to_add.extend(_options(told))
     for name, value in mutations.set_query_parameters:
         ok.query_parameters_to_set.add(key=name, value=value)
     ok.query_parameters_to_remove.extend(mutations.remove_query_parameters)
 
 
-def _fill_denied(response: CheckResponse, decision: Decision) -> None:
+def _fill_denied(
+    response: CheckResponse, decision: Decision, told: Iterable[tuple[str, str]]
+) -> None:
     status = decision.http_status
     is_unauthenticated = status == _UNAUTHORIZED
     response.status.code = (
@@ -80,7 +90,7 @@ def _fill_denied(response: CheckResponse, decision: Decision) -> None:
         response.status.code = code_pb2.INTERNAL
         answer = response.error_response
     answer.status.CopyFrom(HttpStatus(code=status))
-    answer.headers.extend(_options(decision.mutations.set_response_headers))
+    answer.headers.extend(_options(told))
     answer.body = decision.body
 
 

@@ -94,6 +94,8 @@ def settled(mutations: Mutations, request: Request) -> Mutations:
     WHY: Envoy 1.40 drops `append: true` for a header that is not there, and without it
     overwrites one that is.
     """
+    if not mutations.append_request_headers:
+        return mutations
     present = set(request.headers) | _names(mutations.set_request_headers)
     alone: list[tuple[str, str]] = []
     added: list[tuple[str, str]] = []

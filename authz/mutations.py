@@ -67,10 +67,13 @@ def _look_alikes(request: Request, names: Iterable[str]) -> Iterator[str]:
     WHY: CGI and WSGI upstreams read `x_a` and `x-a` as one variable (RFC 3875
     section 4.1.18), and Envoy lets names with `_` pass unless told otherwise.
     """
+    suspects = [name for name in request.headers if "_" in name]
+    if not suspects:
+        return
     taken = set(names)
     folded = {name.replace("_", "-") for name in taken}
-    for name in request.headers:
-        if name not in taken and "_" in name and name.replace("_", "-") in folded:
+    for name in suspects:
+        if name not in taken and name.replace("_", "-") in folded:
             yield name
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -21,10 +21,11 @@ from authz.check_request import MalformedRequestError, decode_check_request
 from authz.check_response import encode_check_response
 from authz.denial import denial
 from authz.metrics import Metrics
+from authz.prepared_answer import decision_metadata, prepared_answer, with_id
 from authz.record import record_decision
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings, walk
-from policies.decision import Decision, Layer, Mutations, Reason
+from policies.decision import Decision, Layer, Reason
 from policies.request import Request
 
 _log = structlog.get_logger(__name__)
@@ -124,11 +125,8 @@ class Authorizer:
 
     def _encoded(self, outcome: Outcome, decision_id: str) -> tuple[Outcome, bytes]:
         """Return the answer, and the outcome it tells: a denial when no message can hold it."""
-        decision = _with_id(outcome.decision, self.around.headers.decision_id, decision_id)
         try:
-            return outcome, encode_check_response(
-                decision, _metadata(outcome, decision_id), is_http=outcome.request.is_http
-            )
+            return outcome, self._answer(outcome, decision_id)
         except Exception as exc:
             # WHY so wide: a provider's texts, numbers and nesting fail in many ways, none an allow.
             _log.error("answer_failed", decision_id=decision_id, error=type(exc).__name__)
@@ -139,9 +137,28 @@ class Authorizer:
                 is_http=outcome.request.is_http,
             )
 
+    def _answer(self, outcome: Outcome, decision_id: str) -> bytes:
+        """Return the serialized answer.
+
+        Raises:
+            Exception: of many kinds, when no message can hold a provider's values.
+        """
+        decision, is_http = outcome.decision, outcome.request.is_http
+        header = self.around.headers.decision_id
+        if not (outcome.shadow or outcome.istio_shadow):
+            prepared = prepared_answer(decision, header, decision_id, is_http=is_http)
+            if prepared is not None:
+                return prepared
+        metadata = dict(decision_metadata(decision, decision_id))
+        metadata.update(outcome.istio_shadow)
+        if outcome.shadow:
+            metadata["shadow"] = {each.policy: str(each.outcome) for each in outcome.shadow}
+        headers = with_id(decision.mutations, header, decision_id)
+        return encode_check_response(decision, metadata, response_headers=headers, is_http=is_http)
+
     def _count(self, outcome: Outcome, seconds: float) -> None:
         decision = outcome.decision
-        self.metrics.decisions.labels(decision.effect, decision.layer, decision.reason).inc()
+        self.metrics.decision(decision.effect, decision.layer, decision.reason)
         self.metrics.seconds.observe(seconds)
         for passed in decision.failed_open:
             self.metrics.failed_open.labels(passed.provider, passed.reason).inc()
@@ -155,32 +172,3 @@ def _failure(what: str, exc: Exception) -> Decision:
         Reason.INTERNAL_ERROR, Layer.INTERNAL, detail=f"{what} failed with {type(exc).__name__}"
     )
     return replace(refused, http_status=_INTERNAL_ERROR)
-
-
-def _with_id(decision: Decision, header: str, decision_id: str) -> Decision:
-    """Return the decision with its id among the response headers."""
-    if not header:
-        return decision
-    mutations: Mutations = decision.mutations
-    kept = tuple(pair for pair in mutations.set_response_headers if pair[0] != header)
-    return replace(
-        decision,
-        mutations=replace(mutations, set_response_headers=(*kept, (header, decision_id))),
-    )
-
-
-def _metadata(outcome: Outcome, decision_id: str) -> Mapping[str, Any]:
-    """Return the dynamic metadata: for access logs and later filters, on allow and deny alike."""
-    decision = outcome.decision
-    metadata: dict[str, Any] = dict(decision.mutations.dynamic_metadata)
-    metadata.update(
-        decision_id=decision_id, effect=str(decision.effect), reason=str(decision.reason)
-    )
-    if decision.rule is not None:
-        metadata.update(policy=decision.rule.name, rule_place=decision.rule.place)
-    if decision.failed_open:
-        metadata["failed_open"] = [each.provider for each in decision.failed_open]
-    metadata.update(outcome.istio_shadow)
-    if outcome.shadow:
-        metadata["shadow"] = {verdict.policy: str(verdict.outcome) for verdict in outcome.shadow}
-    return metadata

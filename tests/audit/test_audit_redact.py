@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit import redact
 from audit.document import document_from_record
 from audit.record import DecisionFacts, RequestFacts, SubjectFacts
 from audit.redact import MASK, Redactor
@@ -173,3 +174,28 @@ def test_long_hostile_text_is_quick(head: str, unit: str) -> None:
     started = time.process_time()
     _REDACTOR.path(head + unit * (60_000 // len(unit)))
     assert time.process_time() - started < 5
+
+
+_PIECES = st.sampled_from(
+    [
+        "ey",
+        "eyJhbGciOiJSUzI1NiJ9.eyJ.x",
+        "Bearer ",
+        "ba\u017fic ",
+        "bas\u0130c A1b2c3d4",
+        "token=",
+        "x",
+    ]
+    + ["signature%3D", '"secret": "', "://u:p@h/", "A1b2c3d4e5", "&", " ", "api_key=", "Negotiate+"]
+)
+
+
+@given(st.lists(_PIECES | st.text(max_size=6), max_size=6).map("".join))
+def test_the_quick_look_finds_whatever_the_searches_find(text: str) -> None:
+    """A text that is called harmless has nothing that a search would mask."""
+    searched = redact._DOTTED.sub(redact._mask_jwt, text)
+    for pattern in (redact._CREDENTIAL, redact._NAMED):
+        searched = pattern.sub(rf"\1\2{redact.MASK}", searched)
+    searched = redact._USERINFO.sub(f"://{redact.MASK}@", searched)
+
+    assert not redact._is_harmless(text) or text == searched
