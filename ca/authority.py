@@ -22,6 +22,7 @@ import structlog
 from cryptography import x509
 
 from ca.clock import Clock
+from ca.crl import ListIssuer, list_issuers
 from ca.errors import (
     AuthorityExpiredError,
     CaError,
@@ -151,6 +152,14 @@ class AuthorityKeeper:
             for certificate in self._active.chain:
                 _check_in_force(certificate, "intermediate", now)
             return self._authority
+
+    def list_issuers(self) -> tuple[ListIssuer, ...]:
+        """Return the authorities that owe a revocation list now.
+
+        Raises:
+            KeyFileError: a key cannot be read.
+        """
+        return list_issuers(self._slots, self._keys, self._clock())
 
     def refresh(self) -> None:
         """Take up what another replica changed.

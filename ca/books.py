@@ -8,25 +8,33 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 
+from cryptography import x509
+
 from ca.audit_chain import AuditChain
-from ca.authority import Authority
+from ca.authority import AuthorityKeeper
+from ca.authority_records import record_intermediates, serials_and_keys
 from ca.clock import Clock
 from ca.desk import Desk, DeskParts
 from ca.errors import CaError
 from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
-from ca.published import publish_crl, publish_deny_list
+from ca.published import publish_crls, publish_deny_list
 from ca.recorder import Recorder
 from ca.refusal import Refusal
 from ca.registry import Registry, RegistryState
 from ca.settings import CaSettings
+from ca.state import Phase
 from ca.store import Store
 from ca.troubles import Trouble
 
 
 @dataclass(slots=True, kw_only=True)
 class Books:
-    """What belongs together; `publish_error` says what was not published, empty when all was."""
+    """What belongs together; `publish_error` says what was not published, empty when all was.
+
+    `crls` are the revocation lists that were published last, `listeners` are told of new ones, in
+    the thread that published them.
+    """
 
     store: Store
     recorder: Recorder
@@ -34,6 +42,9 @@ class Books:
     issuance: Issuance
     desk: Desk
     publish: Callable[[], None]
+    record_intermediates: Callable[[], None]
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
+    listeners: list[Callable[[], None]] = field(default_factory=list)
     publish_error: str = ""
     ledger_error: str = field(default="")
 
@@ -59,7 +70,7 @@ class Books:
 @contextmanager
 def open_books(
     settings: CaSettings,
-    authority: Callable[[], Authority],
+    keeper: AuthorityKeeper,
     clock: Clock,
     *,
     count_issued: Callable[[str], None] = lambda _kind: None,
@@ -78,7 +89,7 @@ def open_books(
         try:
             registry = Registry(store)
             parts = IssuanceParts(
-                authority=authority,
+                authority=keeper.current,
                 registry=registry,
                 recorder=recorder,
                 policy=_policy(settings),
@@ -87,18 +98,22 @@ def open_books(
                 count_issued=count_issued,
                 count_refused=count_refused,
             )
-            yield _books(settings, parts, store, clock)
+            books = _books(settings, parts, store, keeper)
+            # Before the first of them signs anything.
+            books.record_intermediates()
+            yield books
         finally:
             recorder.close()
     finally:
         store.close()
 
 
-def _books(settings: CaSettings, parts: IssuanceParts, store: Store, clock: Clock) -> Books:
+def _books(
+    settings: CaSettings, parts: IssuanceParts, store: Store, keeper: AuthorityKeeper
+) -> Books:
     """Return the books over open records, with what they publish."""
     records, folder, registry = settings.records, settings.state_folder, parts.registry
-
-    lock = Lock()
+    clock, lock = parts.clock, Lock()
 
     def publish() -> None:
         # One at a time: the list that is read must not be older than the one before it.
@@ -108,11 +123,15 @@ def _books(settings: CaSettings, parts: IssuanceParts, store: Store, clock: Cloc
     def publish_state(state: RegistryState, now: datetime) -> None:
         try:
             publish_deny_list(records.deny_list_in(folder), state, now=now)
-            publish_crl(records.crl_in(folder), parts.authority(), store, state, now=now)
+            books.crls = publish_crls(
+                records.crl_in(folder), keeper.list_issuers(), store, state, now=now
+            )
             books.publish_error = ""
         except CaError as exc:
             # A denial counts here at once, published or not; `status` says what is missing.
             books.publish_error = str(exc)
+        for listener in books.listeners:
+            listener()
 
     desk = Desk(
         DeskParts(
@@ -122,6 +141,7 @@ def _books(settings: CaSettings, parts: IssuanceParts, store: Store, clock: Cloc
             recorder=parts.recorder,
             clock=clock,
             published=publish,
+            in_use=lambda: _in_use(keeper),
         )
     )
     books = Books(
@@ -131,8 +151,17 @@ def _books(settings: CaSettings, parts: IssuanceParts, store: Store, clock: Cloc
         issuance=Issuance(parts),
         desk=desk,
         publish=publish,
+        record_intermediates=lambda: record_intermediates(
+            keeper, store, parts.recorder, node=parts.node, now=clock()
+        ),
     )
     return books
+
+
+def _in_use(keeper: AuthorityKeeper) -> frozenset[str]:
+    """Return the serials and keys of the authority that signs now."""
+    slot = keeper.in_phase(Phase.ACTIVE)
+    return frozenset() if slot is None else serials_and_keys(slot)
 
 
 def _policy(settings: CaSettings) -> IssuancePolicy:

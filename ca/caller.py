@@ -25,6 +25,7 @@ class Method(StrEnum):
     K8S_SERVICE_ACCOUNT = "k8s_service_account"
     SOCKET = "socket"
     OPERATOR = "operator"
+    AUTHORITY = "authority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

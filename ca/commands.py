@@ -37,7 +37,7 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
         return answer
     with open_state(settings, clock) as (keeper, rotation):
         if request["do"] in RECORD_COMMANDS:
-            with open_books(settings, keeper.current, clock) as books:
+            with open_books(settings, keeper, clock) as books:
                 return record_commands(books, clock)[request["do"]](request)
         commands = slot_commands(settings, keeper, rotation, clock)
         commands["status"] = lambda _: status_of_state(
@@ -45,7 +45,7 @@ def carry_out(settings: CaSettings, request: Mapping[str, Any], clock: Clock) ->
         )
         if request["do"] != "rotate":
             return commands[request["do"]](request)
-        with open_books(settings, keeper.current, clock) as books:
+        with open_books(settings, keeper, clock) as books:
             rotation.record = books.desk.record_rotation
             rotation.last_leaf = LastLeaf(books.store, keeper.plan.leaf_lifetime)
             return commands["rotate"](request)

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from ca.bundle_endpoint import bundle_routes
 from ca.caller import Caller, Method
@@ -173,6 +174,7 @@ def _workload_api_parts(
     books, changes = ca.books, Changes(asyncio.get_running_loop())
     ca.keeper.on_change(changes.announce)
     books.registry.on_change(changes.announce)
+    books.listeners.append(changes.announce)
     # A token must not outlive the trust in its key, which a retired authority has as long as the
     # longest certificate.
     lifetime = min(
@@ -184,6 +186,7 @@ def _workload_api_parts(
         registry=books.registry,
         tokens=TokenDesk(books.issuance, books.registry, keys, ca.clock, lifetime=lifetime),
         bundles=lambda: BundleSet.of(keys.bundle()),
+        crls=lambda: tuple(each.public_bytes(serialization.Encoding.DER) for each in books.crls),
         attest=UnixAttestor(),
         changes=changes,
         streams=ca.streams,

@@ -6,7 +6,7 @@ act stands and the operator is told that its line is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -36,7 +36,10 @@ _KEEP_TOKENS = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeskParts:
-    """What the desk needs; `published` is called after every change of what is denied."""
+    """What the desk needs; `published` is called after every change of what is denied.
+
+    `in_use` returns the serials and keys of the authority that signs now.
+    """
 
     trust_domain: TrustDomain
     store: Store
@@ -44,6 +47,7 @@ class DeskParts:
     recorder: Recorder
     clock: Clock
     published: Callable[[], None]
+    in_use: Callable[[], Collection[str]] = frozenset
 
 
 class Desk:
@@ -138,6 +142,10 @@ class Desk:
         """
         parts, now = self._parts, self._parts.clock()
         value = canonical_value(kind, text)
+        if value in parts.in_use():
+            raise IssueRefusedError(
+                "this is the authority that signs now", help="rotate first, then revoke the old one"
+            )
         expires_at = None
         if kind is DeniedKind.SERIAL:
             rows = self.find(LedgerFilter(serial=value))

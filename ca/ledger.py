@@ -17,6 +17,8 @@ from ca.store_schema import ISSUANCE
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SERIAL_DIGITS: Final = 40
+AUTHORITY_KIND: Final = "authority"
+"""The kind of an intermediate's row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +26,8 @@ class LedgerRow:
     """One issuance. Digests are SHA-256 in hex; `csr_sha256` is empty where there was no CSR.
 
     `authority` is the key identifier of the authority that signed, in hex; `kind` is `x509` (the
-    leaf's DER in `der`) or `jwt` (`der` is empty, `serial` is the token's `jti`, and `authority`
-    its `kid`).
+    leaf's DER in `der`), `jwt` (`der` is empty, `serial` is the token's `jti`, and `authority` its
+    `kid`) or `authority` (an intermediate, signed by one of our roots).
     """
 
     serial: str
@@ -58,6 +60,7 @@ class LedgerFilter:
     issued_since: datetime | None = None
     issued_until: datetime | None = None
     is_in_force_at: datetime | None = None
+    kinds: tuple[str, ...] = ()
     limit: int = 1000
 
 
@@ -113,6 +116,8 @@ def _query(wanted: LedgerFilter) -> Select[Any]:
     ):
         if value:
             query = query.where(column == value)
+    if wanted.kinds:
+        query = query.where(columns.kind.in_(wanted.kinds))
     if wanted.issued_since is not None:
         query = query.where(columns.issued_at >= to_microseconds(wanted.issued_since))
     if wanted.issued_until is not None:

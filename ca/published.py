@@ -1,4 +1,4 @@
-"""What the CA publishes of its denials: the deny list for authorizers, a CRL for everyone else.
+"""What the CA publishes of its denials: the deny list for authorizers, CRLs for everyone else.
 
 Both are files that are replaced as a whole and may be read by everybody: they hold no secret.
 """
@@ -6,18 +6,19 @@ Both are files that are replaced as a whole and may be read by everybody: they h
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from ca.authority import Authority
-from ca.crl import build_crl
+from ca.crl import ListIssuer, build_crl
 from ca.errors import StateError
 from ca.files import sync_folder
-from ca.ledger import LedgerFilter, LedgerRow, find_rows
+from ca.key_kinds import check_public_key
+from ca.ledger import AUTHORITY_KIND, LedgerFilter, LedgerRow, find_rows
+from ca.profile import key_identifier
 from ca.registry import RegistryState
 from ca.revocations import DeniedKind, Revocation, encode_deny_list
 from ca.store import Store, bump
@@ -25,6 +26,7 @@ from ca.store_schema import CRL_NUMBER
 
 _MODE = 0o644
 _FOLDER_MODE = 0o755
+_PEM_END = b"-----END X509 CRL-----\n"
 # BUDGET: certificates in force on one list; a CA with more revoked ones has to rotate instead.
 _MAX_REVOKED = 100_000
 
@@ -39,27 +41,30 @@ def publish_deny_list(path: Path, state: RegistryState, *, now: datetime) -> Non
     _replace(path, content)
 
 
-def publish_crl(
-    path: Path, authority: Authority, store: Store, state: RegistryState, *, now: datetime
-) -> x509.CertificateRevocationList:
-    """Write the revocation list of the authority that signs now, with a new number.
+def publish_crls(
+    path: Path, issuers: Sequence[ListIssuer], store: Store, state: RegistryState, *, now: datetime
+) -> tuple[x509.CertificateRevocationList, ...]:
+    """Write the revocation lists of `issuers`, each with a new number; return them.
+
+    Of an issuer whose key is not here the list of before stays, as long as it is good.
 
     Raises:
         StoreError: the ledger cannot be asked.
         StateError: it cannot be written.
     """
-    with store.write() as connection:
-        number = bump(connection, CRL_NUMBER)
-    issuer = authority.intermediate
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    revoked = [
-        (row, revocation)
-        for row, revocation in revoked_rows(store, state, now=now)
-        if row.authority == identifier.digest.hex()
-    ]
-    crl = build_crl(issuer, authority.key, revoked, number=number, now=now)
-    _replace(path, crl.public_bytes(serialization.Encoding.PEM))
-    return crl
+    revoked, before = list(revoked_rows(store, state, now=now)), _read_crls(path)
+    lists = []
+    for issuer in issuers:
+        if issuer.key is None:
+            lists += [each for each in before if _is_good(each, issuer.certificate, now)][-1:]
+            continue
+        with store.write() as connection:
+            number = bump(connection, CRL_NUMBER)
+        identifier = key_identifier(issuer.certificate).hex()
+        mine = [found for found in revoked if found[0].authority == identifier]
+        lists.append(build_crl(issuer, mine, number=number, now=now))
+    _replace(path, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists))
+    return tuple(lists)
 
 
 def revoked_rows(
@@ -76,8 +81,11 @@ def revoked_rows(
             if not revocation.is_in_force(now):
                 continue
             wanted = _filter_of(revocation, now)
+            # Who denies the trust domain's own ID does not mean its authorities.
+            is_of_id = revocation.kind is DeniedKind.SPIFFE_ID
+            kinds = ("x509",) if is_of_id else ("x509", AUTHORITY_KIND)
             for row in find_rows(connection, wanted):
-                if row.kind == "x509":
+                if row.kind in kinds:
                     found.setdefault(row.serial, (row, revocation))
     yield from found.values()
 
@@ -93,6 +101,23 @@ def _filter_of(revocation: Revocation, now: datetime) -> LedgerFilter:
             )
         case DeniedKind.SPIFFE_ID:
             return LedgerFilter(spiffe_id=revocation.value, is_in_force_at=now, limit=_MAX_REVOKED)
+
+
+def _read_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """Return the lists that stand in a file; none where it cannot be read."""
+    try:
+        parts = path.read_bytes().split(_PEM_END)
+        return [x509.load_pem_x509_crl(part + _PEM_END) for part in parts if part.strip()]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_good(crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime) -> bool:
+    """Return whether `issuer` signed a list that is good still."""
+    ends_at = crl.next_update_utc
+    if crl.issuer != issuer.subject or ends_at is None or ends_at < now:
+        return False
+    return crl.is_signature_valid(check_public_key(issuer.public_key()))
 
 
 def _replace(path: Path, content: bytes) -> None:

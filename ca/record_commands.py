@@ -13,7 +13,7 @@ from ca.clock import Clock
 from ca.entries import RegistrationEntry
 from ca.errors import IssueRefusedError
 from ca.issued import SigningRequest
-from ca.ledger import LedgerFilter, LedgerRow, parse_serial
+from ca.ledger import AUTHORITY_KIND, LedgerFilter, LedgerRow, parse_serial
 from ca.refusal import Refusal
 from ca.revocations import DeniedKind, RevocationReason
 from ca.svid import to_pem
@@ -177,6 +177,7 @@ def _filter(request: _Request, now: datetime) -> LedgerFilter:
         issued_since=_time(since) if since else None,
         issued_until=_time(until) if until else None,
         is_in_force_at=now if request.get("inForce") else None,
+        kinds=(AUTHORITY_KIND,) if request.get("authorities") else ("x509", "jwt"),
         limit=int(request.get("limit") or 100),
     )
 

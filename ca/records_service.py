@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 from ca.books import Books, open_books
-from ca.clock import Clock
 from ca.crl import CRL_LIFETIME
+from ca.errors import StoreError
 from ca.record_commands import record_commands
 from ca.running import RunningCa
 
@@ -29,7 +28,7 @@ async def keep_records(ca: RunningCa) -> AsyncIterator[None]:
     """
     with open_books(
         ca.settings,
-        ca.keeper.current,
+        ca.keeper,
         ca.clock,
         count_issued=lambda kind: ca.metrics.issued.labels(kind=kind).inc(),
         count_refused=lambda reason: ca.metrics.refused.labels(reason=reason.value).inc(),
@@ -38,7 +37,7 @@ async def keep_records(ca: RunningCa) -> AsyncIterator[None]:
         ca.probes.append(books.troubles)
         ca.commands |= record_commands(books, ca.clock)
         books.publish()
-        keeping = asyncio.create_task(_keep_fresh(books, ca.clock))
+        keeping = asyncio.create_task(_keep_fresh(ca, books))
         try:
             yield
         finally:
@@ -47,12 +46,19 @@ async def keep_records(ca: RunningCa) -> AsyncIterator[None]:
                 await keeping
 
 
-async def _keep_fresh(books: Books, clock: Clock) -> None:
-    """Take up what other replicas changed, and publish anew what grows old."""
-    published_at: datetime = clock()
+async def _keep_fresh(ca: RunningCa, books: Books) -> None:
+    """Take up what others changed, put new authorities on record, publish what grows old."""
+    published_at, slots = ca.clock(), ca.keeper.slots
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
         await asyncio.to_thread(books.refresh)
-        if clock() - published_at >= _REPUBLISH or books.publish_error:
+        is_other = ca.keeper.slots is not slots
+        if is_other:
+            newest = ca.keeper.slots
+            # What could not be recorded is tried again at the next look.
+            with contextlib.suppress(StoreError):
+                await asyncio.to_thread(books.record_intermediates)
+                slots = newest
+        if is_other or ca.clock() - published_at >= _REPUBLISH or books.publish_error:
             await asyncio.to_thread(books.publish)
-            published_at = clock()
+            published_at = ca.clock()

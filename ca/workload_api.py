@@ -58,7 +58,7 @@ class WorkloadApiParts:
     """What the Workload API needs from the rest of the CA.
 
     `bundles` returns what is handed out: the bundle of `trust_domain`, and those it is federated
-    with.
+    with; `crls` the revocation lists of the trust domain's authorities (DER).
     """
 
     trust_domain: TrustDomain
@@ -71,6 +71,7 @@ class WorkloadApiParts:
     streams: OpenStreams
     holding: HoldingParts
     clock: Clock
+    crls: Callable[[], tuple[bytes, ...]] = tuple
     write_seconds: float = DEFAULT_WRITE_SECONDS
 
 
@@ -106,7 +107,9 @@ class WorkloadApi:
             bundles = parts.bundles()
             roots = _roots_of(bundles, parts.trust_domain)
             await held.update(caller, parts.registry.state, roots)
-            return _x509_response(held, bundles, parts.trust_domain)
+            response = _x509_response(held, bundles, parts.trust_domain)
+            response.crl.extend(parts.crls())
+            return response
 
         await self._stream_states(stream, "workload_x509", look, held.seconds_left)
 
@@ -114,7 +117,7 @@ class WorkloadApi:
         """Stream every bundle's X.509 roots."""
 
         async def look(_: Caller) -> Any:
-            response = WORKLOAD_API["X509BundlesResponse"]()
+            response = WORKLOAD_API["X509BundlesResponse"](crl=self._parts.crls())
             for bundle in self._parts.bundles():
                 response.bundles[_key(bundle)] = _der(bundle.x509_authorities)
             return response

@@ -155,6 +155,7 @@ def token_command(config: Path, spiffe_id: str, lifetime: int) -> None:
 @click.option("--since", default="", help="Only those issued at or after this moment (RFC 3339).")
 @click.option("--until", default="", help="Only those issued before this moment (RFC 3339).")
 @click.option("--in-force", is_flag=True, help="Only those that count now.")
+@click.option("--authorities", is_flag=True, help="The intermediates that our roots signed.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(config: Path, as_json: bool, **options: Any) -> None:
@@ -167,6 +168,7 @@ def list_command(config: Path, as_json: bool, **options: Any) -> None:
             "since": options["since"],
             "until": options["until"],
             "inForce": options["in_force"],
+            "authorities": options["authorities"],
             "limit": options["limit"],
         }
         found = _ask(config, request)["issued"]

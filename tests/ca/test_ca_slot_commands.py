@@ -63,7 +63,11 @@ def test_a_rotation_by_hand_with_nobody_serving(config):
     [line] = _run(config, "bundle", "show").splitlines()
     assert line.startswith("2  active")
     [chain] = (config.path.parent / "state/audit").glob("*.jsonl")
-    assert chain.read_text().count('"event":"authority_changed"') == 3
+    text = chain.read_text()
+    steps = [text.count(f'"step":"{step}"') for step in ("prepare", "activate", "retire")]
+    assert steps == [1, 1, 1]
+    # Both intermediates that our roots have signed.
+    assert text.count('"step":"intermediate"') == 2
 
 
 def test_bundle_in_both_forms(config):

@@ -187,6 +187,8 @@ def test_every_step_is_on_record(serving):
         for line in path.read_text().splitlines()
     ]
     steps = [line["details"] for line in lines if line.get("event") == "authority_changed"]
+    assert (steps[0]["step"], steps[0]["authority"]) == ("intermediate", 1)
+    steps = [step for step in steps if step["step"] != "intermediate"]
     assert [(s["step"], s["authority"]) for s in steps] == [
         ("prepare", 2),
         ("activate", 2),
