@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test differential interop lint bench lock clean
+.PHONY: help install demo test differential interop fuzz lint bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,12 @@ differential: install ## our answers against Envoy's own filters; N=requests SET
 
 interop: install ## long runs, and judges and clients of others that Go builds (ARGS for pytest)
 	@tests/interop.sh $(ARGS)
+
+fuzz: install ## every parser that meets the network, by atheris; N=executions TARGET=name SEED=number
+	@.venv/bin/uv pip install --quiet --python $(PY) --target build/fuzz/site \
+	  --require-hashes --no-deps -r requirements/fuzz.txt
+	@PYTHONPATH=build/fuzz/site $(PY) -m tests.fuzz --runs $(or $(N),200000) \
+	  --seed $(or $(SEED),1) $(if $(TARGET),--target $(TARGET))
 
 lint: install ## ruff's rules, ruff's format, mypy strict
 	@$(PY) -m ruff check .

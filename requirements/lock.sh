@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-for name in install run dev; do
+for name in install run dev fuzz; do
   ../.venv/bin/uv pip compile --quiet "$@" \
     --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
