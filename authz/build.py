@@ -13,6 +13,7 @@ from authz.serving_state import ServingState, combined_revision
 from authz.settings import Settings
 from identity.errors import KeySourceError
 from identity.jwks_cache import JwksCache
+from opa_bridge.provider import WatchEngine
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.files import read_policy_files
 from policies.mesh import Mesh
@@ -58,7 +59,7 @@ def prepare_keys(snapshot: Snapshot, keys: JwksCache) -> None:
         ) from exc
 
 
-def load_state(
+def load_state(  # noqa: PLR0913 - three things to load, and how, by keyword
     paths: Sequence[Path],
     mesh: Mesh,
     provider_settings: Sequence[ProviderSettings],
@@ -66,18 +67,21 @@ def load_state(
     take: TakeBundle = no_bundles,
     memory: ProviderMemory | None = None,
     is_patient: bool = False,
+    watch_engine: WatchEngine | None = None,
 ) -> ServingState:
     """Return the state of policy and Rego files, without any key fetched.
 
     `take` returns bundles by name; `memory` has providers that are still the same.
     `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
+    `watch_engine` stands before each embedded Rego engine.
 
     Raises:
         LoadError: with the findings of all of them.
     """
     providers, problems = load_providers(
-        provider_settings, take=take, memory=memory, is_patient=is_patient
-    )
+        provider_settings, take=take, memory=memory, is_patient=is_patient,
+        watch_engine=watch_engine,
+    )  # fmt: skip
     snapshot: Snapshot | None = None
     try:
         snapshot = build_snapshot(read_policy_files(paths), mesh)

@@ -14,6 +14,7 @@ from opa_bridge.bundle_policy import policy_of
 from opa_bridge.provider import (
     ProviderOptions,
     RegoProvider,
+    WatchEngine,
     connect_provider,
     load_provider,
     provide,
@@ -31,18 +32,20 @@ def load_providers(
     take: TakeBundle = no_bundles,
     memory: ProviderMemory | None = None,
     is_patient: bool = False,
+    watch_engine: WatchEngine | None = None,
 ) -> tuple[dict[str, RegoProvider], list[Diagnostic]]:
     """Return the providers that load, and what is wrong with the others.
 
     `take` returns bundles by name. `memory` has providers that are still the same.
     `is_patient` is for commands that nobody waits for: an evaluation may take longer there.
+    `watch_engine` stands before each embedded engine.
     """
     problems: list[Diagnostic] = []
     providers: dict[str, RegoProvider] = {}
     for each in settings:
         try:
             providers[each.name] = make_provider(
-                each, take=take, memory=memory, is_patient=is_patient
+                each, take=take, memory=memory, is_patient=is_patient, watch_engine=watch_engine
             )
         except LoadError as exc:
             problems.extend(exc.diagnostics)
@@ -55,6 +58,7 @@ def make_provider(
     take: TakeBundle = no_bundles,
     memory: ProviderMemory | None = None,
     is_patient: bool = False,
+    watch_engine: WatchEngine | None = None,
 ) -> RegoProvider:
     """Return one provider, proven on sample requests.
 
@@ -64,6 +68,7 @@ def make_provider(
     rego = settings.rego
     options = rego.to_options()
     options = patient(options) if is_patient else options
+    options = replace(options, watch=watch_engine)
     if memory is not None:
         options = replace(options, compiled=memory.compiled)
     if rego.opa is not None:

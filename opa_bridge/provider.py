@@ -81,13 +81,26 @@ _SAMPLES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What an engine evaluates: modules as they were written, data, and the rule that is asked."""
+
+    modules: Sequence[tuple[str, str]]
+    data: Mapping[str, Any]
+    entrypoint: str
+
+
+WatchEngine = Callable[[Engine, Evaluated], Engine]
+"""Returns what asks an engine, and takes note of it: for tests that measure coverage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderOptions:
     """What a provider does besides asking its engine.
 
     `proto_descriptor` is a FileDescriptorSet for gRPC bodies. `budget_seconds` bounds each
     evaluation, `start_seconds` the wait for an OPA server, `max_body_bytes` a request.
     With `dry_run` its denials are told and not enforced. `compiled` may have the modules
-    already, from a provider with other data.
+    already, from a provider with other data. `watch` stands before the embedded engine.
     """
 
     compatibility: Compatibility = field(default_factory=Compatibility)
@@ -99,6 +112,7 @@ class ProviderOptions:
     workers: int | None = None
     dry_run: bool = False
     compiled: CompiledMemory | None = field(default=None, compare=False)
+    watch: WatchEngine | None = field(default=None, compare=False)
 
     def for_input(self) -> InputOptions:
         """Return what concerns the input document.
@@ -244,6 +258,9 @@ def provide(
         compiled=options.compiled,
     )
     loaded = _proven(name, engine, options, entrypoint, place)
+    if options.watch is not None:
+        what = Evaluated(modules=texts, data=data, entrypoint=entrypoint)
+        loaded = replace(loaded, engine=options.watch(engine, what))
     return replace(
         loaded,
         revision=policy.revision,

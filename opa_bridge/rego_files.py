@@ -32,6 +32,15 @@ def read_modules(paths: Iterable[Path]) -> list[tuple[str, str]]:
     return texts
 
 
+def read_tests_with_modules(folder: Path) -> list[tuple[str, str]]:
+    """Return `(file name, source)` of every `.rego` file below a folder, `*_test.rego` too.
+
+    Raises:
+        LoadError: a file is unreadable, too large or not UTF-8.
+    """
+    return _read(_found([folder], (".rego",), takes_tests=True))
+
+
 def read_data(paths: Iterable[Path]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return the data document that the files make together, and their texts.
 
@@ -44,14 +53,9 @@ def read_data(paths: Iterable[Path]) -> tuple[dict[str, Any], list[tuple[str, st
     data: dict[str, Any] = {}
     problems: list[Diagnostic] = []
     for file, text in texts:
-        try:
-            document = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-            json.dumps(document, allow_nan=False)
-        except (ValueError, TypeError, RecursionError, yaml.YAMLError):
-            problems.append(_problem(file, "not a JSON or YAML document of JSON values"))
-            continue
-        if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-            problems.append(_problem(file, "the document is not an object with text keys"))
+        document = _object(file, text)
+        if isinstance(document, Diagnostic):
+            problems.append(document)
             continue
         twice = sorted(set(document) & set(data))
         if twice:
@@ -62,20 +66,62 @@ def read_data(paths: Iterable[Path]) -> tuple[dict[str, Any], list[tuple[str, st
     return data, texts
 
 
+def read_data_tree(folder: Path) -> dict[str, Any]:
+    """Return the data document of a folder: each `data.json` and `data.yaml` under its path.
+
+    Spec: OPA, "Bundle File Format": data of `a/b/data.json` stand at `data.a.b`.
+
+    Raises:
+        LoadError: a file is not an object, or two of them overlap.
+    """
+    data: dict[str, Any] = {}
+    problems: list[Diagnostic] = []
+    wanted = (each for each in _found([folder], _DATA_SUFFIXES) if each.stem == "data")
+    for file, text in _read(wanted):
+        document = _object(file, text)
+        if isinstance(document, Diagnostic):
+            problems.append(document)
+            continue
+        place: Any = data
+        for part in Path(file).relative_to(folder).parent.parts:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else place
+        if not isinstance(place, dict) or set(document) & set(place):
+            problems.append(_problem(file, "sets what is set in another data file"))
+            continue
+        place.update(document)
+    if problems:
+        raise LoadError(problems)
+    return data
+
+
+def _object(file: str, text: str) -> dict[str, Any] | Diagnostic:
+    """Return the object that a data file holds, or why it holds none."""
+    try:
+        document = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+        json.dumps(document, allow_nan=False)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+        return _problem(file, "not a JSON or YAML document of JSON values")
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        return _problem(file, "the document is not an object with text keys")
+    return document
+
+
 def digest(texts: Iterable[tuple[str, str]], entrypoint: str) -> str:
     """Return the SHA-256 over contents and entrypoint, in hex; names do not count."""
     whole = json.dumps([entrypoint, *sorted(content for _, content in texts)])
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _found(paths: Iterable[Path], suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _found(
+    paths: Iterable[Path], suffixes: tuple[str, ...], *, takes_tests: bool = False
+) -> Iterator[Path]:
     for path in paths:
         if not path.is_dir():
             yield path
             continue
         for file in sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            is_test = file.stem.endswith(_TEST_SUFFIX)
+            is_test = file.stem.endswith(_TEST_SUFFIX) and not takes_tests
             if file.suffix in suffixes and file.is_file() and not hidden and not is_test:
                 yield file
 

@@ -116,7 +116,7 @@ class _Nursery:
 
 def _work(channel: socket.socket, places: list[_Place]) -> None:
     """Evaluate what comes until the other end closes."""
-    _limit()
+    limit_process()
     with suppress(PeerGone):
         while True:
             _, payload = receive_frame(channel)
@@ -158,7 +158,7 @@ def _written(found: Any) -> list[Any]:
     return [found.code, found.message, found.location.file, found.location.line]
 
 
-def _limit() -> None:
+def limit_process() -> None:
     """Bind this process to the nursery's life and to its share of memory."""
     # An abort is one denied request, not a file of half a gigabyte.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

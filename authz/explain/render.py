@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.text import Text
 
 from authz.console_text import visible
+from authz.explain.standing import Standing
 from authz.explain.story import (
     ClauseStory,
     GroupStory,
     PolicyStory,
     RuleStory,
-    Standing,
     Story,
 )
 from policies.decision import RuleRef

@@ -9,40 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
 
 from authz.explain.attached import why_considered, why_passed_over
 from authz.explain.had import what_it_had
+from authz.explain.standing import Standing, Standings
 from authz.serving_state import ServingState
 from authz.walk import Basis, Outcome
-from policies.decision import Decision, Layer, RuleRef
+from policies.decision import Decision, RuleRef
+from policies.diagnostic import Location
 from policies.matchers import Alternative, CompiledClause, CompiledPolicy, CompiledRule
 from policies.mesh import Mesh
 from policies.model import Action, AuthorizationPolicy
 from policies.request import Request, Workload
-
-# The layers in the order in which they may refuse; AUDIT is looked at with the rules.
-_ORDER: Final = (
-    Layer.REQUEST, Layer.PEER_AUTHENTICATION, Layer.CUSTOM, Layer.REQUEST_AUTHENTICATION,
-    Layer.DENY, Layer.ALLOW,
-)  # fmt: skip
-_PLACE_OF: Final = {
-    Action.CUSTOM: _ORDER.index(Layer.CUSTOM),
-    Action.AUDIT: _ORDER.index(Layer.DENY),
-    Action.DENY: _ORDER.index(Layer.DENY),
-    Action.ALLOW: _ORDER.index(Layer.ALLOW),
-}
-
-
-class Standing(StrEnum):
-    """What became of a policy in a decision."""
-
-    DECIDED = "decided"
-    MATCHED = "matched"
-    NO_MATCH = "no_match"
-    NOT_ASKED = "not_asked"
-    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +41,12 @@ class ClauseStory:
     holds: bool
     had: str
     values: tuple[ValueStory, ...]
-    place: str
+    location: Location
+
+    @property
+    def place(self) -> str:
+        """`file:line:column` of the condition."""
+        return str(self.location)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,11 +172,10 @@ class _Teller:
     """Tells of one outcome's policies, one after the other, in the order of the layers."""
 
     def __init__(self, outcome: Outcome, basis: Basis, mesh: Mesh) -> None:
-        self._decision = outcome.decision
         self._before, self._seen = outcome.request, basis.seen
         self._carriers: Collection[str] = outcome.token_carriers
         self._mesh = mesh
-        self._is_decided = False
+        self._standings = Standings(outcome.decision)
 
     def policy(self, policy: CompiledPolicy, written: AuthorizationPolicy) -> PolicyStory:
         """Return the story of one policy."""
@@ -204,37 +186,10 @@ class _Teller:
             ref=policy.ref,
             action=policy.action,
             why=why_considered(written, self._mesh),
-            standing=self._standing(policy, any(rule.matches for rule in rules)),
+            standing=self._standings.of(policy, matches=any(rule.matches for rule in rules)),
             rules=rules,
             provider=policy.provider,
         )
-
-    def _standing(self, policy: CompiledPolicy, matches: bool) -> Standing:
-        if policy.dry_run:
-            return Standing.SHADOW
-        if self._is_decider(policy):
-            self._is_decided = policy.action in (Action.DENY, Action.ALLOW)
-            return Standing.DECIDED
-        if not self._was_reached(policy.action):
-            return Standing.NOT_ASKED
-        return Standing.MATCHED if matches else Standing.NO_MATCH
-
-    def _is_decider(self, policy: CompiledPolicy) -> bool:
-        rule = self._decision.rule
-        # WHY the layer: a PeerAuthentication that refuses may bear the same name.
-        return (
-            rule is not None
-            and str(self._decision.layer) == str(policy.action)
-            and (rule.namespace, rule.policy) == (policy.ref.namespace, policy.ref.policy)
-        )
-
-    def _was_reached(self, action: Action) -> bool:
-        if action in (Action.DENY, Action.ALLOW) and self._is_decided:
-            return False
-        if self._decision.is_allowed:
-            return True
-        layer = self._decision.layer
-        return layer in _ORDER and _ORDER.index(layer) >= _PLACE_OF[action]
 
     def _rules(
         self, policy: CompiledPolicy, written: AuthorizationPolicy, request: Request
@@ -282,5 +237,5 @@ class _Teller:
                 for values, tests, negated in halves
                 for value, test in zip(values, tests, strict=True)
             ),
-            place=str(source.location),
+            location=source.location,
         )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
+from audit.document import document_from_record
+from audit.redact import Redactor
 from authz.policytest.model import Expectation, HeaderExpectation
+from authz.policytest.result import Mismatch
+from authz.record import record_decision
 from authz.walk import Outcome
 from policies.decision import Decision
+from policies.diagnostic import shown
 
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """One thing that is not as expected."""
-
-    what: str
-    expected: str
-    got: str
+_REDACTOR: Final = Redactor()
+_ABSENT: Final = object()
 
 
 def compare(expect: Expectation, outcome: Outcome) -> Iterator[Mismatch]:
@@ -32,15 +32,19 @@ def compare(expect: Expectation, outcome: Outcome) -> Iterator[Mismatch]:
     if expect.audited_by is not None:
         got = tuple(ref.name for ref in decision.audited_by)
         checks.append(("auditedBy", ", ".join(expect.audited_by), ", ".join(got)))
-    outcomes = {verdict.policy: verdict.outcome for verdict in outcome.shadow}
-    for policy, wanted in expect.shadow.items():
-        checks.append((f"shadow {policy}", wanted, outcomes.get(policy, "not shadowed")))
+    if expect.shadow:
+        outcomes = {verdict.policy: verdict.outcome for verdict in outcome.shadow}
+        for policy, wanted in expect.shadow.items():
+            checks.append((f"shadow {policy}", wanted, outcomes.get(policy, "not shadowed")))
     for what, expected, got_ in checks:
         if expected != got_:
             yield Mismatch(what, str(expected), str(got_))
     if expect.body_contains is not None and expect.body_contains not in decision.body:
         yield Mismatch("body", f"…{expect.body_contains}…", decision.body)
-    yield from _compare_headers(expect.headers, decision)
+    if "headers" in expect.model_fields_set:
+        yield from _compare_headers(expect.headers, decision)
+    if expect.audit:
+        yield from _compare_audit(expect.audit, outcome)
 
 
 def _policy(expected: str, decision: Decision) -> str:
@@ -68,3 +72,23 @@ def _missing(
         found = present.get(name.lower())
         if found != value:
             yield Mismatch(f"{where} header {name}", value, "not set" if found is None else found)
+
+
+def _compare_audit(expected: Mapping[str, Any], outcome: Outcome) -> Iterator[Mismatch]:
+    """Yield what the record of the decision does not hold, as it would be written."""
+    record = record_decision(
+        outcome, decision_id="test", revision="test", decided_at=0.0, duration=0.0
+    )
+    document = document_from_record(record, node="test", redactor=_REDACTOR)
+    # As a reader of the file sees it: lists and objects, and nothing else.
+    yield from _differing("audit", expected, json.loads(json.dumps(document)))
+
+
+def _differing(where: str, expected: Any, got: Any) -> Iterator[Mismatch]:
+    """Yield where a JSON value differs; of an object only the keys that are expected count."""
+    if isinstance(expected, Mapping) and isinstance(got, Mapping):
+        for key, wanted in expected.items():
+            yield from _differing(f"{where}.{key}", wanted, got.get(key, _ABSENT))
+    elif expected != got:
+        found = "absent" if got is _ABSENT else shown(json.dumps(got, ensure_ascii=False))
+        yield Mismatch(where, shown(json.dumps(expected, ensure_ascii=False)), found)

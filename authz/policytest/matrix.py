@@ -28,6 +28,7 @@ def cases_of(matrix: Matrix) -> Iterator[Case]:
             name=f"{matrix.name} [{told}]" if told else matrix.name,
             request=matrix.request.model_copy(update=request),
             expect=_expectation(matrix, cell),
+            skip=matrix.skip,
             **of_case,
         )
 

@@ -120,6 +120,21 @@ class RequestFixture(Section):
     headers: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict, description="Headers; a list is a repeated header."
     )
+    body: str = Field(default="", description="The body, where Envoy sends it along.")
+    json_: Any = Field(
+        default=None, alias="json", description="The body as JSON; sets `content-type` as well."
+    )
+
+    @property
+    def has_body(self) -> bool:
+        """Whether there is a body."""
+        return bool(self.body) or "json_" in self.model_fields_set
+
+    @model_validator(mode="after")
+    def _one_body(self) -> RequestFixture:
+        if self.body and "json_" in self.model_fields_set:
+            raise ValueError("at most one of `body` and `json` may be set")
+        return self
 
 
 class HeaderExpectation(Section):
@@ -151,6 +166,11 @@ class Expectation(Section):
     audited_by: tuple[str, ...] | None = Field(
         default=None, description="The AUDIT rules that matched, exactly."
     )
+    audit: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Fields of the audit record as it would be written; keys that are not named "
+        "are not looked at.",
+    )
 
 
 class Defaults(Section):
@@ -170,6 +190,7 @@ class Case(Section):
     token: str | None = Field(default=None, description="Token carried as a bearer.")
     request: RequestFixture = Field(default_factory=RequestFixture, description="The request.")
     expect: Expectation = Field(description="What must hold.")
+    skip: str = Field(default="", description="Why the case is not run for now; it is counted.")
 
 
 Texts = str | tuple[str, ...]
@@ -223,6 +244,7 @@ class Matrix(Section):
         description="HTTP status of the denied cells that have this value on an axis; the first "
         "that fits holds.",
     )
+    skip: str = Field(default="", description="Why no cell is run for now; they are counted.")
 
     def on(self, axis: str) -> tuple[str | None, ...]:
         """Return the values on an axis; none where it is not varied."""

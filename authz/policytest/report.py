@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from authz.policytest.run import CaseResult
+from authz.policytest.result import CaseResult
 from policies.diagnostic import Diagnostic, Location
 
 
@@ -17,6 +17,14 @@ class Trouble(StrEnum):
 
     TEST_FILE = "broken-test"
     POLICIES = "broken-policies"
+    COVERAGE = "broken-coverage"
+
+
+_SAID: Final = {
+    Trouble.TEST_FILE: "the test file cannot be used",
+    Trouble.POLICIES: "the policies under test do not load",
+    Trouble.COVERAGE: "the coverage of its Rego cannot be measured",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,7 @@ class BrokenFile:
     @property
     def message(self) -> str:
         """What is wrong, in one clause."""
-        what = "the policies under test do not load"
-        return what if self.trouble is Trouble.POLICIES else "the test file cannot be used"
+        return _SAID[self.trouble]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +53,12 @@ class TestRun:
     @property
     def failed(self) -> tuple[CaseResult, ...]:
         """The cases that failed."""
-        return tuple(each for each in self.results if not each.passed)
+        return tuple(each for each in self.results if each.failed)
+
+    @property
+    def skipped(self) -> int:
+        """How many cases were not run, and say so."""
+        return sum(bool(each.skipped) for each in self.results)
 
 
 Report = Callable[[TestRun], str]
@@ -54,17 +66,19 @@ Report = Callable[[TestRun], str]
 
 
 def told(result: CaseResult) -> str:
-    """Return why a case failed: every mismatch, who decided, the near miss; a line each."""
-    decision = result.outcome.decision
+    """Return why a case failed: every mismatch, who decided, near misses; a line each."""
     lines = [
         f"{each.what}: expected {each.expected or 'none'}, got {each.got or 'none'}"
         for each in result.mismatches
     ]
-    lines.append(f"{decision.detail} ({decision.reason})")
-    if decision.rule is not None:
-        lines.append(f"decided by {decision.rule.name} at {decision.rule.place}")
-    if decision.near_miss:
-        lines.append(f"near miss: {decision.near_miss}")
+    verdict = result.verdict
+    if verdict is not None:
+        lines.append(f"{verdict.detail} ({verdict.reason})")
+        if verdict.rule is not None:
+            lines.append(f"decided by {verdict.rule} at {verdict.place}")
+    for pointer in result.pointers:
+        at = f" ({pointer.location})" if pointer.location.file else ""
+        lines.append(f"{pointer.told}{at}")
     return "\n".join(lines)
 
 
@@ -73,8 +87,9 @@ def json_document(run: TestRun) -> dict[str, Any]:
     return {
         "version": 1,
         "summary": {
-            "passed": len(run.results) - len(run.failed),
+            "passed": len(run.results) - len(run.failed) - run.skipped,
             "failed": len(run.failed),
+            "skipped": run.skipped,
             "broken": len(run.broken),
             "complete": not run.was_cut,
         },
@@ -95,23 +110,25 @@ def json_document(run: TestRun) -> dict[str, Any]:
 
 
 def _result(result: CaseResult) -> dict[str, Any]:
-    decision = result.outcome.decision
+    verdict = result.verdict
     return {
         "suite": result.suite,
-        "case": result.case.name,
+        "case": result.case,
         "passed": result.passed,
+        "skipped": result.skipped or None,
         "seconds": round(result.seconds, 6),
         **_place(result.location),
-        "decision": str(decision.effect),
-        "status": decision.http_status,
-        "reason": str(decision.reason),
-        "rule": None if decision.rule is None else decision.rule.name,
-        "rulePlace": None if decision.rule is None else decision.rule.place,
-        "nearMiss": decision.near_miss,
+        "decision": None if verdict is None else verdict.effect,
+        "status": None if verdict is None else verdict.status,
+        "reason": None if verdict is None else verdict.reason,
+        "detail": None if verdict is None else verdict.detail,
+        "rule": None if verdict is None else verdict.rule,
+        "rulePlace": None if verdict is None or verdict.place is None else str(verdict.place),
         "mismatches": [
             {"what": each.what, "expected": each.expected, "got": each.got}
             for each in result.mismatches
         ],
+        "pointers": [{"text": each.told, **_place(each.location)} for each in result.pointers],
     }
 
 

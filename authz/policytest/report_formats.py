@@ -16,7 +16,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from authz.policytest.report import BrokenFile, Report, TestRun, Trouble, json_document, told
-from authz.policytest.run import CaseResult
+from authz.policytest.result import CaseResult
 from policies.diagnostic import Location
 
 # XML 1.0 section 2.2: what is no Char cannot be written, not even as a reference.
@@ -26,6 +26,7 @@ _SARIF_RULES: Final = {
     _FAILED: "A policy test case failed",
     str(Trouble.TEST_FILE): "A policy test file cannot be used",
     str(Trouble.POLICIES): "The policies under test do not load",
+    str(Trouble.COVERAGE): "The coverage of Rego cannot be measured",
 }
 
 
@@ -44,13 +45,15 @@ def as_junit(run: TestRun) -> str:
             case = ElementTree.SubElement(
                 element,
                 "testcase",
-                name=_xml(result.case.name),
+                name=_xml(result.case),
                 classname=_xml(suite),
                 file=_xml(result.location.file),
                 line=str(result.location.line),
                 time=f"{result.seconds:.6f}",
             )
-            if not result.passed:
+            if result.skipped:
+                ElementTree.SubElement(case, "skipped", message=_xml(result.skipped))
+            elif result.failed:
                 failure = ElementTree.SubElement(
                     case, "failure", message=_xml(told(result).splitlines()[0]), type=_FAILED
                 )
@@ -70,6 +73,7 @@ def as_junit(run: TestRun) -> str:
     root.set("tests", str(len(run.results) + len(run.broken)))
     root.set("failures", str(len(run.failed)))
     root.set("errors", str(len(run.broken)))
+    root.set("skipped", str(run.skipped))
     ElementTree.indent(root)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -84,8 +88,9 @@ def _suite(root: ElementTree.Element, name: str, cases: list[CaseResult]) -> Ele
         "testsuite",
         name=_xml(name),
         tests=str(len(cases)),
-        failures=str(sum(not each.passed for each in cases)),
+        failures=str(sum(each.failed for each in cases)),
         errors="0",
+        skipped=str(sum(bool(each.skipped) for each in cases)),
         time=f"{sum(each.seconds for each in cases):.6f}",
     )
 
@@ -98,9 +103,10 @@ def as_tap(run: TestRun) -> str:
     """Return TAP version 14; what a failure has to say stands in its YAML block."""
     lines = ["TAP version 14", f"1..{len(run.results) + len(run.broken)}"]
     for number, result in enumerate(run.results, 1):
-        word = "ok" if result.passed else "not ok"
-        lines.append(f"{word} {number} - {_tap(result.name)}")
-        if not result.passed:
+        word = "not ok" if result.failed else "ok"
+        skip = f" # SKIP {_tap(result.skipped)}" if result.skipped else ""
+        lines.append(f"{word} {number} - {_tap(result.name)}{skip}")
+        if result.failed:
             lines += _block({"message": told(result), "at": str(result.location)})
     for number, broken in enumerate(run.broken, len(run.results) + 1):
         lines.append(f"not ok {number} - {_tap(f'{broken.file}: {broken.message}')}")
@@ -178,10 +184,14 @@ def as_sarif(run: TestRun) -> str:
 
 def _failure(result: CaseResult) -> dict[str, Any]:
     found: dict[str, Any] = _sarif(_FAILED, f"{result.name}\n{told(result)}", result.location)
-    rule = result.outcome.decision.rule
-    if rule is not None and rule.file:
-        related = _physical(Location(rule.file, rule.line))
-        found["relatedLocations"] = [{**related, "message": {"text": f"decided by {rule.name}"}}]
+    related = [(each.told, each.location) for each in result.pointers if each.location.file]
+    verdict = result.verdict
+    if verdict is not None and verdict.place is not None and verdict.place.file:
+        related.insert(0, (f"decided by {verdict.rule}", verdict.place))
+    if related:
+        found["relatedLocations"] = [
+            {**_physical(place), "message": {"text": text}} for text, place in related
+        ]
     return found
 
 

@@ -2,70 +2,81 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from authz.build import load_state
 from authz.check_request import decode_check_request
 from authz.config_file import load_model
 from authz.peer_settings import mapping_set
 from authz.policy_bundle_parts import load_once
-from authz.policytest.expect import Mismatch, compare
+from authz.policytest.expect import compare
 from authz.policytest.matrix import cases_of
-from authz.policytest.model import Case, PolicyTestFile, RequestFixture
-from authz.policytest.tokens import FixtureError, TestIssuer
+from authz.policytest.message import broken_test, to_message
+from authz.policytest.model import Case, PolicyTestFile
+from authz.policytest.result import CaseResult, Verdict
+from authz.policytest.tokens import TestIssuer
+from authz.policytest.why import near_misses
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings, walk
-from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
 from identity.peer_finding import PeerRules
 from identity.token_memory import TokenMemory
-from policies.diagnostic import Diagnostic, LoadError, Location
+from opa_bridge.provider import WatchEngine
+from policies.decision import Decision
+from policies.diagnostic import LoadError, Location
 from policies.documents import YamlList, YamlMap, parse_documents
 from policies.mesh import Mesh
 
 SUFFIX = ".policytest.yaml"
 
-Fixture = TypeVar("Fixture")
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A share of a file's tests: the `number`-th of `of`, the tests being cut in order."""
 
-def _everything(name: str) -> bool:
-    return True
+    number: int = 0
+    of: int = 1
+
+    def span(self, count: int) -> slice:
+        """Return the share of a list of that length."""
+        return slice(count * self.number // self.of, count * (self.number + 1) // self.of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseResult:
-    """One case that ran. It passed when nothing mismatches."""
+class Manner:
+    """How test files are run.
 
-    suite: str
-    case: Case
-    location: Location
-    outcome: Outcome
-    mismatches: tuple[Mismatch, ...]
-    seconds: float = 0.0
+    `mesh` stands in the place of the files' own settings. The tests run whose name `pattern`
+    is found in; of those, `part`.
+    """
 
-    @property
-    def name(self) -> str:
-        """`suite/case`, what `--run` looks at."""
-        return case_name(self.suite, self.case)
+    mesh: Mesh | None = None
+    pattern: re.Pattern[str] | None = None
+    part: Part = Part()
 
-    @property
-    def passed(self) -> bool:
-        """Whether everything expected held."""
-        return not self.mismatches
+    def wants(self, name: str) -> bool:
+        """Return whether a test of that name is to run."""
+        return self.pattern is None or self.pattern.search(name) is not None
 
 
-def case_name(suite: str, case: Case) -> str:
-    """Return the name of a case in lists and filters."""
-    return f"{suite}/{case.name}"
+class Listener:
+    """Hears of everything that a run comes to; this one takes no notice."""
+
+    watch_engine: WatchEngine | None = None
+    """Wraps the engine of each Rego provider; None leaves them as they are."""
+
+    def loaded(self, state: ServingState) -> None:
+        """Hear of the policies under test, before any case."""
+
+    def decided(self, outcome: Outcome) -> None:
+        """Hear of the walk of a case."""
 
 
 class BrokenPoliciesError(Exception):
-    """The policies under test do not load; `cause` has the findings."""
+    """The policies under test do not load; `diagnostics` are the findings."""
 
     def __init__(self, cause: LoadError) -> None:
         """Keep the findings."""
@@ -86,7 +97,7 @@ def find_test_files(paths: Sequence[Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            raise LoadError([_broken(Location(str(path)), "no such file or folder")])
+            raise LoadError([broken_test(Location(str(path)), "no such file or folder")])
     return list(dict.fromkeys(found))
 
 
@@ -98,65 +109,115 @@ def list_test_file(path: Path) -> Iterator[tuple[str, Location]]:
     """
     suite = load_model(path, PolicyTestFile)
     for case, place in _cases(path, suite):
-        yield case_name(suite.metadata.name, case), place
+        yield _name(suite, case), place
 
 
 def run_test_file(
-    path: Path, mesh: Mesh | None = None, wanted: Callable[[str], bool] = _everything
+    path: Path, manner: Manner | None = None, listener: Listener | None = None
 ) -> Iterator[CaseResult]:
-    """Yield the result of each case; a `mesh` stands in the place of the file's own settings.
-
-    `wanted` says by name which cases run; without any, the policies are not even loaded.
+    """Yield the result of each case; without any that is wanted, nothing is even loaded.
 
     Raises:
         LoadError: the test file itself is wrong.
         BrokenPoliciesError: what it tests does not load.
     """
+    manner, listener = manner or Manner(), listener or Listener()
     suite = load_model(path, PolicyTestFile)
-    name = suite.metadata.name
-    chosen = [each for each in _cases(path, suite) if wanted(case_name(name, each[0]))]
+    chosen = [each for each in _cases(path, suite) if manner.wants(_name(suite, each[0]))]
+    chosen = chosen[manner.part.span(len(chosen))]
     if not chosen:
         return
-    state = _load_state(path, suite, mesh or suite.mesh.to_mesh())
-    issuer = TestIssuer()
-    now = suite.clock.timestamp()
-    rules = PeerRules(mappings=mapping_set(suite.mappings))
-    memory = TokenMemory()
-    around = Surroundings(
-        keys=issuer, now=lambda: now, peer_rules=rules, verify_token=memory.verify
-    )
-    minted: dict[str, str] = {}
+    state = _load_state(path, suite, manner.mesh or suite.mesh.to_mesh(), listener)
+    listener.loaded(state)
+    runner = _Runner(suite, state, listener)
     for case, place in chosen:
-        message = _message(suite, case, place, lambda token: _bearer(token, suite, issuer, minted))
+        yield runner.result(case, place)
+
+
+class _Runner:
+    """Runs the cases of one file, one after the other."""
+
+    def __init__(self, suite: PolicyTestFile, state: ServingState, listener: Listener) -> None:
+        self._suite, self._state, self._listener = suite, state, listener
+        self._issuer = TestIssuer()
+        self._minted: dict[str, str] = {}
+        now = suite.clock.timestamp()
+        self._around = Surroundings(
+            keys=self._issuer,
+            now=lambda: now,
+            peer_rules=PeerRules(mappings=mapping_set(suite.mappings)),
+            verify_token=TokenMemory().verify,
+        )
+
+    def result(self, case: Case, place: Location) -> CaseResult:
+        """Return what comes of a case.
+
+        Raises:
+            LoadError: it names a fixture that there is none of.
+        """
+        name = self._suite.metadata.name
+        if case.skip:
+            return CaseResult(suite=name, case=case.name, location=place, skipped=case.skip)
+        message = to_message(self._suite, case, place, self._bearer)
         begun = time.perf_counter()
-        outcome = walk(decode_check_request(message), state, around)
-        yield CaseResult(
+        outcome = walk(decode_check_request(message), self._state, self._around)
+        self._listener.decided(outcome)
+        mismatches = tuple(compare(case.expect, outcome))
+        return CaseResult(
             suite=name,
-            case=case,
+            case=case.name,
             location=place,
-            outcome=outcome,
-            mismatches=tuple(compare(case.expect, outcome)),
+            verdict=_verdict(outcome.decision),
+            mismatches=mismatches,
+            pointers=near_misses(case.expect, outcome, self._state) if mismatches else (),
             seconds=time.perf_counter() - begun,
         )
 
+    def _bearer(self, token: str) -> str:
+        """Return the compact token of a fixture, minted once."""
+        if token not in self._minted:
+            suite = self._suite
+            self._minted[token] = self._issuer.mint(token, suite.tokens, suite.clock)
+        return self._minted[token]
 
-def _load_state(path: Path, suite: PolicyTestFile, mesh: Mesh) -> ServingState:
+
+def _verdict(decision: Decision) -> Verdict:
+    rule = decision.rule
+    return Verdict(
+        effect=str(decision.effect),
+        status=decision.http_status,
+        reason=str(decision.reason),
+        detail=decision.detail,
+        rule=None if rule is None else rule.name,
+        place=None if rule is None else Location(rule.file, rule.line),
+    )
+
+
+def _load_state(path: Path, suite: PolicyTestFile, mesh: Mesh, listener: Listener) -> ServingState:
     base = path.resolve().parent
     providers = tuple(each.made_absolute(base) for each in suite.policies.providers)
-    istio = [_shown(base / each) for each in suite.policies.istio]
+    istio = [shown_path(base / each) for each in suite.policies.istio]
     bundles = tuple(each.made_absolute(base) for each in suite.policies.bundles)
+    watch = listener.watch_engine
     try:
         return load_once(
-            bundles, lambda take: load_state(istio, mesh, providers, take=take, is_patient=True)
+            bundles,
+            lambda take: load_state(
+                istio, mesh, providers, take=take, is_patient=True, watch_engine=watch
+            ),
         )
     except LoadError as exc:
         raise BrokenPoliciesError(exc) from exc
 
 
-def _shown(path: Path) -> Path:
+def shown_path(path: Path) -> Path:
     """Return a path as people know it: relative to where they stand, when it lies below."""
     resolved, here = path.resolve(), Path.cwd()
     return resolved.relative_to(here) if resolved.is_relative_to(here) else resolved
+
+
+def _name(suite: PolicyTestFile, case: Case) -> str:
+    return f"{suite.metadata.name}/{case.name}"
 
 
 def _cases(path: Path, suite: PolicyTestFile) -> Iterator[tuple[Case, Location]]:
@@ -171,69 +232,3 @@ def _cases(path: Path, suite: PolicyTestFile) -> Iterator[tuple[Case, Location]]
 def _places(root: YamlMap, key: str) -> list[Location]:
     found = root.entries.get(key)
     return [item.location for item in found.items] if isinstance(found, YamlList) else []
-
-
-def _bearer(token: str, suite: PolicyTestFile, issuer: TestIssuer, minted: dict[str, str]) -> str:
-    """Return the compact token of a fixture, minted once."""
-    if token not in minted:
-        minted[token] = issuer.mint(token, suite.tokens, suite.clock)
-    return minted[token]
-
-
-def _message(
-    suite: PolicyTestFile, case: Case, place: Location, mint: Callable[[str], str]
-) -> bytes:
-    """Return the CheckRequest that Envoy would send for a case."""
-    peer = _fixture(case.from_, suite.defaults.from_, suite.identities, "identity", place)
-    workload = _fixture(case.to, suite.defaults.to, suite.workloads, "workload", place)
-    message = CheckRequest()
-    attributes = message.attributes
-    attributes.source.principal = peer.spiffe
-    attributes.source.address.socket_address.address = peer.ip
-    attributes.destination.address.socket_address.port_value = workload.port
-    attributes.destination.labels.update(workload.labels)
-    attributes.context_extensions[NAMESPACE_EXTENSION] = workload.namespace
-    attributes.context_extensions[SERVICE_ACCOUNT_EXTENSION] = workload.service_account
-    attributes.request.time.FromDatetime(suite.clock)
-    token = case.token if "token" in case.model_fields_set else suite.defaults.token
-    bearer = ""
-    if token is not None:
-        try:
-            bearer = mint(token)
-        except FixtureError as exc:
-            raise LoadError([_broken(place, str(exc))]) from exc
-    _fill_http(message, case.request, bearer)
-    return bytes(message.SerializeToString())
-
-
-def _fill_http(message: CheckRequest, request: RequestFixture, bearer: str) -> None:
-    http = message.attributes.request.http
-    http.method, http.path, http.host = request.method, request.path, request.host
-    http.scheme, http.protocol = "https", "HTTP/1.1"
-    headers: list[tuple[str, str]] = [
-        (":method", request.method),
-        (":path", request.path),
-        (":authority", request.host),
-    ]
-    for name, value in request.headers.items():
-        values = (value,) if isinstance(value, str) else value
-        headers.extend((name.lower(), each) for each in values)
-    if bearer:
-        headers.append(("authorization", f"Bearer {bearer}"))
-    for name, value in headers:
-        http.header_map.headers.add(key=name, raw_value=value.encode())
-
-
-def _fixture(
-    name: str | None, default: str, known: Mapping[str, Fixture], kind: str, place: Location
-) -> Fixture:
-    wanted = name or default
-    if wanted not in known:
-        raise LoadError(
-            [_broken(place, f"no {kind} `{wanted}` is defined", f"known: {', '.join(known)}")]
-        )
-    return known[wanted]
-
-
-def _broken(location: Location, message: str, help_: str = "") -> Diagnostic:
-    return Diagnostic(code="broken-test", message=message, location=location, help=help_)

@@ -43,7 +43,7 @@ OPEN = CustomTerms(of={"rego": ProviderTerms(fails_open=True)})
 @pytest.mark.parametrize("path", find_test_files([FOLDER, EXAMPLE]), ids=lambda path: path.name)
 def test_cases(path: Path) -> None:
     """Every case of the file comes out as it says."""
-    wrong = {found.case.name: found.mismatches for found in run_test_file(path) if found.mismatches}
+    wrong = {found.case: found.mismatches for found in run_test_file(path) if found.mismatches}
     assert wrong == {}
 
 

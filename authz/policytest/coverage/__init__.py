@@ -1,0 +1,1 @@
+"""What of the policies under test no test came to: rules, their alternatives, lines of Rego."""
