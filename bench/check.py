@@ -1,0 +1,149 @@
+"""What a check costs end to end: ours, the limit of gRPC in Python, and OPA, one core each.
+
+Contestants take turns on the same core while the load comes from the other; in each round
+every contestant runs once, so that a share is that of one and the same minute. The first
+contest has the stated goals: 1,000 policies, a peer and a token that was seen before, audit
+in the mode `spill`. The others show what else costs what. `--quick` runs the first alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from rich.console import Console
+
+from bench.check_contest.load import missing_tool, put_under_load
+from bench.check_contest.report import Row, write_plot, write_table
+from bench.check_contest.servers import Server, start_meshwarden, start_noop, start_opa
+from bench.check_contest.workload import Workload
+from bench.harness import RESULTS, Goal, Measurement, judge, publish
+
+_METHOD = "/envoy.service.auth.v3.Authorization/Check"
+_OURS = "Meshwarden"
+_HEADLINE = "1,000 policies, cached token"
+_OF_LIMIT, _OVER_OPA = 0.80, 2.0
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Meshwarden under one workload, with settings of its own."""
+
+    name: str
+    work: Workload
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_CONTESTS = (
+    Contest("10 policies", Workload(policies=10)),
+    Contest("10,000 policies", Workload(policies=10_000)),
+    Contest("1,000 over 100 workloads", Workload(workloads=100)),
+    Contest("10,000 over 1,000 workloads", Workload(policies=10_000, workloads=1000)),
+    Contest("peer only", Workload(with_token=False)),
+    Contest("token never seen", Workload(), {"identity": {"tokenMemory": {"maxTokens": 0}}}),
+    Contest("CUSTOM with Rego", Workload(custom=True)),
+    Contest("10 dry-run policies", Workload(policies=10, shadow=True)),
+    Contest("audit strict", Workload(), {"audit": {"mode": "strict"}}),
+    Contest("audit best-effort", Workload(), {"audit": {"mode": "best-effort"}}),
+)
+
+
+def main() -> int:
+    """Measure, print, write the results; 1 when a goal is missed or a tool is."""
+    missing = missing_tool()
+    if missing is not None or (os.cpu_count() or 1) < 2:  # noqa: PLR2004 - one for each side
+        print(f"bench check needs two cores and {missing or 'a second core'}", file=sys.stderr)
+        return 1
+    is_quick = "--quick" in sys.argv
+    with TemporaryDirectory() as name:
+        rows = _headline(Path(name), rounds=5 if is_quick else 7)
+        if not is_quick:
+            for contest in _CONTESTS:
+                rows += _beside_the_limit(Path(name, str(len(rows))), contest, rounds=3)
+    RESULTS.mkdir(exist_ok=True)
+    Console().print(write_table(rows, RESULTS / "check.md"), soft_wrap=True)
+    write_plot(rows, RESULTS / "check.svg")
+    return publish(judge("check", [_measurement(row) for row in rows], _goals(rows)))
+
+
+def _headline(folder: Path, rounds: int) -> list[Row]:
+    """Return the rows of the contest that the goals are about."""
+    work = Workload()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start_noop(folder / "noop"))]
+        servers.append(stack.enter_context(start_meshwarden(_OURS, folder / "ours", work)))
+        opa = start_opa(folder / "opa", work)
+        if opa is None:
+            print("no opa-envoy-plugin, and nothing in its place: see bench/README.md")
+        else:
+            servers.append(stack.enter_context(opa))
+        return _in_turn(_HEADLINE, servers, work, rounds, seconds=2.0)
+
+
+def _beside_the_limit(folder: Path, contest: Contest, rounds: int) -> list[Row]:
+    """Return the row of one contest; the limit runs in every round beside it."""
+    with (
+        start_noop(folder / "noop") as limit,
+        start_meshwarden(_OURS, folder / "ours", contest.work, contest.settings) as ours,
+    ):
+        return _in_turn(contest.name, [limit, ours], contest.work, rounds, seconds=1.0)[1:]
+
+
+def _in_turn(
+    contest: str, servers: Sequence[Server], work: Workload, rounds: int, seconds: float
+) -> list[Row]:
+    """Put the servers under load, one after the other, the first of which is the limit."""
+    for server in servers[1:]:
+        _prove(server, work)
+    for server in servers:
+        server.pause()
+    body = work.body()
+    loads: dict[str, list[Any]] = {server.name: [] for server in servers}
+    for turn in range(rounds):
+        for step in range(len(servers)):
+            server = servers[(turn + step) % len(servers)]
+            server.resume()
+            load = put_under_load(server.port, body, seconds, cpu_seconds=server.cpu_seconds)
+            loads[server.name].append(load)
+            server.pause()
+    limits = tuple(loads[servers[0].name])
+    return [Row(contest, name, tuple(each), limits) for name, each in loads.items()]
+
+
+def _prove(server: Server, work: Workload) -> None:
+    """Hold that the contestant lets in what it should, and nothing else."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        ask = channel.unary_unary(_METHOD)
+        for is_allowed in (True, False):
+            answer = ask(work.message(is_allowed=is_allowed), timeout=10)
+            code = CheckResponse.FromString(answer).status.code
+            if (code == 0) is not is_allowed:
+                raise RuntimeError(f"`{server.name}` answers {code}; allowed is {is_allowed}")
+
+
+def _measurement(row: Row) -> Measurement:
+    return Measurement(
+        name=f"{row.contest}: {row.name}",
+        samples=tuple(each.nanoseconds for each in row.loads),
+        calls_per_sample=1,
+    )
+
+
+def _goals(rows: Sequence[Row]) -> list[Goal]:
+    limit, ours, *opa = [f"{_HEADLINE}: {row.name}" for row in rows if row.contest == _HEADLINE]
+    goals = [Goal(name="of the no-op server", numerator=limit, denominator=ours, limit=_OF_LIMIT)]
+    if opa:
+        goals.append(Goal(name="over OPA", numerator=opa[0], denominator=ours, limit=_OVER_OPA))
+    return goals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

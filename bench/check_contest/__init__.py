@@ -1,0 +1,1 @@
+"""The parts of `bench.check`: what is asked, who answers, and who asks."""

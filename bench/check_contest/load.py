@@ -1,0 +1,84 @@
+"""Who asks: h2load with gRPC straight to the server, on the other core."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+CLIENT_CORE: Final = "1"
+_METHOD: Final = "envoy.service.auth.v3.Authorization/Check"
+_FAILED = re.compile(r"requests: (\d+) total, .* (\d+) failed, (\d+) errored")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load: requests a second, waits in seconds, the server's CPU time of each."""
+
+    rate: float
+    median: float
+    p99: float
+    failed: int
+    cpu: float = 0.0
+
+    @property
+    def nanoseconds(self) -> float:
+        """Nanoseconds a request."""
+        return 1e9 / self.rate
+
+
+def missing_tool() -> str | None:
+    """Return what has to be installed first, or None."""
+    if shutil.which("h2load") is None:
+        return "h2load (Debian's nghttp2-client)"
+    return None if shutil.which("taskset") else "taskset (util-linux)"
+
+
+def put_under_load(  # noqa: PLR0913 - keyword-only shape of the load
+    port: int,
+    body: bytes,
+    seconds: float,
+    *,
+    cpu_seconds: Callable[[], float],
+    clients: int = 4,
+    streams: int = 10,
+) -> Load:
+    """Ask over so many connections with so many calls open each, for so long.
+
+    Raises:
+        RuntimeError: nobody answered.
+    """
+    with TemporaryDirectory() as folder:
+        data, log = Path(folder, "body"), Path(folder, "log")
+        data.write_bytes(body)
+        command = ["taskset", "-c", CLIENT_CORE, "h2load", "-d", str(data), "-t", "1"]
+        command += ["-c", str(clients), "-m", str(streams), "-D", f"{seconds:g}s"]
+        command += ["--warm-up-time", "300ms", f"--log-file={log}"]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        command.append(f"http://127.0.0.1:{port}/{_METHOD}")
+        begun = cpu_seconds()
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        took = cpu_seconds() - begun
+        waits = sorted(_waits(log)) if log.exists() else []
+    counted = _FAILED.search(ran.stdout)
+    if counted is None or not waits:
+        raise RuntimeError(f"h2load: {ran.stdout[-500:]}{ran.stderr[-500:]}")
+    return Load(
+        rate=int(counted[1]) / seconds,
+        median=waits[len(waits) // 2],
+        p99=waits[int(len(waits) * 0.99)],
+        failed=int(counted[2]) + int(counted[3]),
+        # The log has the requests of the warm-up too.
+        cpu=took / len(waits),
+    )
+
+
+def _waits(log: Path) -> list[float]:
+    """Return the seconds of each request: start in microseconds, HTTP status, microseconds."""
+    rows = (line.split("\t") for line in log.read_text("utf-8").splitlines())
+    return [int(row[2]) / 1e6 for row in rows if len(row) > 2 and row[1] == "200"]  # noqa: PLR2004 - columns
