@@ -7,20 +7,13 @@ from typing import Any
 
 import structlog
 
-from authz.bundle_settings import BundleEndpointSettings, TrustBundleSettings
+from authz.bundle_settings import TrustBundleSettings
 from authz.identity_settings import IdentitySettings
 from authz.metrics import Metrics
-from identity.bundle_source import (
-    BundleFile,
-    BundleSource,
-    SpiffeEndpoint,
-    WebEndpoint,
-    WithIntermediates,
-)
+from identity.bundle_settings import bundle_source
+from identity.bundle_source import BundleSource, WithIntermediates
 from identity.bundle_watch import BundleStatus, BundleWatch
 from identity.document_fetch import DocumentFetcher
-from identity.spiffe_id import SpiffeId, TrustDomain
-from identity.trust_bundle import BundleSet
 
 _log = structlog.get_logger(__name__)
 
@@ -43,44 +36,10 @@ def build_bundle_watch(settings: IdentitySettings) -> BundleWatch:
 
 def _source(settings: TrustBundleSettings, fetcher: DocumentFetcher) -> BundleSource:
     """Return where one trust domain's bundle comes from, with its intermediates."""
-    source = _bundle_source(settings, fetcher)
+    source = bundle_source(settings, fetcher)
     if settings.intermediates is None:
         return source
     return WithIntermediates(source=source, path=settings.intermediates)
-
-
-def _bundle_source(settings: TrustBundleSettings, fetcher: DocumentFetcher) -> BundleSource:
-    """Return where the authorities come from."""
-    trust_domain = TrustDomain(settings.trust_domain)
-    if settings.file is not None:
-        return BundleFile(trust_domain=trust_domain, path=settings.file)
-    # The settings have one of the two.
-    assert settings.endpoint is not None
-    return _endpoint(trust_domain, settings.endpoint, fetcher)
-
-
-def _endpoint(
-    trust_domain: TrustDomain, settings: BundleEndpointSettings, fetcher: DocumentFetcher
-) -> BundleSource:
-    """Return one bundle endpoint."""
-    if settings.profile == "https_web":
-        return WebEndpoint(
-            trust_domain=trust_domain,
-            url=settings.url,
-            fetcher=fetcher,
-            timeout_seconds=settings.timeout_seconds,
-        )
-    given = None
-    if settings.bootstrap is not None:
-        given = BundleFile(trust_domain=trust_domain, path=settings.bootstrap).load(BundleSet())
-    return SpiffeEndpoint(
-        trust_domain=trust_domain,
-        url=settings.url,
-        endpoint_id=SpiffeId.parse(settings.spiffe_id),
-        fetcher=fetcher,
-        timeout_seconds=settings.timeout_seconds,
-        given=given,
-    )
 
 
 def watch_bundles(metrics: Metrics, bundles: BundleWatch) -> None:

@@ -7,14 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from authz.bundle_settings import (
-    BundleRefreshSettings,
-    TrustBundleSettings,
-    check_trust_bundles,
-)
+from authz.bundle_settings import TrustBundleSettings, check_trust_bundles
 from authz.peer_settings import Mappings, WaypointSettings, XfccSettings, mapping_set
 from authz.section import Section
 from authz.token_settings import IntrospectionSettings, JwksSettings, TokenMemorySettings
+from identity.bundle_settings import BundleRefreshSettings
 from identity.deny_list import FindDenied, nobody_denied
 from identity.peer_finding import PeerRules
 

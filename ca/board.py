@@ -20,6 +20,7 @@ from ca.secrets import VersionedSecret, encode_svid, encode_trust
 from ca.svid import X509Svid
 from ca.validate import verify_x509_svid
 from identity.spiffe_id import SpiffeId, TrustDomain
+from identity.trust_bundle import TrustBundle
 
 DEFAULT_NAME = "default"
 """The name Istio's and SPIRE's proxies ask their own certificate by."""
@@ -53,9 +54,9 @@ class SecretBoard:
         return self._trust_names + self._svid_names
 
     @property
-    def trust_names(self) -> tuple[str, ...]:
-        """The names that roots are asked by."""
-        return self._trust_names
+    def own_trust_names(self) -> tuple[str, ...]:
+        """The names that the roots of the workload's own trust domain are asked by."""
+        return _trust_names(self.spiffe_id.trust_domain, ())
 
     def now(self) -> datetime:
         """Return the moment by the board's clock."""
@@ -82,22 +83,28 @@ class SecretBoard:
         roots: Sequence[x509.Certificate],
         *,
         sequence: int = 1,
-        federated: Mapping[TrustDomain, Sequence[x509.Certificate]] | None = None,
+        federated: Mapping[TrustDomain, TrustBundle | None] | None = None,
     ) -> None:
         """Put up the roots of the workload's trust domain, and of those it is federated with.
 
+        Of a trust domain whose bundle is None nothing is known yet: its name waits. One whose
+        bundle has no roots is trusted no more: its name says so, and `ALL` is without it.
+
         Raises:
-            SvidInvalidError: a trust domain has no roots; what was up stays.
+            SvidInvalidError: there are no roots of our own; what was up stays.
         """
         own, others = self.spiffe_id.trust_domain, dict(federated or {})
-        bundles = {own: roots} | {domain: others[domain] for domain in others if domain != own}
+        named = {d: tuple(b.x509_authorities) for d, b in others.items() if b is not None}
+        bundles = {own: tuple(roots)} | {d: found for d, found in named.items() if found}
         trust = {ALL_NAME: encode_trust(ALL_NAME, bundles, sequence=sequence)}
-        names = _trust_names(own, [domain for domain in bundles if domain != own])
-        for name in names:
-            if name != ALL_NAME:
-                domain = own if name == ROOT_NAME else TrustDomain(name.removeprefix("spiffe://"))
-                trust[name] = encode_trust(name, {domain: bundles[domain]}, sequence=sequence)
-        self._trust, self._trust_names, self._roots = trust, names, tuple(roots)
+        for name in (ROOT_NAME, f"spiffe://{own}"):
+            trust[name] = encode_trust(name, {own: roots}, sequence=sequence)
+        for domain, found in named.items():
+            name = f"spiffe://{domain}"
+            # Envoy takes an empty list of trust domains, and then nobody; an empty PEM it refuses.
+            trust[name] = encode_trust(name, {domain: found} if found else {}, sequence=0)
+        self._trust, self._roots = trust, tuple(roots)
+        self._trust_names = _trust_names(own, tuple(others))
         self._wake()
 
     def publish_svid(self, svid: X509Svid) -> None:

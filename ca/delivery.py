@@ -175,6 +175,7 @@ def _workload_api_parts(
     ca.keeper.on_change(changes.announce)
     books.registry.on_change(changes.announce)
     books.listeners.append(changes.announce)
+    ca.on_federated.append(changes.announce)
     # A token must not outlive the trust in its key, which a retired authority has as long as the
     # longest certificate.
     lifetime = min(
@@ -185,7 +186,9 @@ def _workload_api_parts(
         issuance=books.issuance,
         registry=books.registry,
         tokens=TokenDesk(books.issuance, books.registry, keys, ca.clock, lifetime=lifetime),
-        bundles=lambda: BundleSet.of(keys.bundle()),
+        bundles=lambda: BundleSet.of(
+            keys.bundle(), *(each for each in ca.federated().values() if each is not None)
+        ),
         crls=lambda: tuple(each.public_bytes(serialization.Encoding.DER) for each in books.crls),
         attest=UnixAttestor(),
         changes=changes,

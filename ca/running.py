@@ -19,6 +19,8 @@ from ca.settings import CaSettings
 from ca.streams import OpenStreams
 from ca.troubles import Probe, Trouble
 from identity.jwks import Jwk
+from identity.spiffe_id import TrustDomain
+from identity.trust_bundle import TrustBundle
 
 Command: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Carries out one request of the command line; a CaError refuses it."""
@@ -29,8 +31,9 @@ class RunningCa:
     """The parts of a CA that runs: a service takes what it needs and adds its own.
 
     A service adds its probe to `probes`, the requests it takes from the command line to `commands`,
-    its streams to `streams`, and learns of changed roots through `keeper.on_change`. `books` are
-    there once `ca.records_service`, the first service, is entered.
+    its streams to `streams`, what it has to say for `status` to `sections`, and learns of changed
+    roots through `keeper.on_change` and, of other trust domains (`federated`), `on_federated`.
+    `books` are there once `ca.records_service`, the first service, is entered.
     """
 
     settings: CaSettings
@@ -46,6 +49,9 @@ class RunningCa:
     probes: list[Probe] = field(default_factory=list)
     commands: dict[str, Command] = field(default_factory=dict)
     jwt_authorities: Callable[[], Sequence[Jwk]] = tuple
+    federated: Callable[[], Mapping[TrustDomain, TrustBundle | None]] = dict
+    on_federated: list[Callable[[], None]] = field(default_factory=list)
+    sections: dict[str, Callable[[], Any]] = field(default_factory=dict)
     books: Books = field(init=False)
 
     def troubles(self) -> Iterator[Trouble]:

@@ -65,7 +65,7 @@ class Answers:
     def note_names(self, names: Sequence[str]) -> None:
         """Say whether roots are among what the stream is subscribed to."""
         if self._stream is not None:
-            self._stream.carries_roots = any(name in self._board.trust_names for name in names)
+            self._stream.carries_roots = any(name in self._board.own_trust_names for name in names)
 
     def take(self, request: DiscoveryRequest | DeltaDiscoveryRequest) -> None:
         """Take in what a request says of an earlier response, if it says anything."""

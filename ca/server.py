@@ -29,6 +29,7 @@ from ca.commands import slot_commands
 from ca.control import control_socket
 from ca.delivery import deliver
 from ca.errors import CaError, SocketError
+from ca.federation import federate
 from ca.issue import SvidRequest
 from ca.key_kinds import KeyKind, generate_key
 from ca.keys import KeyStore
@@ -99,7 +100,7 @@ async def serve(
         ca = _running(settings, keeper, stores.keys, clock)
         ca.rotation.replicas = stores.replicas
         async with AsyncExitStack() as stack:
-            for service in (keep_records, control_socket, deliver, *services):
+            for service in (keep_records, control_socket, federate, deliver, *services):
                 await stack.enter_async_context(service(ca))
             ca.rotation.record = ca.books.desk.record_rotation
             if record is None:
@@ -180,7 +181,7 @@ def _keep_up(ca: RunningCa, renewals: Sequence[Renewal]) -> None:
 
     def update() -> None:
         for board in ca.boards:
-            board.publish_trust(ca.keeper.roots, sequence=ca.keeper.sequence)
+            _publish_trust(ca, board)
         active = ca.keeper.in_phase(Phase.ACTIVE)
         if active is not None and active.number != signers[0]:
             signers[0] = active.number
@@ -194,6 +195,8 @@ def _keep_up(ca: RunningCa, renewals: Sequence[Renewal]) -> None:
         loop.call_soon_threadsafe(update)
 
     ca.keeper.on_change(hand_over)
+    # Called on this loop, by the service that looks for them.
+    ca.on_federated.append(update)
 
 
 async def _watch(ca: RunningCa, stop: asyncio.Event) -> None:
@@ -223,11 +226,16 @@ async def _open(
 ) -> Renewal:
     """Bind a workload's socket until `stack` closes; return what keeps its certificate fresh."""
     board = SecretBoard(workload.identity, ca.clock)
-    board.publish_trust(ca.keeper.roots, sequence=ca.keeper.sequence)
+    _publish_trust(ca, board)
     ca.boards.append(board)
     server = await _listen(workload.socket, board, ca.streams)
     stack.push_async_callback(_drain, server, workload.socket, board)
     return Renewal(board, _request(ca.settings, workload), parts)
+
+
+def _publish_trust(ca: RunningCa, board: SecretBoard) -> None:
+    """Put up the roots of the moment: our own, and those of other trust domains."""
+    board.publish_trust(ca.keeper.roots, sequence=ca.keeper.sequence, federated=ca.federated())
 
 
 def _request(settings: CaSettings, workload: CaWorkload) -> SvidRequest:

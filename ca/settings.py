@@ -16,6 +16,7 @@ from ca.delivery_settings import (
     WorkloadApiSettings,
 )
 from ca.errors import KeyRefusedError
+from ca.federation_settings import FederationSettings
 from ca.key_kinds import KeyKind, parse_key_kind
 from ca.record_settings import CaCluster, CaRecordSettings
 from identity.errors import SpiffeIdError
@@ -121,6 +122,10 @@ class CaSettings(_Settings):
     signing: SigningSettings | None = Field(
         default=None, description="Where CSRs are signed over the network. Unset: nowhere."
     )
+    federation: FederationSettings = Field(
+        default_factory=FederationSettings,
+        description="Other trust domains, whose roots workloads get beside our own.",
+    )
     svid_lifetime_seconds: int = Field(
         default=3600,
         ge=2,
@@ -217,6 +222,8 @@ class CaSettings(_Settings):
                 raise ValueError(
                     f"`{workload.spiffe_id}` is not in the trust domain `{self.trust_domain}`"
                 )
+        if any(each.trust_domain == self.trust_domain for each in self.federation.trust_domains):
+            raise ValueError("federation names our own trust domain")
         sockets = [str(workload.socket) for workload in self.workloads]
         if self.workload_api is not None and str(self.workload_api.socket) in sockets:
             raise ValueError("the socket of the workloadApi is given to a workload")
@@ -247,6 +254,7 @@ class CaSettings(_Settings):
             "bundle_endpoint": self.bundle_endpoint and self.bundle_endpoint.resolved(folder),
             "key_passphrase_file": _below(folder, self.key_passphrase_file),
             "plugged_ca": _below(folder, self.plugged_ca),
+            "federation": self.federation.resolved(folder),
             "records": self.records.resolved(folder),
             "clusters": tuple(cluster.resolved(folder) for cluster in self.clusters),
         }

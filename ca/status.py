@@ -62,6 +62,7 @@ def status_of(ca: RunningCa) -> dict[str, Any]:
         "startedAt": _moment(ca.started_at),
         "workloads": [status_of_workload(board, now) for board in ca.boards],
         "streams": ca.streams.by_kind(),
+        **{name: describe() for name, describe in ca.sections.items()},
     }
 
 
@@ -150,6 +151,9 @@ def describe_status(status: Mapping[str, Any]) -> str:
     if "streams" in status:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(status["streams"].items()))
         lines.append(f"streams       {kinds or 'none'}")
+    for other in status.get("federation", ()):
+        fetched = other["fetchedAt"] or "never"
+        lines.append(f"federated     {other['trustDomain']}  {other['roots']} roots, of {fetched}")
     lines += [f"! {t['code']}: {t['subject']}: {t['message']}" for t in status["troubles"]]
     return "\n".join(lines)
 

@@ -50,6 +50,9 @@ _MAX_WAIT_SECONDS: Final = 5.0
 DEFAULT_WRITE_SECONDS: Final = 30.0
 """How long a stream's other side may leave a response unread."""
 
+# RFC 7519 §4.1, the claims whose meaning the standard itself fixes.
+_KNOWN_CLAIMS: Final = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
+
 _Look = Callable[[Caller], Awaitable[Any]]
 
 
@@ -119,7 +122,9 @@ class WorkloadApi:
         async def look(_: Caller) -> Any:
             response = WORKLOAD_API["X509BundlesResponse"](crl=self._parts.crls())
             for bundle in self._parts.bundles():
-                response.bundles[_key(bundle)] = _der(bundle.x509_authorities)
+                # Workload API §5.1: what is left out of a message is trusted no more.
+                if bundle.x509_authorities:
+                    response.bundles[_key(bundle)] = _der(bundle.x509_authorities)
             return response
 
         await self._stream_states(stream, "workload_x509_bundles", look)
@@ -167,7 +172,7 @@ class WorkloadApi:
                 raise GRPCError(Status.INVALID_ARGUMENT, f"the token is not valid: {found}")
             response = WORKLOAD_API["ValidateJWTSVIDResponse"](spiffe_id=str(found.spiffe_id))
             try:
-                ParseDict(dict(found.claims), response.claims)
+                ParseDict(_told_claims(found, parts.trust_domain), response.claims)
             except ParseError as exc:
                 raise GRPCError(Status.INVALID_ARGUMENT, "the token's claims nest") from exc
             await stream.send_message(response)
@@ -286,6 +291,16 @@ async def _wait(changed: asyncio.Event, seconds_left: Callable[[], float]) -> No
             await asyncio.wait_for(changed.wait(), min(left, _MAX_WAIT_SECONDS))
 
 
+def _told_claims(token: JwtSvid, own: TrustDomain) -> dict[str, Any]:
+    """Return the claims that a caller is told: of another trust domain's token the known ones.
+
+    JWT-SVID §3 leaves other claims to whoever issues; here nobody has agreed what theirs mean.
+    """
+    if token.spiffe_id.trust_domain == own:
+        return dict(token.claims)
+    return {name: value for name, value in token.claims.items() if name in _KNOWN_CLAIMS}
+
+
 def _x509_response(held: HeldSvids, bundles: BundleSet, own: TrustDomain) -> Any:
     """Return everything that a caller holds, with the bundles."""
     response = WORKLOAD_API["X509SVIDResponse"]()
@@ -303,7 +318,7 @@ def _x509_response(held: HeldSvids, bundles: BundleSet, own: TrustDomain) -> Any
             hint=hints[each.entry.entry_id],
         )
     for bundle in bundles:
-        if bundle.trust_domain != own:
+        if bundle.trust_domain != own and bundle.x509_authorities:
             response.federated_bundles[_key(bundle)] = _der(bundle.x509_authorities)
     return response
 
