@@ -7,6 +7,7 @@ error, and another process goes on behind it.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import selectors
 import subprocess
@@ -155,7 +156,7 @@ class _Process:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise _Stopped("stopped: no answer in time")
             # A plain `read` would wait for all of it.
-            piece = self._output.read1(1 << 16)  # type: ignore[attr-defined] - a pipe has it
+            piece = os.read(self._output.fileno(), 1 << 16)
             if not piece:
                 raise _Stopped("the engine did not survive it")
             self._unread += piece

@@ -1,10 +1,12 @@
 """Which lines of Rego an evaluation comes to: modules that say so, for who measures coverage.
 
-Theory of operation. The engine tells nothing of its way, but it prints. So every body gets,
-in front, one `print` for each of its statements, with the number of ways to get so far: a
-comprehension over the statements before. What a body asks is asked as before, and in which
-order the engine takes its statements makes no difference. A line counts as reached when
-every statement that begins on it was. `default` clauses ask nothing and are not counted.
+Theory of operation. The engine tells nothing of its way, but it prints. So before every clause
+comes another of the same rule that never holds: for each statement of the clause it prints
+the number of ways to get so far, counted by a comprehension over the statements before. What
+is asked is asked as before; and since each printing gives a number to the condition that fails
+at last, the order in which the engine takes statements makes no difference. A line counts as
+reached when every statement that begins on it was. `default` clauses ask nothing and are not
+counted.
 """
 
 from __future__ import annotations
@@ -18,6 +20,15 @@ from opa_bridge.statements import Branch, Tokens, branches_of, rules_of, steps_o
 
 SIGN: Final = "meshwarden-mark"
 """Begins a line that a mark prints: the sign, the mark's number, how many ways lead there."""
+_PACKAGE: Final = "meshwarden_marks"
+_MARK: Final = f"data.{_PACKAGE}.mark"
+_PRINTER: Final = f"""\
+package {_PACKAGE}
+
+import rego.v1
+
+mark(number, ways) := 0 if print("{SIGN}", number, ways)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ def mark_modules(modules: Iterable[tuple[str, str]], only: Iterable[str]) -> Mar
         (file, _marked(file, source, marks) if file in wanted else source)
         for file, source in modules
     ]
+    written.append((f"{_PACKAGE}.rego", _PRINTER))
     return MarkedModules(modules=tuple(written), marks=tuple(marks))
 
 
@@ -82,50 +94,62 @@ def _marked(file: str, source: str, marks: list[Mark]) -> str:
         tokens = scan_tokens(source)
     except ScanError:
         return source
-    edits: list[tuple[int, int, str]] = []
+    inserts: list[tuple[int, str]] = []
     for rule in rules_of(tokens):
         if rule[0].text != "default":
-            for branch in branches_of(rule):
-                edits.extend(_edits(file, source, branch, marks))
-    for begin, end, text in sorted(edits, reverse=True):
-        source = source[:begin] + text + source[end:]
+            inserts.extend(_inserts(file, source, list(branches_of(rule)), marks))
+    for place, text in reversed(inserts):
+        source = source[:place] + text + source[place:]
     return source
 
 
-def _edits(
-    file: str, source: str, branch: Branch, marks: list[Mark]
-) -> Iterator[tuple[int, int, str]]:
-    """Yield the texts to put into the source in the place of spans of it."""
-    if branch.body is None:
-        end = branch.head[-1].end
-        said = _print(file, branch.head, "1", marks, is_head=True)
-        yield end, end, f" if {{ {said} }}"
-        return
-    said = list(_prints(file, source, branch, marks))
-    text = "".join(f"{each}\n" for each in said)
-    begin, end = (branch.body[0].start, branch.body[-1].end) if branch.body else (0, 0)
-    if branch.in_braces:
-        yield begin, begin, text
-    else:
-        yield begin, end, f"{{ {text}{source[begin:end]} }}"
+def _inserts(
+    file: str, source: str, branches: list[Branch], marks: list[Mark]
+) -> Iterator[tuple[int, str]]:
+    """Yield what to put before each branch of a rule, and where, in order."""
+    for number, branch in enumerate(branches):
+        numbers = "\n".join(_numbers(file, source, branch, marks))
+        total = " + ".join(f"y{count}" for count in range(numbers.count(_MARK)))
+        body = f"if {{\n{numbers}\n{total} > 0\n}}"
+        place = branch.head[0].start
+        # What an `else` asks is asked only where those before it do not hold, marks as well.
+        yield place, f"{'else := 0' if number else _mark_head(source, branch.head)} {body}\n"
 
 
-def _prints(file: str, source: str, branch: Branch, marks: list[Mark]) -> Iterator[str]:
+def _mark_head(source: str, head: Tokens) -> str:
+    """Return the head of a clause with constants for its value and for what is in brackets."""
+    text, begin = "", 0
+    for index, token in enumerate(head):
+        if token.depth:
+            continue
+        if token.text in (":=", "=", "contains", "if"):
+            return f"{text} contains 0" if token.text == "contains" else f"{text} := 0"
+        if token.text in ("(", "["):
+            begin = index
+        elif token.text == ")":
+            text += source[head[begin].start : token.end]
+        elif token.text == "]":
+            text += '["meshwarden"]'
+        else:
+            text += token.text
+    return f"{text} := 0"
+
+
+def _numbers(file: str, source: str, branch: Branch, marks: list[Mark]) -> Iterator[str]:
+    """Yield the statements that print, and give each a number."""
     before: list[str] = []
-    for step in steps_of(branch.body or ()):
-        yield _print(file, step, _ways(before), marks)
+    steps = list(steps_of(branch.body or ()))
+    for count, step in enumerate(steps):
+        yield f"y{count} := {_mark(file, step, before, marks)}"
         before.append(source[step[0].start : step[-1].end])
-    yield _print(file, branch.head, _ways(before), marks, is_head=True)
+    yield f"y{len(steps)} := {_mark(file, branch.head, before, marks, is_head=True)}"
 
 
-def _ways(before: list[str]) -> str:
-    asked = "\n".join(before)
-    return f"count([1 |\n{asked}\n])" if before else "1"
-
-
-def _print(
-    file: str, tokens: Tokens, ways: str, marks: list[Mark], *, is_head: bool = False
+def _mark(
+    file: str, tokens: Tokens, before: list[str], marks: list[Mark], *, is_head: bool = False
 ) -> str:
     last = tokens[-1]
     marks.append(Mark(file, tokens[0].line, last.line + last.text.count("\n"), is_head))
-    return f'print("{SIGN}", {len(marks) - 1}, {ways})'
+    asked = "\n".join(before)
+    ways = f"count([1 |\n{asked}\n])" if before else "1"
+    return f"{_MARK}({len(marks) - 1}, {ways})"

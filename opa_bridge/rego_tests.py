@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from opa_bridge.capabilities import check_modules
 from opa_bridge.polyfills import supply_polyfills
-from opa_bridge.probe import Answer, Probe
+from opa_bridge.probe import QUERY_SECONDS, Answer, Probe
 from opa_bridge.rego_marks import SIGN, MarkedModules, mark_modules
 from opa_bridge.rego_module import Module, chains_of, scan_module
 from opa_bridge.scanner import Token, scan_tokens
@@ -41,11 +41,15 @@ _RESERVED: Final = ("meshwarden_test", _RUN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegoTest:
-    """One test rule: its package as a dotted path, its name, where it stands."""
+    """One test rule: its package as a dotted path, its name, where it stands.
+
+    Of several clauses each is a test: `test_x`, `test_x#01`. `asked` is the name in the run.
+    """
 
     package: str
     rule: str
     location: Location
+    asked: str
 
     @property
     def is_todo(self) -> bool:
@@ -72,14 +76,17 @@ class RegoTestResult:
 class RegoTests:
     """The tests of some modules (file, source) over one data document.
 
+    A test is stopped after `query_seconds`.
     `hits` counts, after a run that measures, how often each of `marked` was reached.
     """
 
     modules: Sequence[tuple[str, str]]
     data: Mapping[str, Any]
+    query_seconds: float = QUERY_SECONDS
     hits: Counter[int] = field(default_factory=Counter)
     marked: MarkedModules = field(init=False)
     tests: tuple[RegoTest, ...] = field(init=False)
+    _named: list[tuple[str, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the modules.
@@ -94,8 +101,15 @@ class RegoTests:
         problems += [_reserved(each) for each in modules if each.package in _RESERVED]
         if any(found.severity is Severity.ERROR for found in problems):
             raise LoadError([each for each in problems if each.severity is Severity.ERROR])
-        self.tests = tuple(test for module in modules for test in _tests_of(module))
-        self.marked = mark_modules(self.modules, [file for file, _ in self.modules])
+        clauses: Counter[tuple[str, str]] = Counter()
+        found = [(module, list(_tests_of(module, clauses))) for module in modules]
+        self.tests = tuple(test for _, tests in found for test, _ in tests)
+        # Each clause gets a name of its own, as OPA gives it.
+        self._named = [
+            (module.file, _renamed(module.source, {place: test.asked for test, place in tests}))
+            for module, tests in found
+        ]
+        self.marked = mark_modules(self._named, [file for file, _ in self._named])
 
     def run(self, tests: Sequence[RegoTest], *, measures: bool = False) -> Iterator[RegoTestResult]:
         """Yield the result of each test; `measures` fills `hits` as well.
@@ -105,7 +119,7 @@ class RegoTests:
         """
         results = [
             _result(test, answer)
-            for test, answer in zip(tests, self._ask(self.modules, tests), strict=True)
+            for test, answer in zip(tests, self._ask(self._named, tests), strict=True)
         ]
         # WHY apart: what is told of a test must not hang on how its way is followed.
         followed = [each.test for each in results if measures or not each.passed]
@@ -117,7 +131,9 @@ class RegoTests:
     def _ask(
         self, modules: Iterable[tuple[str, str]], tests: Sequence[RegoTest]
     ) -> Iterator[Answer]:
-        return _probe(modules, self.data, tests).ask([(n, None) for n in range(len(tests))])
+        probe = _probe(modules, self.data, tests)
+        probe = replace(probe, query_seconds=self.query_seconds)
+        return probe.ask([(n, None) for n in range(len(tests))])
 
     def _follow(self, tests: Sequence[RegoTest]) -> dict[RegoTest, tuple[Location, ...]]:
         """Return where each test stopped, and count what they came to."""
@@ -153,17 +169,30 @@ def ways_printed(lines: Iterable[str]) -> dict[int, int]:
     return found
 
 
-def _tests_of(module: Module) -> Iterator[RegoTest]:
-    names: dict[str, Token] = {}
+def _tests_of(
+    module: Module, clauses: Counter[tuple[str, str]]
+) -> Iterator[tuple[RegoTest, Token]]:
+    """Yield each test of a module with the token of its name; `clauses` counts those before."""
     for rule in rules_of(module.tokens):
-        if _TEST.fullmatch(rule[0].text):
-            names.setdefault(rule[0].text, rule[0])
-    for name, token in names.items():
-        yield RegoTest(
+        name = rule[0]
+        if not _TEST.fullmatch(name.text):
+            continue
+        number = clauses[module.package, name.text]
+        clauses[module.package, name.text] += 1
+        test = RegoTest(
             package=module.package.replace("/", "."),
-            rule=name,
-            location=Location(module.file, token.line),
+            rule=f"{name.text}#{number:02}" if number else name.text,
+            location=Location(module.file, name.line),
+            asked=f"{name.text}_{_RUN}_{number}" if number else name.text,
         )
+        yield test, name
+
+
+def _renamed(source: str, names: Mapping[Token, str]) -> str:
+    """Return a source with other names where those tokens stand."""
+    for token in sorted(names, key=lambda each: each.start, reverse=True):
+        source = source[: token.start] + names[token] + source[token.end :]
+    return source
 
 
 def _result(test: RegoTest, answer: Answer) -> RegoTestResult:
@@ -199,7 +228,7 @@ def _probe(
 def _run_module(tests: Sequence[RegoTest]) -> str:
     lines = [f"package {_RUN}", "import rego.v1", "value(x) := x"]
     for number, test in enumerate(tests):
-        lines += [f"default t{number} := []", f"t{number} := [data.{test.package}.{test.rule}]"]
+        lines += [f"default t{number} := []", f"t{number} := [data.{test.package}.{test.asked}]"]
     return "\n".join(lines) + "\n"
 
 

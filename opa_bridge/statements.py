@@ -114,4 +114,6 @@ def _starts_step(body: Tokens, begin: int, index: int) -> bool:
     if token.kind is not Kind.SIGN:
         return True
     # `every x in xs` may have its braces on the next line.
-    return token.text in _OPENERS and not (token.text == "{" and body[begin].text == "every")
+    has_braces = any(each.text == "{" and each.depth == token.depth for each in body[begin:index])
+    is_its_own = body[begin].text == "every" and token.text == "{" and not has_braces
+    return token.text in _OPENERS and not is_its_own
