@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test differential interop fuzz lint bench lock clean
+.PHONY: help install demo test differential interop fuzz lint bench pages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: install ## ruff's rules, ruff's format, mypy strict
 
 bench: install ## measure against the stated goals; PART=name runs bench/name.py alone
 	@$(PY) -m bench $(PART)
+
+pages: install ## write docs/lint anew from the catalogue of the linter and its examples
+	@$(PY) -m tests.lint.write_pages
 
 lock: install ## write requirements/*.txt anew from *.in; UPGRADE=1 takes the newest versions
 	@requirements/lock.sh $(if $(UPGRADE),--upgrade)

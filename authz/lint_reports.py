@@ -67,6 +67,9 @@ def _print_finding(
     if found.help:
         console.print(Text("   = ", style="blue") + Text(f"help: {visible(found.help)}"),
                       highlight=False)  # fmt: skip
+    if found.witness:
+        console.print(Text("   = ", style="blue") + Text(f"witness: {visible(str(found.witness))}"),
+                      highlight=False)  # fmt: skip
     for each in found.related:
         console.print(Text("   = ", style="blue") + Text(visible(each.message)), highlight=False)
         _print_place(each.location, "", console)
@@ -100,9 +103,15 @@ def _row(found: LintFinding) -> dict[str, Any]:
         "help": found.help,
         "resource": found.resource,
         "related": [
-            {"message": each.message, "file": each.location.file, "line": each.location.line}
+            {
+                "message": each.message,
+                "file": each.location.file,
+                "line": each.location.line,
+                "column": each.location.column,
+            }
             for each in found.related
         ],
+        "witness": found.witness.document() if found.witness else None,
     }
 
 
@@ -147,6 +156,8 @@ def _sarif_result(found: LintFinding, codes: Sequence[str]) -> dict[str, Any]:
         "locations": [_sarif_place(found.location)],
         "partialFingerprints": {"meshwarden/v1": found.fingerprint},
     }
+    if found.witness:
+        body["properties"] = {"witness": found.witness.document()}
     if found.related:
         body["relatedLocations"] = [
             {**_sarif_place(each.location), "message": {"text": each.message}}

@@ -27,12 +27,13 @@ class ClaimHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleOrigin:
-    """Where a rule stands: the RequestAuthentication that holds it, file and line."""
+    """Where a rule stands: the RequestAuthentication that holds it, file, line and column."""
 
     namespace: str
     name: str
     file: str = ""
     line: int = 0
+    column: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ def _read_rule(rule: Fields, metadata: Metadata) -> JwtRule:
             name=metadata.name,
             file=rule.node.location.file,
             line=rule.node.location.line,
+            column=rule.node.location.column,
         ),
     )
 

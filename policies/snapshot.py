@@ -27,6 +27,7 @@ from policies.model import (
     Metadata,
     PeerAuthentication,
     RequestAuthentication,
+    Resource,
 )
 from policies.needs import PolicyNeeds, issuer_digests, needs_of, rules_digest
 from policies.peer_requirement import PeerRequirement, resolve_peer_requirement
@@ -168,22 +169,31 @@ def build_snapshot(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
         return _build(list(texts), mesh)
 
 
-def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
-    loaded = read_resources(pairs, mesh)
-    policies = [found for found in loaded.resources if isinstance(found, AuthorizationPolicy)]
+def snapshot_of(
+    resources: Iterable[Resource],
+    mesh: Mesh,
+    revision: str = "",
+    warnings: tuple[Diagnostic, ...] = (),
+) -> Snapshot:
+    """Return the snapshot of resources that were read already."""
+    found = list(resources)
+    policies = [each for each in found if isinstance(each, AuthorizationPolicy)]
     policies.sort(key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
     return Snapshot(
         mesh=mesh,
         policies=tuple((policy, compile_policy(policy, mesh)) for policy in policies),
         request_authentications=tuple(
-            found for found in loaded.resources if isinstance(found, RequestAuthentication)
+            each for each in found if isinstance(each, RequestAuthentication)
         ),
-        peer_authentications=tuple(
-            found for found in loaded.resources if isinstance(found, PeerAuthentication)
-        ),
-        revision=_digest(pairs, mesh),
-        warnings=loaded.warnings,
+        peer_authentications=tuple(each for each in found if isinstance(each, PeerAuthentication)),
+        revision=revision,
+        warnings=warnings,
     )
+
+
+def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
+    loaded = read_resources(pairs, mesh)
+    return snapshot_of(loaded.resources, mesh, _digest(pairs, mesh), loaded.warnings)
 
 
 def _by_provider(policies: list[CompiledPolicy]) -> dict[str, tuple[CompiledPolicy, ...]]:

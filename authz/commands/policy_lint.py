@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from authz.commands.failing import clear_errors
+from authz.commands.lint_mending import mend
 from authz.commands.options import mesh_option, read_mesh
 from authz.commands.policy_texts import read_texts
+from authz.commands.slow_bar import SlowBar
+from authz.config_file import load_settings
 from authz.lint_reports import (
     print_lint,
     render_checkstyle,
@@ -21,11 +25,18 @@ from authz.lint_reports import (
     render_json,
     render_sarif,
 )
-from policies.diagnostic import Diagnostic
+from authz.lint_sources import Given, gather, holds_rego, modules_of_settings, read_rego_below
+from opa_bridge import lint_loading, lint_meaning
+from policies.diagnostic import Diagnostic, LoadError
 from policies.lint.baseline import new_findings, parse_baseline, render_baseline
 from policies.lint.catalogue import load_catalogue, render_page
+from policies.lint.embedded import Embedded, plain_text
 from policies.lint.finding import LintFinding, LintSeverity
 from policies.lint.run import LintResult, lint_texts
+from policies.mesh import Mesh
+
+RULE_FILES = (lint_loading, lint_meaning)
+"""The files whose import enters the rules about Rego."""
 
 EXIT_CLEAN = 0
 EXIT_FOUND = 1
@@ -37,6 +48,7 @@ _RENDERERS: dict[str, Callable[[LintResult], str]] = {
     "checkstyle": render_checkstyle,
 }
 _file = click.Path(path_type=Path, dir_okay=False)
+_input = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def _explain(context: click.Context, _: click.Parameter, code: str | None) -> None:
@@ -63,6 +75,16 @@ def _explain(context: click.Context, _: click.Parameter, code: str | None) -> No
     metavar="PATH...",
 )
 @mesh_option("Mesh settings the policies are for: our own, or Istio's MeshConfig.")
+@click.option("--config", type=_input, metavar="FILE", help="The authorizer's configuration: its "
+              "mesh settings, the Rego that is asked, the trust domains it believes.")  # fmt: skip
+@click.option("--ca", type=_input, metavar="FILE", help="The CA's configuration: who can hold "
+              "which identity.")  # fmt: skip
+@click.option("--ca-entries", type=_input, metavar="FILE", help="Its registration entries, as "
+              "`meshwarden ca entries list --json` prints them.")  # fmt: skip
+@click.option("--against", multiple=True, metavar="PATH",
+              type=click.Path(path_type=Path, exists=True),
+              help="The revision before: tell what this one lets in and that did not; "
+              "repeatable.")  # fmt: skip
 @click.option(
     "--format",
     "format_",
@@ -81,6 +103,8 @@ def _explain(context: click.Context, _: click.Parameter, code: str | None) -> No
 @click.option("--skip", multiple=True, metavar="CODE", help="Leave a code out; repeatable.")
 @click.option("--baseline", type=_file, metavar="FILE", help="Tell only what is not in FILE.")
 @click.option("--write-baseline", type=_file, metavar="FILE", help="Write what is found to FILE.")
+@click.option("--fix", is_flag=True, help="Mend what can be mended safely, in the files.")
+@click.option("--diff", is_flag=True, help="With --fix: print the change and write nothing.")
 @click.option(
     "--explain",
     metavar="CODE",
@@ -89,55 +113,140 @@ def _explain(context: click.Context, _: click.Parameter, code: str | None) -> No
     callback=_explain,
     help="Print what a code means and end; `all` lists the codes.",
 )
-def lint_command(  # noqa: PLR0913, PLR0917 -- the options of the command
-    paths: tuple[Path, ...],
-    mesh_file: Path | None,
-    format_: str,
-    fail_on: str,
-    skip: tuple[str, ...],
-    baseline: Path | None,
-    write_baseline: Path | None,
-) -> None:
+def lint_command(**options: Any) -> None:
     """Find what is legal in policies and not meant, beside what `policy validate` refuses.
 
-    PATH are files and folders; `-` is standard input. Namespaces, service accounts and
-    workloads in them are read as well, and policies held against them. To accept a
-    finding, annotate the policy, with a reason and if need be an end:
-    `meshwarden.io/lint-ignore: "MW0207: legacy path, until 2027-01-31"`.
+    PATH are files and folders; `-` is standard input. Namespaces, service accounts,
+    workloads and ConfigMaps in them are read as well, and so are Rego modules (`.rego`
+    files, and ConfigMaps that hold some). What is said of several policies together is
+    shown by a request, which the server's own evaluator has answered.
+
+    To accept a finding, annotate the policy, with a reason and if need be an end:
+    `meshwarden.io/lint-ignore: "MW0207: legacy path, until 2027-01-31"`; in Rego, by a
+    comment `# meshwarden:lint-ignore MW0912: reason`.
 
     \b
     Examples:
       policy lint policies/
       policy lint policies/ --mesh istio-configmap.yaml --format sarif
+      policy lint policies/ rego/ --config meshwarden.yaml
+      policy lint policies/ --against /deployed/policies
+      policy lint policies/ --fix --diff
       policy lint policies/ --write-baseline lint.json
       policy lint policies/ --baseline lint.json --fail-on warning
       policy lint --explain MW0207
 
     \b
     Exit codes: 0 nothing of the severity of --fail-on; 1 something; 2 the command line,
-    the mesh settings or the baseline are wrong.
+    the settings, the CA's entries or the baseline are wrong.
     """
-    _check_codes(skip)
+    _lint(_Asked(**options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """The command line."""
+
+    paths: tuple[Path, ...]
+    mesh_file: Path | None
+    config: Path | None
+    ca: Path | None
+    ca_entries: Path | None
+    against: tuple[Path, ...]
+    format_: str
+    fail_on: str
+    skip: tuple[str, ...]
+    baseline: Path | None
+    write_baseline: Path | None
+    fix: bool
+    diff: bool
+
+
+def _lint(asked: _Asked) -> None:
+    _check_codes(asked.skip)
+    if asked.diff and not asked.fix:
+        raise click.UsageError("--diff goes with --fix")
     with clear_errors():
-        mesh = read_mesh(mesh_file)
-        known = _read_baseline(baseline)
-    texts, problems = read_texts(paths)
-    result = lint_texts(texts, mesh, datetime.now(tz=UTC).date())
+        mesh = _read_mesh(asked)
+        given = _read_given(asked)
+        known = _read_baseline(asked.baseline)
+    texts, problems = read_policy_texts(asked.paths)
+    if asked.fix:
+        with clear_errors():
+            texts = mend(texts, mesh, given, is_diff=asked.diff)
+        if asked.diff:
+            raise SystemExit(EXIT_CLEAN)
+    with clear_errors(), SlowBar("linting", Console(stderr=True)) as bar:
+        facts = gather(texts, mesh, given)
+        result = lint_texts(texts, facts, datetime.now(tz=UTC).date(), bar.step)
     findings = (*map(_of_problem, problems), *result.findings)
-    left = [found for found in findings if found.code not in skip]
-    if write_baseline is not None:
-        with clear_errors(), click.open_file(str(write_baseline), "w", atomic=True) as stream:
+    left = [found for found in findings if found.code not in asked.skip]
+    if asked.write_baseline is not None:
+        target = str(asked.write_baseline)
+        with clear_errors(), click.open_file(target, "w", atomic=True) as stream:
             stream.write(render_baseline(left) + "\n")
         raise SystemExit(EXIT_CLEAN)
     result = replace(result, findings=new_findings(left, known))
-    if format_ == "pretty":
-        quoted = {file: text.splitlines() for file, text in texts}
+    if asked.format_ == "pretty":
+        every = (*texts, *((each.file, each.text) for each in given.rego))
+        quoted = {file: text.splitlines() for file, text in every}
         print_lint(result, quoted, Console(soft_wrap=True))
-    elif rendered := _RENDERERS[format_](result):
+    elif rendered := _RENDERERS[asked.format_](result):
         click.echo(rendered)
-    limit = LintSeverity(fail_on).rank
+    limit = LintSeverity(asked.fail_on).rank
     failed = any(found.severity.rank <= limit for found in result.findings)
     raise SystemExit(EXIT_FOUND if failed else EXIT_CLEAN)
+
+
+def read_policy_texts(
+    paths: tuple[Path, ...],
+) -> tuple[list[tuple[str, str]], list[Diagnostic]]:
+    """Return the texts of policies that can be read, and why the others cannot.
+
+    A folder of Rego alone holds no policy, and that is no fault.
+    """
+    texts, problems = read_texts([path for path in paths if path.suffix != ".rego"])
+    return texts, [each for each in problems if not holds_rego(Path(each.location.file))]
+
+
+def _read_mesh(asked: _Asked) -> Mesh:
+    if asked.mesh_file is None and asked.config is not None:
+        return load_settings(asked.config).mesh.to_mesh()
+    return read_mesh(asked.mesh_file)
+
+
+def _read_given(asked: _Asked) -> Given:
+    """Return what is named beside policies and mesh.
+
+    Raises:
+        LoadError, OSError: a file cannot be read.
+    """
+    rego = {each.file: each for each in read_rego_below(asked.paths)}
+    settings = _plain(asked.config)
+    if settings is not None:
+        known = {Path(file).resolve() for file in rego}
+        for each in modules_of_settings(settings):
+            if Path(each.file).resolve() not in known:
+                rego[each.file] = each
+    before: list[tuple[str, str]] | None = None
+    if asked.against:
+        before, problems = read_texts(asked.against)
+        if problems:
+            raise LoadError(problems)
+    return Given(
+        rego=tuple(rego.values()),
+        settings=settings,
+        ca=_plain(asked.ca),
+        entries=_plain(asked.ca_entries),
+        before=before,
+    )
+
+
+def _plain(path: Path | None) -> Embedded | None:
+    if path is None:
+        return None
+    with click.open_file(str(path), "r", encoding="utf-8", errors="replace") as stream:
+        return plain_text(str(path), stream.read())
 
 
 def _check_codes(codes: tuple[str, ...]) -> None:

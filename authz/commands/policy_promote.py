@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from authz.commands.failing import clear_errors
 from authz.commands.options import SpreadingCommand
+from authz.commands.replacing import replace_text, unified_diff
 from dryrun.promote import without_dry_run
 from policies.diagnostic import Diagnostic, LoadError, Location, shown
 from policies.documents import parse_documents
@@ -47,9 +47,9 @@ def promote_command(name: str, policies: tuple[Path, ...], diff: bool) -> None:
         edited = without_dry_run(texts[file], file, meta.namespace, meta.name)
         _check(texts[file], edited, meta)
         if diff:
-            sys.stdout.write(_diff(texts[file], edited, file))
+            sys.stdout.write(unified_diff(texts[file], edited, file))
             return
-        _write(Path(file), edited)
+        replace_text(Path(file), edited)
         click.echo(f"{file}: `{meta.namespace}/{meta.name}` is enforced once this is loaded")
 
 
@@ -132,26 +132,7 @@ def _strip(resource: Any, meta: Metadata) -> None:
             del metadata["annotations"]
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file's text whole or not at all; a link stays one."""
-    target = path.resolve()
-    part = target.with_name(f".{target.name}.part")
-    try:
-        part.write_bytes(text.encode("utf-8"))
-        part.chmod(target.stat().st_mode & 0o7777)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _refusal(message: str, help_: str = "", place: Location = _NOWHERE) -> LoadError:
     return LoadError(
         [Diagnostic(code="not-promotable", message=message, location=place, help=help_)]
     )
-
-
-def _diff(before: str, after: str, file: str) -> str:
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), file, file
-    )
-    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)

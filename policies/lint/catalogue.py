@@ -6,6 +6,7 @@ catalogue says which finding of the loader it names.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -23,10 +24,15 @@ INPUTS = {
     "N": "namespaces and service accounts",
     "A": "PeerAuthentication",
     "J": "RequestAuthentication",
-    "M": "mesh settings",
-    "H": "suppressions and today's date",
+    "M": "mesh settings and providers",
+    "C": "the CA's registrations and federation",
+    "G": "Rego modules",
+    "E": "the evaluator",
+    "H": "suppressions, today's date and the revision before",
 }
 """What a rule may read, by letter."""
+
+_MARK = re.compile(r"(?<=# MW\d{4}):\d+(?=\n|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,10 @@ class LoaderMatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One code. `what`, `why` and `fix` are prose; `anchor` names what else finds it."""
+    """One code. `why` and `fix` are prose; `anchor` names what else finds it.
+
+    `mend` says what `--fix` writes and what that decides, empty where it does nothing.
+    """
 
     code: str
     severity: LintSeverity
@@ -52,6 +61,7 @@ class Entry:
     why: str
     fix: str
     anchor: str = ""
+    mend: str = ""
     loader: tuple[LoaderMatch, ...] = ()
 
     @property
@@ -77,6 +87,7 @@ def _entry(code: str, row: dict[str, Any]) -> Entry:
         why=row["why"].strip(),
         fix=row["fix"].strip(),
         anchor=row.get("anchor", ""),
+        mend=row.get("mend", ""),
         loader=tuple(
             LoaderMatch(code=each["code"], says=each.get("says", ""))
             for each in row.get("loader", ())
@@ -95,22 +106,32 @@ def entry_for(found: Diagnostic) -> Entry | None:
     return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
-def render_page(entry: Entry, bad: str = "", good: str = "") -> str:
-    """Return the page of a code, in Markdown, with its examples where there are any."""
+def render_page(entry: Entry, bad: str = "", good: str = "", beside: str = "") -> str:
+    """Return the page of a code, in Markdown, with its examples where there are any.
+
+    `beside` is what the examples need beside them.
+    """
     inputs = ", ".join(INPUTS[letter] for letter in INPUTS if letter in entry.inputs)
     parts = [
         f"# {entry.code}: {entry.title}",
         f"Severity: {entry.severity}. It reads: {inputs}.",
         "## Why",
         entry.why,
-        *(("## Example", f"```yaml\n{bad.rstrip()}\n```") if bad else ()),
+        *(("## Example", _yaml(bad)) if bad else ()),
+        *(("Beside it:", _yaml(beside)) if beside else ()),
         "## Fix",
         entry.fix,
-        *((f"```yaml\n{good.rstrip()}\n```",) if good else ()),
+        *((f"`policy lint --fix` does it: {entry.mend}",) if entry.mend else ()),
+        *((_yaml(good),) if good else ()),
         "## Who else finds it",
         entry.anchor or "No tool that we know of.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _yaml(text: str) -> str:
+    # The marks say the column as well, which a reader sees.
+    return f"```yaml\n{_MARK.sub('', text.rstrip())}\n```"
 
 
 def render_index() -> str:

@@ -4,7 +4,7 @@ Theory of operation. A rule is a union of alternatives, an alternative a conjunc
 clauses. An alternative covers another one when each of its clauses is implied by a
 clause of the other on the same key. Implication compares literals: a prefix covers a
 longer prefix, an excluded list is implied by a wider one. Where texts do not decide it
-(addresses, namespaces, claims) only the same text will do.
+(namespaces, claims) only the same text will do.
 
 INVARIANT: a yes is a proof, for HTTP requests and for TCP connections; a no is nothing.
 The node proxy of ambient reads rules otherwise, and its readers must not ask.
@@ -12,6 +12,7 @@ The node proxy of ambient reads rules otherwise, and its readers must not ask.
 
 from __future__ import annotations
 
+import ipaddress
 from functools import lru_cache
 
 from policies.attributes import attribute_for
@@ -22,6 +23,7 @@ from policies.string_match import ascii_lower
 from policies.trust_domain import expand_principal
 
 _LITERAL = frozenset({"operation.paths", "operation.methods", "operation.hosts"})
+_ADDRESSES = frozenset({"source.ip", "remote.ip", "destination.ip"})
 # BUDGET: alternatives of one rule; a product beyond it is not analysed.
 _MAX_ALTERNATIVES = 64
 
@@ -103,9 +105,11 @@ def list_covers(key: str, wide: tuple[Value, ...], narrow: tuple[Value, ...], me
     """Whether each text that a value of `narrow` matches is matched by one of `wide`."""
     domains = mesh.trust_domains
     for value in narrow:
-        for text in _texts(key, value.text, domains):
+        for text in texts_of(key, value.text, domains):
             for other in wide:
-                if any(_value_covers(key, each, text) for each in _texts(key, other.text, domains)):
+                if any(
+                    _value_covers(key, each, text) for each in texts_of(key, other.text, domains)
+                ):
                     break
             else:
                 return False
@@ -114,10 +118,26 @@ def list_covers(key: str, wide: tuple[Value, ...], narrow: tuple[Value, ...], me
 
 # WHY cached: every policy is held against every other one of its scope.
 @lru_cache(maxsize=65536)
-def _texts(key: str, text: str, domains: tuple[str, ...]) -> tuple[str, ...]:
+def texts_of(key: str, text: str, domains: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the texts that a value stands for: an identity in every alias, a host in one case."""
     if key == "source.principal":
         return expand_principal(text, domains)
     return (ascii_lower(text) if key == "operation.hosts" else text,)
+
+
+def is_anchor_key(key: str) -> bool:
+    """Whether a value of this key is covered by the same text, or by a part of it and a `*`."""
+    return key not in _ADDRESSES
+
+
+@lru_cache(maxsize=65536)
+def _network_covers(wide: str, narrow: str) -> bool:
+    one, other = (ipaddress.ip_network(text, strict=False) for text in (wide, narrow))
+    # Envoy compares within one family only.
+    return (one.version, other.version) in ((4, 4), (6, 6)) and (
+        one.network_address <= other.network_address  # type: ignore[operator]  # one family
+        and one.broadcast_address >= other.broadcast_address  # type: ignore[operator]  # one family
+    )
 
 
 def _value_covers(key: str, wide: str, narrow: str) -> bool:
@@ -126,6 +146,8 @@ def _value_covers(key: str, wide: str, narrow: str) -> bool:
         return wide == narrow and "/" in wide
     if wide == narrow:
         return True
+    if key in _ADDRESSES:
+        return _network_covers(wide, narrow)
     is_literal = key in _LITERAL or key == "source.principal" or key.startswith("request.headers[")
     if not is_literal or (key == "operation.paths" and (is_template(wide) or is_template(narrow))):
         return False

@@ -6,10 +6,15 @@ inputs that the catalogue declares for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from policies.lint.inventory import Inventory
+from policies.attachment import is_attached
+from policies.decision import Decision, Effect, Layer
+from policies.diagnostic import Location
+from policies.lint.claims import Claim, Judge
+from policies.lint.embedded import Embedded
+from policies.lint.inventory import Inventory, KnownWorkload
 from policies.mesh import Mesh
 from policies.model import (
     AuthorizationPolicy,
@@ -20,6 +25,7 @@ from policies.model import (
     Rule,
     Value,
 )
+from policies.request import Request, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +40,51 @@ class Written:
     is_negated: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint:
+    """A Rego rule that is asked for decisions, as a path; by which provider, named where.
+
+    `is_named` is false for the rule that is asked where nobody names one.
+    """
+
+    rule: str
+    provider: str = ""
+    location: Location | None = None
+    is_named: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """The companion CA: its trust domain, and whether it can issue a SPIFFE ID to anybody."""
+
+    trust_domain: str
+    can_issue: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """All that was read beside the resources. None: nothing is known of it.
+
+    `federated` are the foreign trust domains that are believed, `before` the resources
+    of the revision that the policies are held against.
+    """
+
+    mesh: Mesh
+    judge: Judge
+    inventory: Inventory = Inventory()
+    rego: tuple[Embedded, ...] = ()
+    entrypoints: tuple[Entrypoint, ...] = ()
+    federated: frozenset[str] | None = None
+    authority: Authority | None = None
+    before: tuple[Resource, ...] | None = None
+
+
 @dataclass(slots=True)
 class Facts:
     """Everything that was read; `read` collects the letters of what a rule asked for."""
 
     resources: tuple[Resource, ...]
-    known_mesh: Mesh
-    known_inventory: Inventory
+    known: Known
     read: set[str] = field(default_factory=set)
 
     @property
@@ -71,25 +115,73 @@ class Facts:
     def mesh(self) -> Mesh:
         """M: the mesh settings."""
         self.read.add("M")
-        return self.known_mesh
+        return self.known.mesh
 
     @property
-    def workloads(self) -> tuple[tuple[str, Mapping[str, str]], ...]:
-        """W: namespace and labels of every workload."""
+    def workloads(self) -> tuple[KnownWorkload, ...]:
+        """W: every workload that is written in the files."""
         self.read.add("W")
-        return self.known_inventory.workloads
+        return self.known.inventory.workloads
 
     @property
     def namespaces(self) -> frozenset[str]:
         """N: the names of the namespaces."""
         self.read.add("N")
-        return self.known_inventory.namespaces
+        return self.known.inventory.namespaces
 
     @property
     def service_accounts(self) -> frozenset[tuple[str, str]]:
         """N: namespace and name of every service account."""
         self.read.add("N")
-        return self.known_inventory.service_accounts
+        return self.known.inventory.service_accounts
+
+    @property
+    def federated(self) -> frozenset[str] | None:
+        """C: the foreign trust domains that are believed."""
+        self.read.add("C")
+        return self.known.federated
+
+    @property
+    def authority(self) -> Authority | None:
+        """C: the companion CA."""
+        self.read.add("C")
+        return self.known.authority
+
+    @property
+    def before(self) -> tuple[Resource, ...] | None:
+        """H: the resources of the revision before."""
+        self.read.add("H")
+        return self.known.before
+
+    @property
+    def rego(self) -> tuple[Embedded, ...]:
+        """G: the Rego modules."""
+        self.read.add("G")
+        return self.known.rego
+
+    @property
+    def entrypoints(self) -> tuple[Entrypoint, ...]:
+        """M: the Rego rules that providers ask, or the one that is asked where none is named."""
+        self.read.add("M")
+        return self.known.entrypoints
+
+    def ask(self, request: Request, resources: tuple[Resource, ...] | None = None) -> Decision:
+        """E: the evaluator's answer to a request, under all resources unless some are given."""
+        self.read.add("E")
+        return self.known.judge(resources or self.resources, self.known.mesh, request)
+
+    def claim(
+        self,
+        request: Request,
+        effect: Effect,
+        resources: tuple[Resource, ...] | None = None,
+        layer: Layer | None = None,
+    ) -> Claim:
+        """E: what the evaluator has to confirm, under all resources unless some are given."""
+        self.read.add("E")
+        return Claim(
+            request=request, resources=resources or self.resources, effect=effect, layer=layer
+        )
 
     def values(self, *keys: str) -> Iterator[Written]:
         """Yield every value that is tested on one of the attribute keys."""
@@ -98,6 +190,26 @@ class Facts:
                 for path, clause in clauses_of(rule, rule_path):
                     if clause.key in keys:
                         yield from _values_of(policy, rule, clause, path)
+
+
+class Attached:
+    """Policies by namespace, to find those that apply to a workload."""
+
+    def __init__(self, policies: Iterable[AuthorizationPolicy], mesh: Mesh) -> None:
+        """Sort them once."""
+        self._mesh = mesh
+        self._by_namespace: dict[str, list[AuthorizationPolicy]] = {}
+        for policy in policies:
+            self._by_namespace.setdefault(policy.metadata.namespace, []).append(policy)
+
+    def to(self, workload: Workload) -> list[AuthorizationPolicy]:
+        """Return the policies that apply to a workload, those that are not enforced as well."""
+        return [
+            policy
+            for namespace in dict.fromkeys((workload.namespace, self._mesh.root_namespace))
+            for policy in self._by_namespace.get(namespace, ())
+            if is_attached(policy.metadata, policy.attachment, workload, self._mesh)
+        ]
 
 
 def resource_name(resource: Resource) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from policies.diagnostic import Location
+from policies.lint.claims import Claim
 
 
 class LintSeverity(StrEnum):
@@ -34,6 +35,7 @@ class Spot:
     """What a rule found, before the catalogue gives it code and severity.
 
     `path` is the field, `resource` is `kind/namespace/name`; empty `help` means the catalogue's.
+    `claims` are what the evaluator must confirm before the spot is told.
     """
 
     message: str
@@ -42,11 +44,12 @@ class Spot:
     path: str = ""
     help: str = ""
     related: tuple[Related, ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintFinding:
-    """A finding as it is reported."""
+    """A finding as it is reported; `witness` is a request that shows it, confirmed."""
 
     code: str
     severity: LintSeverity
@@ -56,6 +59,7 @@ class LintFinding:
     path: str = ""
     resource: str = ""
     related: tuple[Related, ...] = ()
+    witness: Claim | None = None
 
     @property
     def fingerprint(self) -> str:

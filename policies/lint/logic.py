@@ -56,7 +56,7 @@ def same_rule_twice(facts: Facts) -> Iterator[Spot]:
     for policy in facts.policies:
         seen: dict[Any, Rule] = {}
         for path, each in rules_of(policy):
-            first = seen.setdefault(_meaning(each), each)
+            first = seen.setdefault(meaning_of(each), each)
             if first is not each:
                 yield Spot(
                     message="the rule says the same as an earlier one",
@@ -67,8 +67,8 @@ def same_rule_twice(facts: Facts) -> Iterator[Spot]:
                 )
 
 
-def _meaning(rule_: Rule) -> Any:
-    """Return a rule without its places and without the order of what is OR-ed."""
+def meaning_of(rule_: Rule) -> Any:
+    """Return a rule without its places and without the order of what is OR-ed; it can be hashed."""
     groups = (rule_.sources, rule_.operations)
     return (
         *(frozenset(frozenset(map(_clause, group)) for group in part) for part in groups),

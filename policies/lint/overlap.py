@@ -1,30 +1,39 @@
-"""Rules about what rules and policies do to each other: each by proof, never by likeness."""
+"""Rules about what rules and policies do to each other: each by proof, confirmed on a witness."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from dataclasses import replace
+from typing import Final
 
+from policies.decision import Effect, Layer
+from policies.lint.claims import Claim
 from policies.lint.cover import list_covers, rule_covers
+from policies.lint.cover_index import CoverIndex, Placed, Scope, Scopes, scope_of
 from policies.lint.facts import Facts, resource_name, rules_of
 from policies.lint.finding import Related, Spot
 from policies.lint.registry import rule
-from policies.matchers import compile_policy
+from policies.lint.witness import home_of, probes_of, witnesses
 from policies.mesh import Mesh, MeshMode
 from policies.model import Action, AuthorizationPolicy, Clause, Rule
-from policies.request import Request
 from policies.string_match import ascii_lower
-
-_ANYBODY = Request(method="GET", path="/", host="any.example", scheme="http", protocol="HTTP/1.1")
-# BUDGET: selectors have one to three labels; the subsets of more are not looked through.
-_MAX_LABELS = 6
 
 # Keys where two texts are two values: no aliases, no ranges. (`sa` is a namespace's odd one.)
 _PLAIN = frozenset({"operation.paths", "operation.methods", "operation.hosts", "source.namespace"})
-
-Scope = tuple[str, frozenset[tuple[str, str]]]
-"""Namespace and labels that a policy selects by."""
+_ALWAYS: Final = {
+    "operation.paths": frozenset({"*", "/*"}),
+    "operation.methods": frozenset({"*"}),
+    "operation.hosts": frozenset({"*"}),
+}
+"""Values that every HTTP request has."""
+_OUTCOMES: Final = {
+    Action.ALLOW: (Effect.ALLOW, Layer.ALLOW),
+    Action.DENY: (Effect.DENY, Layer.DENY),
+    # The linter's providers refuse.
+    Action.CUSTOM: (Effect.DENY, Layer.CUSTOM),
+}
+_IDENTITY: Final = re.compile(r"[^/*]+/ns/([^/*]+)/sa/[^/*]+")
 
 
 def _rule_spot(
@@ -39,34 +48,48 @@ def _rule_spot(
     )
 
 
-def _unconditional(facts: Facts, action: Action) -> Iterator[tuple[AuthorizationPolicy, str, Rule]]:
-    """Yield the rules without any condition that the evaluator matches with a bare request."""
-    mesh = facts.mesh
+def _unconditional(facts: Facts, action: Action, message: str) -> Iterator[Spot]:
+    """Yield the rules that every request matches, as the evaluator confirms for one of nobody."""
+    effect, layer = _OUTCOMES[action]
     for policy in facts.policies:
-        if policy.action is not action:
+        if policy.action is not action or policy.attachment.target_refs:
             continue
         for path, each in rules_of(policy):
-            is_bare = not (each.sources or each.operations or each.when)
-            if is_bare and compile_policy(policy, mesh).first_match(_ANYBODY) is not None:
-                yield policy, path, each
+            if _is_always(each):
+                claims = [
+                    facts.claim(request, effect, (replace(policy, dry_run=False),), layer)
+                    for request in probes_of(home_of(policy), facts.mesh)
+                ]
+                yield replace(_rule_spot(policy, path, each, message), claims=tuple(claims))
+
+
+def _is_always(each: Rule) -> bool:
+    """Whether a rule has no condition, or none but those that every HTTP request meets."""
+    is_open = not each.operations or any(all(map(_is_met, group)) for group in each.operations)
+    return not each.sources and is_open and all(map(_is_met, each.when))
+
+
+def _is_met(clause: Clause) -> bool:
+    always = _ALWAYS.get(clause.key, frozenset())
+    return not clause.not_values and any(value.text in always for value in clause.values)
 
 
 @rule("MW0302")
 def allows_everything(facts: Facts) -> Iterator[Spot]:
-    """An ALLOW rule without conditions, in a policy whose name does not say so."""
-    for policy, path, each in _unconditional(facts, Action.ALLOW):
-        if "allow-a" not in policy.metadata.name:
-            message = "the rule allows every request, without identity or token"
-            yield _rule_spot(policy, path, each, message)
+    """An ALLOW rule that every request matches, in a policy whose name does not say so."""
+    message = "the rule allows every request, without identity or token"
+    for spot in _unconditional(facts, Action.ALLOW, message):
+        if "allow-a" not in spot.resource.rpartition("/")[2]:
+            yield spot
 
 
 @rule("MW0304")
 def denies_everything(facts: Facts) -> Iterator[Spot]:
-    """A DENY rule without conditions, in a policy whose name does not say so."""
-    for policy, path, each in _unconditional(facts, Action.DENY):
-        if "deny-all" not in policy.metadata.name:
-            message = "the rule denies every request, whatever ALLOW policies say"
-            yield _rule_spot(policy, path, each, message)
+    """A DENY rule that every request matches, in a policy whose name does not say so."""
+    message = "the rule denies every request, whatever ALLOW policies say"
+    for spot in _unconditional(facts, Action.DENY, message):
+        if "deny-all" not in spot.resource.rpartition("/")[2]:
+            yield spot
 
 
 @rule("MW0305")
@@ -76,7 +99,10 @@ def contradiction(facts: Facts) -> Iterator[Spot]:
     for policy in facts.policies:
         for path, each in rules_of(policy):
             dead = _all_dead(each.sources, mesh) or _all_dead(each.operations, mesh)
-            if dead or _is_dead(each.when, mesh):
+            # What a request can be found for is no contradiction.
+            if (dead or _is_dead(each.when, mesh)) and not witnesses(
+                policy, each, mesh, home_of(policy)
+            ):
                 yield _rule_spot(policy, path, each, "the rule never matches: it excludes what it"
                                  " asks for")  # fmt: skip
 
@@ -86,10 +112,22 @@ def _all_dead(groups: tuple[tuple[Clause, ...], ...], mesh: Mesh) -> bool:
 
 
 def _is_dead(group: Iterable[Clause], mesh: Mesh) -> bool:
-    return any(
+    clauses = tuple(group)
+    return _are_apart(clauses) or any(
         clause.values and list_covers(clause.key, clause.not_values, clause.values, mesh)
-        for clause in group
+        for clause in clauses
     )
+
+
+def _are_apart(clauses: tuple[Clause, ...]) -> bool:
+    """Whether principals and namespaces are asked for of which none is in the other."""
+    asked = {clause.key: clause.values for clause in clauses if clause.values}
+    namespaces = [value.text for value in asked.get("source.namespace", ())]
+    found = [_IDENTITY.fullmatch(value.text) for value in asked.get("source.principal", ())]
+    homes = [match[1] for match in found if match is not None]
+    is_plain = not any("*" in text or text in ("sa", "ns") for text in namespaces)
+    is_known = is_plain and bool(homes) and len(homes) == len(found)
+    return is_known and bool(namespaces) and set(homes).isdisjoint(namespaces)
 
 
 @rule("MW0308")
@@ -97,19 +135,39 @@ def shadowed_rule(facts: Facts) -> Iterator[Spot]:
     """A rule of which another one of its policy covers all."""
     mesh = facts.mesh
     for policy in facts.policies if mesh.mode is not MeshMode.ZTUNNEL else ():
-        told: set[str] = set()
-        for (one, first), (other, second) in combinations(rules_of(policy), 2):
-            covers = rule_covers(first, second, policy.action, mesh)
-            covered = rule_covers(second, first, policy.action, mesh)
-            # Where both hold they say the same, which is another finding.
-            if covers is covered:
-                continue
-            path, each, by = (other, second, first) if covers else (one, first, second)
-            if path not in told:
-                told.add(path)
-                related = Related(message="the wider one", location=by.location)
-                message = "the rule adds nothing: another one of the policy matches all it does"
-                yield _rule_spot(policy, path, each, message, related)
+        if len(policy.rules) < len("ab"):
+            continue
+        index = CoverIndex((policy,), mesh)
+        for path, each in rules_of(policy):
+            for _, wide in index.candidates(each):
+                # Where both hold they say the same, which is another finding.
+                if (
+                    wide is not each
+                    and rule_covers(wide, each, policy.action, mesh)
+                    and not rule_covers(each, wide, policy.action, mesh)
+                ):
+                    related = Related(message="the wider one", location=wide.location)
+                    message = "the rule adds nothing: another one of the policy matches all it does"
+                    spot = _rule_spot(policy, path, each, message, related)
+                    claims = _claims_of(facts, policy, each, (policy, wide))
+                    if claims or policy.action not in _OUTCOMES:
+                        yield replace(spot, claims=tuple(claims))
+                    break
+
+
+def _claims_of(facts: Facts, policy: AuthorizationPolicy, each: Rule, by: Placed) -> list[Claim]:
+    """Return what a shadow claims: without `each`, its requests get the same answer from `by`.
+
+    None where no witness can be made, and then nothing is told.
+    """
+    if by[0].action not in _OUTCOMES:
+        return []
+    effect, layer = _OUTCOMES[by[0].action]
+    other = replace(by[0], rules=(by[1],), dry_run=False)
+    return [
+        facts.claim(request, effect, (other,), layer)
+        for request in witnesses(policy, each, facts.mesh, home_of(policy))
+    ]
 
 
 @rule("MW0313")
@@ -143,104 +201,120 @@ def _cancel(groups: tuple[tuple[Clause, ...], ...]) -> bool:
     return is_plain and not set.intersection(*excluded)
 
 
-class _Policies:
-    """The enforced policies by action and scope, to find those whose scope holds another."""
+class _Shadows:
+    """The policies of one action whose every rule is covered by others; proofs, not likeness."""
 
-    def __init__(self, policies: Iterable[AuthorizationPolicy], root: str) -> None:
-        self._root = root
-        self._by_scope: dict[tuple[Action, Scope], list[AuthorizationPolicy]] = defaultdict(list)
-        for policy in policies:
-            if not policy.dry_run and not policy.attachment.target_refs:
-                self._by_scope[policy.action, self._scope(policy)].append(policy)
+    def __init__(self, facts: Facts, action: Action) -> None:
+        self.mesh = facts.mesh
+        self.policies = tuple(
+            policy for policy in facts.others if policy.action is action and policy.rules
+        )
+        self._action = action
+        self._scopes = Scopes(facts.others, self.mesh)
+        self._indexes: dict[Scope, CoverIndex] = {}
 
-    @staticmethod
-    def _scope(policy: AuthorizationPolicy) -> Scope:
-        selector = policy.attachment.selector or {}
-        return policy.metadata.namespace, frozenset(selector.items())
+    def _index(self, scope: Scope) -> CoverIndex:
+        if scope not in self._indexes:
+            self._indexes[scope] = CoverIndex(self._scopes.of(self._action, scope), self.mesh)
+        return self._indexes[scope]
 
-    def around(self, policy: AuthorizationPolicy, action: Action) -> Iterator[AuthorizationPolicy]:
-        """Yield the policies of an action that apply wherever `policy` does."""
-        namespace, labels = self._scope(policy)
-        if policy.dry_run or policy.attachment.target_refs or len(labels) > _MAX_LABELS:
-            return
-        for size in range(len(labels) + 1):
-            for subset in combinations(sorted(labels), size):
-                for where in dict.fromkeys((namespace, self._root)):
-                    for other in self._by_scope.get((action, (where, frozenset(subset))), ()):
-                        if other is not policy:
-                            yield other
+    def covers(self, policy: AuthorizationPolicy, gone: set[int]) -> list[Placed]:
+        """Return a rule that covers it for each rule of a policy; none where one is missing."""
+        indexes = [self._index(scope) for scope in self._scopes.wider(policy)]
+        found: list[Placed] = []
+        for each in policy.rules:
+            by = next((by for index in indexes if (by := index.covering(each, policy, gone))), None)
+            if by is None:
+                return []
+            found.append(by)
+        return found
+
+    def is_same(self, policy: AuthorizationPolicy, covers: list[Placed]) -> bool:
+        """Whether one other policy of the same scope covers a policy and is covered by it."""
+        other = covers[0][0]
+        if scope_of(other) != scope_of(policy) or any(by[0] is not other for by in covers):
+            return False
+        return all(
+            any(rule_covers(wide, each, self._action, self.mesh) for wide in policy.rules)
+            for each in other.rules
+        )
+
+    def found(self) -> Iterator[tuple[AuthorizationPolicy, list[Placed], bool]]:
+        """Yield each with what covers it, and whether the two say the same."""
+        gone: set[int] = set()
+        # The later of two that say the same is the one too many.
+        for policy in reversed(self.policies if self.mesh.mode is not MeshMode.ZTUNNEL else ()):
+            # A trial is another rule's business.
+            covers = [] if policy.dry_run else self.covers(policy, gone)
+            if covers:
+                # WHY gone: of two that say the same, one must stay.
+                gone.add(id(policy))
+                yield policy, covers, self.is_same(policy, covers)
 
 
-def _covering(
-    each: Rule, others: Iterable[AuthorizationPolicy], mesh: Mesh
-) -> tuple[AuthorizationPolicy, Rule] | None:
-    return next(
-        (
-            (other, wide)
-            for other in others
-            for wide in other.rules
-            if rule_covers(wide, each, other.action, mesh)
-        ),
-        None,
-    )
-
-
-def _shadowed(facts: Facts, action: Action) -> Iterator[tuple[AuthorizationPolicy, Rule]]:
-    """Yield the policies whose every rule is covered, each with a rule that covers."""
-    mesh = facts.mesh
-    if mesh.mode is MeshMode.ZTUNNEL:
-        return
-    index = _Policies(facts.others, mesh.root_namespace)
-    gone: set[int] = set()
-    for policy in facts.others:
-        if policy.action is not action or not policy.rules:
+def _covered_spots(facts: Facts, action: Action, message: str, *, same: bool) -> Iterator[Spot]:
+    for policy, covers, is_same in _Shadows(facts, action).found():
+        if is_same is not same:
             continue
-        # WHY not those that are gone: of two that say the same, one must stay.
-        around = [each for each in index.around(policy, action) if id(each) not in gone]
-        found = [_covering(each, around, mesh) for each in policy.rules]
-        covers = [each for each in found if each is not None]
-        if len(covers) == len(found):
-            gone.add(id(policy))
-            yield policy, covers[0][1]
-
-
-def _shadow_spots(facts: Facts, action: Action) -> Iterator[Spot]:
-    for policy, wide in _shadowed(facts, action):
-        yield Spot(
-            message=f"the policy adds nothing: other {action} policies match all that it does",
+        other, wide = covers[0]
+        what = f"`{resource_name(other).partition('/')[2]}`" if same else "the wider rule"
+        spot = Spot(
+            message=message,
             location=policy.metadata.location,
             resource=resource_name(policy),
             path="spec.rules",
-            related=(Related(message="the wider rule", location=wide.location),),
+            related=(Related(message=what, location=wide.location),),
         )
+        claims = [
+            claim
+            for each, by in zip(policy.rules, covers, strict=True)
+            for claim in _claims_of(facts, policy, each, by)
+        ]
+        if claims:
+            yield replace(spot, claims=tuple(claims))
+
+
+@rule("MW0501")
+def same_policy_twice(facts: Facts) -> Iterator[Spot]:
+    """Two policies of one scope and action that match the same requests."""
+    message = "the policy says the same as another one of its scope"
+    for action in (Action.ALLOW, Action.DENY):
+        yield from _covered_spots(facts, action, message, same=True)
 
 
 @rule("MW0502")
 def shadowed_allow(facts: Facts) -> Iterator[Spot]:
     """An ALLOW policy of which others cover all, wherever it applies."""
-    return _shadow_spots(facts, Action.ALLOW)
+    message = "the policy adds nothing: other ALLOW policies match all that it does"
+    return _covered_spots(facts, Action.ALLOW, message, same=False)
 
 
 @rule("MW0503")
 def shadowed_deny(facts: Facts) -> Iterator[Spot]:
     """A DENY policy of which others cover all, wherever it applies."""
-    return _shadow_spots(facts, Action.DENY)
+    message = "the policy adds nothing: other DENY policies match all that it does"
+    return _covered_spots(facts, Action.DENY, message, same=False)
 
 
 @rule("MW0504")
 def unreachable_allow(facts: Facts) -> Iterator[Spot]:
     """An ALLOW rule of which a DENY rule covers all, wherever it applies."""
-    mesh = facts.mesh
-    if mesh.mode is MeshMode.ZTUNNEL:
+    shadows = _Shadows(facts, Action.DENY)
+    if shadows.mesh.mode is MeshMode.ZTUNNEL:
         return
-    index = _Policies(facts.others, mesh.root_namespace)
     for policy in facts.others:
-        if policy.action is not Action.ALLOW:
+        if policy.action is not Action.ALLOW or policy.dry_run:
             continue
-        around = list(index.around(policy, Action.DENY))
         for path, each in rules_of(policy):
-            found = _covering(each, around, mesh)
-            if found is not None:
-                related = Related(message="the DENY", location=found[1].location)
+            (by, *_) = shadows.covers(replace(policy, rules=(each,)), set()) or (None,)
+            if by is None:
+                continue
+            claims = [
+                facts.claim(request, Effect.DENY, (policy, by[0]), Layer.DENY)
+                for request in witnesses(policy, each, shadows.mesh, home_of(policy))
+            ]
+            if claims:
+                related = Related(message="the DENY", location=by[1].location)
                 message = "the rule allows nothing: a DENY policy denies all that it matches"
-                yield _rule_spot(policy, path, each, message, related)
+                spot = _rule_spot(policy, path, each, message, related)
+                yield replace(spot, claims=tuple(claims))

@@ -9,7 +9,15 @@ from policies.diagnostic import shown
 from policies.lint.facts import Facts, clauses_of, resource_name, rules_of
 from policies.lint.finding import Related, Spot
 from policies.lint.registry import rule
-from policies.model import Action, AuthorizationPolicy, Clause, PeerAuthentication, PeerMode
+from policies.model import (
+    Action,
+    AuthorizationPolicy,
+    Clause,
+    PeerAuthentication,
+    PeerMode,
+    Rule,
+)
+from policies.request import Workload
 
 
 def _in_force(
@@ -94,3 +102,65 @@ def identity_that_is_never_there(facts: Facts) -> Iterator[Spot]:
     for policy, path, clause, by in _identity_clauses(facts, PeerMode.DISABLE):
         message = f"`{shown(clause.spelled)}` is never there: mTLS is DISABLE"
         yield _spot(policy, path, clause, by, message)
+
+
+@rule("MW0606")
+def exception_at_a_guarded_port(facts: Facts) -> Iterator[Spot]:
+    """A condition on identities at a port that takes callers without one, by an exception."""
+    workloads = [each.as_asked() for each in facts.workloads]
+    for resource in facts.peer_authentications:
+        for port, mode in sorted(resource.port_modes.items()):
+            if mode not in (PeerMode.PERMISSIVE, PeerMode.DISABLE) or mode is resource.mode:
+                continue
+            near = [policy for policy in facts.policies if _meet(policy, resource, workloads)]
+            if any(_wants_identity(policy) for policy in near):
+                continue
+            for policy in near:
+                clause_at = next(_identity_at(policy, port), None)
+                if clause_at is not None:
+                    path, clause = clause_at
+                    message = (
+                        f"`{shown(clause.spelled)}` guards port {port}, where mTLS is {mode} by an"
+                        " exception: callers may come without an identity"
+                    )
+                    yield _spot(policy, path, clause, resource, message)
+
+
+def _meet(
+    policy: AuthorizationPolicy, resource: PeerAuthentication, workloads: Sequence[Workload]
+) -> bool:
+    """Whether both apply to a workload: a known one, or else the one that their labels mean."""
+    if policy.metadata.namespace != resource.metadata.namespace or policy.attachment.target_refs:
+        return False
+    selector = resource.attachment.selector or {}
+    own = [each for each in workloads if each.namespace == resource.metadata.namespace]
+    meant = Workload(namespace=resource.metadata.namespace, labels=selector)
+    return any(
+        resource.attachment.selects(each.labels) and policy.attachment.selects(each.labels)
+        for each in own or [meant]
+    )
+
+
+def _identity_at(policy: AuthorizationPolicy, port: int) -> Iterator[tuple[str, Clause]]:
+    """Yield the conditions on identities in rules that hold at a port."""
+    for rule_path, each in rules_of(policy):
+        if not _reaches(each, str(port)):
+            continue
+        for path, clause in clauses_of(each, rule_path):
+            attribute = attribute_for(clause.key)
+            if attribute is not None and attribute.is_peer:
+                yield path, clause
+
+
+def _reaches(each: Rule, port: str) -> bool:
+    """Whether a rule may match at a port."""
+    return not each.operations or any(
+        all(_takes(clause, port) for clause in group) for group in each.operations
+    )
+
+
+def _takes(clause: Clause, port: str) -> bool:
+    if clause.key != "destination.port":
+        return True
+    is_asked = not clause.values or any(value.text == port for value in clause.values)
+    return is_asked and all(value.text != port for value in clause.not_values)

@@ -2,54 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 
+from policies.collection import collection_paused
 from policies.diagnostic import Diagnostic, Severity
-from policies.lint import logic, overlap, peers, scope, tokens, values
+from policies.lint import (
+    coverage,
+    domains,
+    logic,
+    overlap,
+    peers,
+    revision,
+    scope,
+    tokens,
+    trial,
+    unions,
+    values,
+)
 from policies.lint.catalogue import entry_for, load_catalogue
-from policies.lint.facts import Facts, resource_name
+from policies.lint.facts import Facts, Known, resource_name
 from policies.lint.finding import LintFinding, LintSeverity, Spot
-from policies.lint.inventory import read_inventory
 from policies.lint.registry import RULES
 from policies.lint.suppression import read_suppressions, sift
 from policies.load import Inspected, inspect_resources
-from policies.mesh import Mesh
 from policies.model import AuthorizationPolicy, Resource
 
-RULE_FILES = (logic, overlap, peers, scope, tokens, values)
-"""The files whose import enters the rules."""
+RULE_FILES = (coverage, domains, logic, overlap, peers, revision, scope, tokens, trial, unions,
+              values)  # fmt: skip
+"""The files whose import enters the rules of this room; those about Rego are in another."""
 
 # Other resources in the folder are what the rules learn from, and no fault; and whoever writes
 # `targetRefs` means a gateway or a waypoint.
 _LEFT_ALONE = frozenset({"not-a-policy", "target-refs"})
 
+Step = Callable[[int, int], None]
+"""Hears how many steps of how many are done."""
+
+
+def _look_away(done: int, of: int) -> None:
+    """Take no notice."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LintResult:
-    """Findings in reading order; `suppressed` were accepted by their authors, with a reason."""
+    """Findings in reading order; `suppressed` were accepted by their authors, with a reason.
+
+    `refuted` counts the findings that the evaluator did not confirm.
+    """
 
     findings: tuple[LintFinding, ...]
     suppressed: tuple[LintFinding, ...] = ()
     resources: int = 0
+    refuted: int = 0
 
 
-def lint_texts(texts: Sequence[tuple[str, str]], mesh: Mesh, today: date) -> LintResult:
-    """Return every finding about `(file name, text)` pairs in a mesh."""
-    inspected = inspect_resources(texts, mesh)
-    facts = Facts(_sound(inspected), mesh, read_inventory(texts))
-    findings = [*_of_loader(inspected.findings), *_of_rules(facts)]
+@dataclass(slots=True)
+class _Confirmed:
+    """Findings whose claims the evaluator confirmed; the others are counted."""
+
+    facts: Facts
+    findings: list[LintFinding] = field(default_factory=list)
+    refuted: int = 0
+
+    def take(self, code: str, spots: Iterable[Spot]) -> None:
+        known = self.facts.known
+        for spot in spots:
+            if all(claim.is_confirmed(known.judge, known.mesh) for claim in spot.claims):
+                self.findings.append(_named(code, spot))
+            else:
+                self.refuted += 1
+
+
+def lint_texts(
+    texts: Sequence[tuple[str, str]], known: Known, today: date, step: Step = _look_away
+) -> LintResult:
+    """Return every finding about `(file name, text)` pairs."""
+    with collection_paused():
+        inspected = inspect_resources(texts, known.mesh)
+        facts = Facts(sound_resources(inspected), known)
+        confirmed = _Confirmed(facts)
+        steps = len(RULES) + 1
+        for done, (code, rule) in enumerate(sorted(RULES.items()), 1):
+            step(done, steps)
+            confirmed.take(code, rule(facts))
+    findings = [*_of_loader(inspected.findings), *confirmed.findings]
     sifted = sift(findings, read_suppressions(inspected.resources, today))
     kept = [*sifted.kept, *(_named("MW0813", spot) for spot in sifted.faults)]
+    step(steps, steps)
     return LintResult(
         findings=tuple(sorted(kept, key=lambda found: (found.location, found.code))),
         suppressed=sifted.suppressed,
-        resources=len(inspected.resources),
+        resources=len(inspected.resources) + len(known.rego),
+        refuted=confirmed.refuted,
     )
 
 
-def _sound(inspected: Inspected) -> tuple[Resource, ...]:
+def sound_resources(inspected: Inspected) -> tuple[Resource, ...]:
     """Return the resources that the rules may judge: a policy with an error means another thing.
 
     WHY the others stay: whoever asks whether there is a RequestAuthentication must see it.
@@ -79,12 +129,6 @@ def _of_loader(findings: Iterable[Diagnostic]) -> Iterator[LintFinding]:
         )
 
 
-def _of_rules(facts: Facts) -> Iterator[LintFinding]:
-    for code, rule in sorted(RULES.items()):
-        for spot in rule(facts):
-            yield _named(code, spot)
-
-
 def _named(code: str, spot: Spot) -> LintFinding:
     entry = load_catalogue()[code]
     return LintFinding(
@@ -96,4 +140,5 @@ def _named(code: str, spot: Spot) -> LintFinding:
         path=spot.path,
         resource=spot.resource,
         related=spot.related,
+        witness=spot.claims[0] if spot.claims else None,
     )

@@ -26,7 +26,7 @@ def selects_nothing(facts: Facts) -> Iterator[Spot]:
     workloads, root = facts.workloads, facts.mesh.root_namespace
     for policy in facts.policies:
         namespace, selector = policy.metadata.namespace, policy.attachment.selector
-        reach = [labels for where, labels in workloads if namespace in (where, root)]
+        reach = [each.labels for each in workloads if namespace in (each.namespace, root)]
         if not selector or not reach or any(map(policy.attachment.selects, reach)):
             continue
         key, value = next(iter(selector.items()))

@@ -95,7 +95,9 @@ def subject_of_any_issuer(facts: Facts) -> Iterator[Spot]:
 
 def _jwt_spots(resource: RequestAuthentication, index: int, message: str, key: str) -> Spot:
     origin = resource.jwt_rules[index].origin
-    place = Location(origin.file, origin.line) if origin else resource.metadata.location
+    place = (
+        Location(origin.file, origin.line, origin.column) if origin else resource.metadata.location
+    )
     return Spot(
         message=message,
         location=place,

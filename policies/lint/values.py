@@ -10,7 +10,7 @@ from policies.http_path import normalize_path
 from policies.lint.facts import Facts, Written, resource_name
 from policies.lint.finding import Spot
 from policies.lint.registry import rule
-from policies.mesh import PathNormalization
+from policies.mesh import Mesh, PathNormalization
 from policies.model import Action
 from policies.path_template import is_template
 
@@ -44,22 +44,27 @@ def looks_like_regex(facts: Facts) -> Iterator[Spot]:
 @rule("MW0206")
 def path_not_normal(facts: Facts) -> Iterator[Spot]:
     """A path that normalization would change: no request that is matched has it."""
-    level = facts.mesh.path_normalization
-    if level is PathNormalization.NONE:
-        return
+    mesh = facts.mesh
+    for each in facts.values("operation.paths"):
+        normal = normal_path(each.value.text, mesh)
+        if normal != each.value.text:
+            yield _spot(each, f"`{shown(each.value.text)}` never matches: requests are normalized"
+                        " before", f"write `{shown(normal)}`")  # fmt: skip
+
+
+def normal_path(text: str, mesh: Mesh) -> str:
+    """Return a path of a policy as normalized requests have it; the same where that is unsure."""
+    level = mesh.path_normalization
     if level is PathNormalization.AS_IS:
         # "BASE": the default of Istio, in front of us.
         level = PathNormalization.BASE
-    for each in facts.values("operation.paths"):
-        text = each.value.text
-        if not text.startswith("/") or any(mark in text[:-1] for mark in "?#{*"):
-            continue
-        bare = text.removesuffix("*")
-        normal = normalize_path(bare, level)
-        if normal is not None and normal != bare:
-            star = "*" if text.endswith("*") else ""
-            yield _spot(each, f"`{shown(text)}` never matches: requests are normalized before",
-                        f"write `{shown(normal)}{star}`")  # fmt: skip
+    if level is PathNormalization.NONE or not text.startswith("/"):
+        return text
+    if any(mark in text[:-1] for mark in "?#{*"):
+        return text
+    normal = normalize_path(text.removesuffix("*"), level)
+    star = "*" if text.endswith("*") else ""
+    return text if normal is None else f"{normal}{star}"
 
 
 @rule("MW0207")
@@ -101,9 +106,13 @@ def host_with_more(facts: Facts) -> Iterator[Spot]:
     for each in facts.values("operation.hosts"):
         text = each.value.text
         if "/" in text or " " in text:
-            bare = shown(text.partition("://")[2] or text).strip().partition("/")[0]
             yield _spot(each, f"`{shown(text)}` never matches: it is more than a host",
-                        f"write `{bare}`")  # fmt: skip
+                        f"write `{shown(bare_host(text))}`")  # fmt: skip
+
+
+def bare_host(text: str) -> str:
+    """Return the host in a text that is more than one."""
+    return (text.partition("://")[2] or text).strip().partition("/")[0]
 
 
 @rule("MW0219")

@@ -33,6 +33,7 @@ VALUES = {
                          "td/ns/a/sa/*", "td/*", "*/sa/b", "*", "cluster.local/ns/a/sa/b"],
     "source.namespace": ["a", "b", "*"],
     "destination.port": ["80", "90"],
+    "source.ip": ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "::/0"],
     "request.headers[x]": ["1", "1*", "*1", "*"],
 }  # fmt: skip
 PATHS = ["/a", "/a/b", "/ab", "/c/b", "/"]
@@ -77,6 +78,7 @@ REQUESTS = st.builds(
     host=st.sampled_from(["a.example", "A.Example", "b.example", "a.b"]),
     is_http=st.just(True),
     destination_port=st.sampled_from([80, 90]),
+    source_ip=st.sampled_from(["10.1.2.3", "10.1.2.4", "10.2.0.1", "2001:db8::1", "192.0.2.1"]),
     headers=st.sampled_from([{}, {"x": ("1",)}, {"x": ("12",)}, {"x": ("21",)}]),
     peer=st.sampled_from([None, *PEERS]).map(
         lambda text: None if text is None else Peer.from_principal(f"spiffe://{text}")
@@ -166,7 +168,10 @@ def _rule(key: str, *values: str) -> Rule:
         ("source.principal", "*/sa/b", "td/ns/a/sa/b", True),
         ("source.serviceAccount", "front", "front", False),
         ("source.serviceAccount", "web/front", "web/front", True),
-        ("source.ip", "10.0.0.0/8", "10.1.0.0/16", False),
+        ("source.ip", "10.0.0.0/8", "10.1.0.0/16", True),
+        ("source.ip", "10.1.0.0/16", "10.0.0.0/8", False),
+        ("remote.ip", "10.0.0.0/8", "10.0.0.7", True),
+        ("source.ip", "0.0.0.0/0", "2001:db8::1", False),
     ],
 )
 def test_covering_values(key: str, wide: str, narrow: str, expected: bool) -> None:

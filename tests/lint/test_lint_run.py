@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +11,10 @@ from hypothesis import strategies as st
 from policies.diagnostic import LoadError
 from policies.lint.baseline import new_findings, parse_baseline, render_baseline
 from policies.lint.finding import LintFinding
-from policies.lint.run import LintResult, lint_texts
+from policies.lint.run import LintResult
 from policies.mesh import Mesh
+from tests.lint.linting import lint
 
-TODAY = date(2026, 11, 21)
 HEAD = """\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -35,8 +34,7 @@ def _policy(field: str, value: str, annotations: str = "") -> str:
 
 
 def _lint(*texts: str, mesh: Mesh | None = None) -> LintResult:
-    named = [(f"{index}.yaml", text) for index, text in enumerate(texts)]
-    return lint_texts(named, mesh or Mesh(), TODAY)
+    return lint([(f"{index}.yaml", text) for index, text in enumerate(texts)], mesh)
 
 
 def _codes(*texts: str) -> list[str]:
