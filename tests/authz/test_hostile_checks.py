@@ -137,6 +137,7 @@ def test_metadata_that_is_no_json(number: float) -> None:
     assert ["request_malformed"] == [record.decision.reason for record in recorder.records]
 
 
+@pytest.mark.failure("message-malformed")
 @pytest.mark.parametrize("message", [b"\xff\xff\xff", b"", CheckRequest().SerializeToString()])
 def test_not_a_question(message: bytes) -> None:
     """Bytes that ask nothing are denied and recorded."""

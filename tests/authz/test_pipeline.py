@@ -215,6 +215,7 @@ def test_failing_provider_denies(providers: dict[str, Provider], reason: str) ->
     assert "undefined" not in answer.denied_response.body
 
 
+@pytest.mark.failure("defect-inside")
 def test_internal_error_is_marked_for_envoy() -> None:
     """A defect of ours answers with `error_response`, so that Envoy counts it as an error."""
     broken: dict[str, Provider] = {"rego": FixedProvider(RuntimeError("x"))}

@@ -185,6 +185,7 @@ def test_an_edited_policy_counts_and_a_broken_one_does_not(demo: KeptDemo) -> No
     assert _eventually(lambda: demo.ask("web", "GET", "/orders").status == 200)
 
 
+@pytest.mark.failure("authorizer-killed")
 def test_a_killed_authorizer_means_no_entry_until_it_is_back(demo: KeptDemo) -> None:
     """Envoy denies while nobody decides, and serves again after a restart without being touched."""
     assert demo.ask("web", "GET", "/orders").status == 200
