@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from authz.policy_bundle_parts import TakeBundle, no_bundles
@@ -19,6 +19,9 @@ from policies.files import read_policy_files
 from policies.mesh import Mesh
 from policies.snapshot import Snapshot, build_snapshot
 
+SnapshotOfTexts = Callable[[Iterable[tuple[str, str]], Mesh], Snapshot]
+"""Builds the snapshot of `(file name, text)` pairs; raises LoadError."""
+
 
 def build_state(
     settings: Settings,
@@ -26,10 +29,12 @@ def build_state(
     *,
     take: TakeBundle = no_bundles,
     memory: ProviderMemory | None = None,
+    snapshot_of_texts: SnapshotOfTexts = build_snapshot,
 ) -> ServingState:
     """Return the state that the configuration's files spell, its keys being fetched.
 
-    `take` returns bundles by name; `memory` has providers that are still the same.
+    `take` returns bundles by name; `memory` has providers that are still the same;
+    `snapshot_of_texts` builds the snapshot.
 
     Raises:
         LoadError: a policy, a Rego module or a key set is wrong; nothing is kept.
@@ -40,6 +45,7 @@ def build_state(
         settings.providers,
         take=take,
         memory=memory,
+        snapshot_of_texts=snapshot_of_texts,
     )
     prepare_keys(state.snapshot, keys)
     return state
@@ -68,6 +74,7 @@ def load_state(  # noqa: PLR0913 - three things to load, and how, by keyword
     memory: ProviderMemory | None = None,
     is_patient: bool = False,
     watch_engine: WatchEngine | None = None,
+    snapshot_of_texts: SnapshotOfTexts = build_snapshot,
 ) -> ServingState:
     """Return the state of policy and Rego files, without any key fetched.
 
@@ -84,7 +91,7 @@ def load_state(  # noqa: PLR0913 - three things to load, and how, by keyword
     )  # fmt: skip
     snapshot: Snapshot | None = None
     try:
-        snapshot = build_snapshot(read_policy_files(paths), mesh)
+        snapshot = snapshot_of_texts(read_policy_files(paths), mesh)
         problems.extend(_unknown_providers(snapshot, [each.name for each in provider_settings]))
     except LoadError as exc:
         problems.extend(exc.diagnostics)

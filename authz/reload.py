@@ -35,6 +35,10 @@ class ReloadStatus:
     problems: tuple[Diagnostic, ...] = ()
 
 
+def _at_once(before: ServingState, after: ServingState) -> None:
+    """Let the new state serve as it is."""
+
+
 class StateKeeper:
     """Holds the serving state and keeps it up with the files."""
 
@@ -45,8 +49,13 @@ class StateKeeper:
         *,
         interval_seconds: float,
         on_reload: Callable[[ServingState | None, Sequence[Diagnostic]], None],
+        hand_over: Callable[[ServingState, ServingState], None] = _at_once,
+        let_go: Callable[[list[object]], None] = list.clear,
     ) -> None:
         """Build the first state. An `on_reload` that raises is called again at the next look.
+
+        `hand_over` hears of the state that serves and the one that is about to; `let_go` gets
+        the parts of the one that served.
 
         Raises:
             LoadError: the first state cannot be built; there is no last good one.
@@ -55,6 +64,8 @@ class StateKeeper:
         self._watched = tuple(watched)
         self._interval = interval_seconds
         self._on_reload = on_reload
+        self._hand_over = hand_over
+        self._let_go = let_go
         self._loaded = self._tried = fingerprint(self._watched)
         self._state = build()
         self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
@@ -136,7 +147,10 @@ class StateKeeper:
 
     def _swap(self, state: ServingState) -> None:
         """Let a state serve from now on."""
+        self._hand_over(self._state, state)
+        parts = self._state.parts()
         self._state = state
+        self._let_go(parts)
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
         for warning in state.warnings:
             _log.warning("policy_warning", finding=str(warning))

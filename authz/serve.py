@@ -31,6 +31,7 @@ from authz.policy_bundle_parts import (
     shown_policy_bundle,
     watch_policy_bundles,
 )
+from authz.policy_reading import PolicyReading
 from authz.provider_memory import ProviderMemory
 from authz.provider_metrics import ProviderMetrics
 from authz.reload import StateKeeper
@@ -69,15 +70,20 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         policy_bundles = PolicyBundles(settings.bundles)
         stack.callback(policy_bundles.stop)
         memory = ProviderMemory()
+        reading = PolicyReading()
 
         def build(take: TakeBundle) -> ServingState:
-            return build_state(settings, keys, take=take, memory=memory)
+            return build_state(
+                settings, keys, take=take, memory=memory, snapshot_of_texts=reading.snapshot
+            )
 
         keeper = StateKeeper(
             policy_bundles.begin(build),
             watched_paths(settings),
             interval_seconds=settings.policies.reload_seconds,
             on_reload=lambda state, problems: _note_reload(metrics, audit, state, problems),
+            hand_over=reading.hand_over,
+            let_go=reading.let_go,
         )
         state = keeper.current()
         _note_state(metrics, state)
@@ -121,6 +127,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             return problems
 
         policy_bundles.start(adopt)
+        reading.begin_serving()
         keeper.start()
         stack.callback(keeper.stop)
         ready = _readiness(keeper, writer, keys, bundles, stop, policy_bundles)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from authz.custom import CustomTerms
 from authz.selection import Selection
+from policies.collection import collection_paused
 from policies.decision import Provider
 from policies.diagnostic import Diagnostic
+from policies.pace import Pace, no_pace
 from policies.request import Service, Workload
 from policies.snapshot import Snapshot, WorkloadPolicies
 
@@ -58,10 +61,33 @@ class ServingState:
         labels = frozenset(workload.labels.items())
         key = (workload.namespace, labels, workload.service, is_http)
         found = self._selections.get(key)
-        if found is None:
-            found = Selection.of(self.snapshot.select(workload, is_http=is_http))
-            if len(self._selections) < _SELECTIONS_MAX:
-                self._selections[key] = found
+        return self._select(key, workload) if found is None else found
+
+    def prepare_for(self, before: ServingState, pace: Pace, seconds: float) -> None:
+        """Select for the workloads that another state was asked about, as far as time allows.
+
+        WHY: the first question of a workload waits until its policies are sorted, and after a
+        reload every workload's question is the first.
+        """
+        until = time.monotonic() + seconds
+        for key in tuple(before._selections):
+            if time.monotonic() >= until:
+                return
+            namespace, labels, service, _ = key
+            asked = Workload(namespace=namespace, labels=dict(labels), service=service)
+            self._select(key, asked, pace)
+
+    def parts(self) -> list[object]:
+        """Return what this state is made of, in small pieces, for who drops it bit by bit."""
+        return [*self.snapshot.policies, *self._selections.values()]
+
+    def _select(self, key: _SelectionKey, workload: Workload, pace: Pace = no_pace) -> Selection:
+        # WHY paused: many objects come to be that stay, and the collector would walk all of them.
+        with collection_paused():
+            policies = self.snapshot.select(workload, is_http=key[3], pace=pace)
+        found = Selection.of(policies)
+        if len(self._selections) < _SELECTIONS_MAX:
+            self._selections[key] = found
         return found
 
 

@@ -21,6 +21,7 @@ from policies.anchors import DIMENSIONS, Anchor, Anchors, Dimension, Kind, looku
 from policies.decision import RuleRef
 from policies.matchers import Alternative, CompiledPolicy, CompiledRule
 from policies.mesh import Mesh
+from policies.pace import Pace, no_pace, paced
 from policies.request import Request
 
 # BUDGET: rules that are looked at for a near miss, and rules that may share an anchor for it to
@@ -52,8 +53,13 @@ class PolicyIndex:
 
     __slots__ = ("_always", "_extra", "_lookups", "_mesh", "_near", "_owners", "_rules", "policies")
 
-    def __init__(self, policies: Iterable[CompiledPolicy] = (), mesh: Mesh = _DEFAULT_MESH) -> None:
-        """File every rule."""
+    def __init__(
+        self,
+        policies: Iterable[CompiledPolicy] = (),
+        mesh: Mesh = _DEFAULT_MESH,
+        pace: Pace = no_pace,
+    ) -> None:
+        """File every rule; `pace` is called on the way."""
         self.policies = tuple(policies)
         self._mesh = mesh
         self._extra: tuple[CompiledPolicy, ...] = ()
@@ -61,18 +67,18 @@ class PolicyIndex:
         self._owners = tuple(
             number for number, policy in enumerate(self.policies) for _ in policy.rules
         )
-        anchors = [_rule_anchors(rule, mesh) for rule in self._rules]
+        anchors = [_rule_anchors(rule, mesh) for rule in paced(self._rules, pace)]
         chosen = _choose(anchors)
         self._always = tuple(number for number, choice in enumerate(chosen) if choice is None)
         self._lookups = _file(
             (choice, anchors[number][choice] or (), number)
-            for number, choice in enumerate(chosen)
+            for number, choice in paced(enumerate(chosen), pace)
             if choice is not None
         )
         self._near = _telling(
             _file(
                 (place, found, number)
-                for number, row in enumerate(anchors)
+                for number, row in paced(enumerate(anchors), pace)
                 for place, found in enumerate(row)
                 if found is not None
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -67,21 +68,54 @@ def inspect_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None
     """
     findings = Findings()
     resources: list[Resource] = []
-    try:
+    with suppress(LoadError):
         for file, text in texts:
-            for document in _documents(text, file, findings):
-                for item in _items(document, findings):
-                    resource = _read_resource(item, findings)
-                    findings.resource = ""
-                    if resource is not None:
-                        resources.append(resource)
-        _refuse_twins(resources, findings)
-        if mesh is not None:
-            warn_of_mesh(resources, mesh, findings)
-    except LoadError:
-        # Too many errors to go on; each of them is in `findings`.
-        pass
+            resources += _read_text(file, text, findings)
+        _judge_together(resources, mesh, findings)
     return Inspected(resources=tuple(resources), findings=tuple(findings.diagnostics))
+
+
+def inspect_file(file: str, text: str) -> Inspected:
+    """Return what one file holds, whatever stands in others."""
+    findings = Findings()
+    resources: list[Resource] = []
+    with suppress(LoadError):
+        resources += _read_text(file, text, findings)
+    return Inspected(resources=tuple(resources), findings=tuple(findings.diagnostics))
+
+
+def join_files(files: Iterable[Inspected], mesh: Mesh) -> Loaded:
+    """Return what files hold together that were read one by one, as `read_resources` does.
+
+    Raises:
+        LoadError: any file holds an error, or two files do not go together.
+    """
+    findings = Findings()
+    resources: list[Resource] = []
+    for each in files:
+        resources += each.resources
+        findings.diagnostics += each.findings
+    with suppress(LoadError):
+        _judge_together(resources, mesh, findings)
+    if findings.has_errors:
+        raise LoadError(findings.diagnostics)
+    return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
+
+
+def _read_text(file: str, text: str, findings: Findings) -> Iterator[Resource]:
+    for document in _documents(text, file, findings):
+        for item in _items(document, findings):
+            resource = _read_resource(item, findings)
+            findings.resource = ""
+            if resource is not None:
+                yield resource
+
+
+def _judge_together(resources: list[Resource], mesh: Mesh | None, findings: Findings) -> None:
+    """Add what is only wrong of several resources, or under a mesh."""
+    _refuse_twins(resources, findings)
+    if mesh is not None:
+        warn_of_mesh(resources, mesh, findings)
 
 
 def _documents(text: str, file: str, findings: Findings) -> Iterator[YamlNode]:

@@ -17,7 +17,7 @@ from policies.columns import Column, column_for
 from policies.decision import RuleRef
 from policies.diagnostic import Diagnostic
 from policies.index import PolicyIndex
-from policies.load import read_resources
+from policies.load import join_files
 from policies.matchers import CompiledPolicy, compile_policy
 from policies.mesh import Mesh, MeshMode
 from policies.model import (
@@ -30,8 +30,10 @@ from policies.model import (
     Resource,
 )
 from policies.needs import PolicyNeeds, issuer_digests, needs_of, rules_digest
+from policies.pace import Pace, no_pace
 from policies.peer_requirement import PeerRequirement, resolve_peer_requirement
 from policies.request import Workload
+from policies.set_memory import SetMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,9 @@ class Snapshot:
             policy.provider: policy.metadata.ref() for policy, _ in self.policies if policy.provider
         }
 
-    def select(self, workload: Workload, *, is_http: bool = True) -> WorkloadPolicies:
+    def select(
+        self, workload: Workload, *, is_http: bool = True, pace: Pace = no_pace
+    ) -> WorkloadPolicies:
         """Return what applies to a workload, in the reading of HTTP requests or of connections."""
         column = column_for(self.mesh, is_http=is_http)
         found = [
@@ -115,7 +119,7 @@ class Snapshot:
         enforced = [policy for policy in found if not policy.dry_run]
 
         def indexed(policies: Iterable[CompiledPolicy]) -> PolicyIndex:
-            return PolicyIndex(policies, self.mesh)
+            return PolicyIndex(policies, self.mesh, pace)
 
         # "JWT is for HTTP": a connection has no token, and ztunnel looks at none.
         jwt_rules = self._jwt_rules(workload) if column is Column.HTTP else ()
@@ -159,14 +163,26 @@ class Snapshot:
         return tuple(sorted(rules, key=lambda rule: rule.issuer))
 
 
-def build_snapshot(texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
+def build_snapshot(
+    texts: Iterable[tuple[str, str]],
+    mesh: Mesh,
+    *,
+    memory: SetMemory | None = None,
+    pace: Pace = no_pace,
+) -> Snapshot:
     """Return the snapshot of `(file name, text)` pairs.
+
+    `memory` has what an earlier build made of the same files; `pace` is called on the way.
 
     Raises:
         LoadError: anything in any text is an error; nothing is loaded.
     """
+    pairs = list(texts)
+    remembered = memory or SetMemory()
     with collection_paused():
-        return _build(list(texts), mesh)
+        loaded = join_files(remembered.files(pairs, pace), mesh)
+        revision = _digest(pairs, mesh)
+        return _assemble(loaded.resources, mesh, revision, loaded.warnings, remembered, pace)
 
 
 def snapshot_of(
@@ -176,12 +192,23 @@ def snapshot_of(
     warnings: tuple[Diagnostic, ...] = (),
 ) -> Snapshot:
     """Return the snapshot of resources that were read already."""
+    return _assemble(resources, mesh, revision, warnings, SetMemory(), no_pace)
+
+
+def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a snapshot, and how they come about
+    resources: Iterable[Resource],
+    mesh: Mesh,
+    revision: str,
+    warnings: tuple[Diagnostic, ...],
+    memory: SetMemory,
+    pace: Pace,
+) -> Snapshot:
     found = list(resources)
     policies = [each for each in found if isinstance(each, AuthorizationPolicy)]
     policies.sort(key=lambda policy: (policy.metadata.namespace, policy.metadata.name))
     return Snapshot(
         mesh=mesh,
-        policies=tuple((policy, compile_policy(policy, mesh)) for policy in policies),
+        policies=tuple(memory.compiled(policies, mesh, pace)),
         request_authentications=tuple(
             each for each in found if isinstance(each, RequestAuthentication)
         ),
@@ -189,11 +216,6 @@ def snapshot_of(
         revision=revision,
         warnings=warnings,
     )
-
-
-def _build(pairs: list[tuple[str, str]], mesh: Mesh) -> Snapshot:
-    loaded = read_resources(pairs, mesh)
-    return snapshot_of(loaded.resources, mesh, _digest(pairs, mesh), loaded.warnings)
 
 
 def _by_provider(policies: list[CompiledPolicy]) -> dict[str, tuple[CompiledPolicy, ...]]:

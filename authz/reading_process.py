@@ -1,0 +1,110 @@
+"""Policy files read in a process of its own: YAML is most of a load, and none of it is shared.
+
+Theory of operation. The texts go in whole, what was read comes back in small pieces, so
+that taking one in holds the interpreter no longer than a check may wait. The process is
+started for one reload and ends with it. If it cannot do its work, the caller does.
+
+Run as `python -m authz.reading_process`; both directions are pickles of our own making.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import IO, Final
+
+import structlog
+
+from policies.load import Inspected, inspect_file
+from policies.pace import Pace
+from policies.set_memory import Texts, read_here
+
+_log = structlog.get_logger(__name__)
+_LENGTH: Final = struct.Struct(">I")
+_NICENESS: Final = 10
+# BUDGET: resources in one piece, a millisecond to take in.
+_PIECE: Final = 25
+# BUDGET: characters for which no process is worth its start.
+_FEW: Final = 64 * 1024
+
+
+def read_apart(texts: Texts, pace: Pace) -> Iterable[Inspected]:
+    """Read files as `read_here` does, in another process where that is worth it."""
+    if sum(len(text) for _, text in texts) <= _FEW:
+        return list(read_here(texts, pace))
+    try:
+        return _read_in_process(texts, pace)
+    except (OSError, EOFError, pickle.UnpicklingError, struct.error) as exc:
+        _log.warning("reading_process_failed", error=type(exc).__name__)
+        return list(read_here(texts, pace))
+
+
+def _read_in_process(texts: Texts, pace: Pace) -> list[Inspected]:
+    command = [sys.executable, "-m", "authz.reading_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            pickle.dump(list(texts), process.stdin)
+            process.stdin.close()
+            found = list(_taken_in(process.stdout, len(texts), pace))
+        except BaseException:
+            process.kill()
+            raise
+    return found
+
+
+def _taken_in(stream: IO[bytes], files: int, pace: Pace) -> Iterator[Inspected]:
+    """Yield what each file holds, put together from its pieces.
+
+    Raises:
+        EOFError: the stream ended before the last file did.
+    """
+    for _ in range(files):
+        pieces: list[Inspected] = []
+        while (piece := _read_piece(stream)) is not None:
+            pieces.append(piece)
+            pace()
+        yield Inspected(
+            resources=tuple(each for piece in pieces for each in piece.resources),
+            findings=tuple(each for piece in pieces for each in piece.findings),
+        )
+
+
+def _read_piece(stream: IO[bytes]) -> Inspected | None:
+    header = stream.read(_LENGTH.size)
+    if len(header) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(header)
+    if not length:
+        return None
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    piece = pickle.loads(data)  # noqa: S301 - of our own process, through our own pipe
+    assert isinstance(piece, Inspected)
+    return piece
+
+
+def main() -> None:
+    """Read what stands on standard input, write what was read."""
+    os.nice(_NICENESS)
+    for file, text in pickle.load(sys.stdin.buffer):  # noqa: S301 - of the process that started us
+        found = inspect_file(file, text)
+        for start in range(0, max(len(found.resources), len(found.findings)), _PIECE):
+            end = start + _PIECE
+            piece = Inspected(
+                resources=found.resources[start:end], findings=found.findings[start:end]
+            )
+            data = pickle.dumps(piece, pickle.HIGHEST_PROTOCOL)
+            sys.stdout.buffer.write(_LENGTH.pack(len(data)) + data)
+        sys.stdout.buffer.write(_LENGTH.pack(0))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

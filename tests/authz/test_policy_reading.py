@@ -1,0 +1,121 @@
+"""A server's reloads: read in a process of their own, a little at a time, the same in the end."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import yaml
+
+from authz import reading_process
+from authz.pacer import Pacer
+from authz.policy_reading import PolicyReading
+from authz.reading_process import read_apart
+from authz.serving_state import ServingState
+from policies.mesh import Mesh
+from policies.pace import no_pace
+from policies.request import Workload
+from policies.set_memory import Texts, read_here
+from policies.snapshot import build_snapshot
+
+
+def _policies(count: int, note: str = "") -> str:
+    return yaml.safe_dump_all(
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": f"p{number}", "namespace": "shop"},
+            "spec": {"rules": [{"to": [{"operation": {"paths": [f"/{note}{number}"]}}]}]},
+        }
+        for number in range(count)
+    )
+
+
+TEXTS: Texts = [
+    ("many.yaml", _policies(400)),
+    ("empty.yaml", ""),
+    ("broken.yaml", "a: ["),
+    ("odd.yaml", _policies(60).replace("paths", "pathz")),
+]
+
+
+def test_another_process_reads_the_same() -> None:
+    """What comes back in pieces is what reading here gives, faults and empty files included."""
+    assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+
+
+def test_a_process_that_fails_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the other process the files are read here."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+
+    assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+
+
+def test_a_process_that_ends_early_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends in the middle of a piece is as good as none."""
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+
+    assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+
+
+def test_few_texts_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small edit is read at once."""
+    monkeypatch.setattr(reading_process, "_read_in_process", None)
+
+    assert 1 == len(list(read_apart([("a.yaml", _policies(2))], no_pace)))
+
+
+def test_a_server_builds_the_same_beside_its_traffic() -> None:
+    """Before and after serving has begun, the same files make the same snapshot."""
+    texts = [("many.yaml", _policies(300)), ("more.yaml", _policies(3).replace("shop", "bank"))]
+    reading = PolicyReading()
+    at_once = reading.snapshot(texts, Mesh())
+    reading.begin_serving()
+
+    later = PolicyReading()
+    later.begin_serving()
+
+    for snapshot in (reading.snapshot(texts, Mesh()), later.snapshot(texts, Mesh())):
+        assert at_once.revision == snapshot.revision
+        assert [each for each, _ in at_once.policies] == [each for each, _ in snapshot.policies]
+
+
+def test_the_pacer_works_its_share() -> None:
+    """With a quarter of the time for itself, it rests three times as long as it works."""
+    now, rests = [0.0], []
+    pacer = Pacer(share=0.25, slice_seconds=0.001, clock=lambda: now[0], rest=rests.append)
+
+    for _ in range(100):
+        now[0] += 0.0001
+        pacer()
+
+    assert 9 <= len(rests) <= 10
+    assert pytest.approx(0.003) == rests[0]
+
+
+def test_a_new_state_is_ready_for_the_workloads_of_the_old() -> None:
+    """After a hand-over the first question of a known workload finds its policies sorted."""
+    texts = [("p.yaml", _policies(5))]
+    before, after = (
+        ServingState(snapshot=build_snapshot(texts, Mesh()), revision=str(number))
+        for number in range(2)
+    )
+    known = Workload(namespace="shop", labels={"app": "x"})
+    before.selection(known)
+
+    PolicyReading().hand_over(before, after)
+
+    assert 1 == len(after._selections)
+    ready = next(iter(after._selections.values()))
+    assert ready is after.selection(known)
+    assert 5 == len(list(ready.policies.allow))
+
+
+def test_parts_are_dropped_one_by_one() -> None:
+    """Nothing is left of what is let go."""
+    state = ServingState(snapshot=build_snapshot([("p", _policies(5))], Mesh()), revision="1")
+    parts = state.parts()
+
+    PolicyReading().let_go(parts)
+
+    assert [] == parts
