@@ -12,12 +12,15 @@ class EngineStats:
     """What an engine counted since it was loaded; 0 where it has nothing of the kind.
 
     `workers_replaced` were stopped or died, `remembered_hits` are results that were not
-    worked out anew, of the `remembered` ones.
+    worked out anew, of the `remembered` ones. `in_process` needed no worker; `handed_over`
+    began in process and went to one.
     """
 
     workers_replaced: int = 0
     remembered_hits: int = 0
     remembered: int = 0
+    in_process: int = 0
+    handed_over: int = 0
 
 
 class Engine(Protocol):

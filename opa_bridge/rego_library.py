@@ -22,13 +22,12 @@ from typing import Any, Final
 from regopy import Bundle, BundleFormat, Interpreter, LogLevel, Node, NodeKind, RegoError
 from regopy.rego_shared import rego as _library
 
+from opa_bridge.direct.values import MAX_DEPTH, rank
 from opa_bridge.errors import EngineError, EngineInputError, EvaluationError
 from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
 from opa_bridge.rego_module import Module, scan_module
 from policies.diagnostic import Diagnostic, LoadError, Location
 
-# BUDGET: nesting of input and result; OPA users' documents stay below 20.
-MAX_DEPTH = 128
 _INT64 = range(-(2**63), 2**63)
 _PLACE = re.compile(r"\(error \d+:(?P<file>[^\n|]*)\|(?P<offset>\d+)\|\d+\n")
 _MESSAGE = re.compile(r"\(errormsg \d+:(?P<text>[^\n]*?)\)")
@@ -272,28 +271,11 @@ def _plain(node: Node, depth: int) -> Any:
             # INVARIANT: the keys of an object node are JSON texts.
             return {_key(key): _plain(node.at(key), depth - 1) for key in node}
         case NodeKind.Set:
-            return sorted((_plain(node.at(key), depth - 1) for key in node), key=_rank)
+            return sorted((_plain(node.at(key), depth - 1) for key in node), key=rank)
         case NodeKind.Array:
             return [_plain(node.at(index), depth - 1) for index in range(len(node))]
         case _:
             return _scalar(node.json())
-
-
-def _rank(value: Any) -> tuple[Any, ...]:
-    """Return what OPA sorts a set by: null, booleans, numbers, texts, lists, objects."""
-    match value:
-        case None:
-            return (0,)
-        case bool():
-            return (1, value)
-        case int() | float():
-            return (2, value)
-        case str():
-            return (3, value.encode("utf-8", "surrogatepass"))
-        case list():
-            return (4, [_rank(each) for each in value])
-        case _:
-            return (5, sorted((_rank(key), _rank(each)) for key, each in value.items()))
 
 
 def _scalar(text: str) -> Any:

@@ -1,0 +1,1 @@
+"""Rego's plain fragment, evaluated in process: parsed, checked and turned into closures."""
