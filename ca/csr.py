@@ -34,6 +34,10 @@ _WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
 _MIN_RSA_BITS: Final = 2048
 _MIN_CURVE_BITS: Final = 256
 _MIN_RSA_EXPONENT: Final = 65_537
+_ODD: Final = (
+    *(ValueError, TypeError),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,7 @@ def _malformed_unless(read: Callable[[], _Read]) -> _Read:
     """Return what `read` reads, its errors named.
 
     WHY these types: the parser raises ValueError for bad ASN.1, an unknown curve as
-    UnsupportedAlgorithm, and DuplicateExtension and TypeError for odd extensions.
+    UnsupportedAlgorithm, and errors of their own for odd versions, names and extensions.
     """
     try:
         return read()
@@ -168,7 +172,7 @@ def _malformed_unless(read: Callable[[], _Read]) -> _Read:
         raise _refused(
             Refusal.KEY_UNSUPPORTED, "the key or signature is of an unknown kind"
         ) from exc
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
+    except _ODD as exc:
         raise _refused(Refusal.CSR_MALFORMED, "the request cannot be read as PKCS#10") from exc
 
 

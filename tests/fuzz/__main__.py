@@ -96,7 +96,7 @@ def _what_broke(printed: str) -> str:
     _, mark, rest = printed.partition("=== Uncaught Python exception: ===")
     if not mark:
         return printed[-3000:]
-    trace = rest.partition("=" * 10)[0].strip()
+    trace = rest.partition("\nINFO: ")[0].strip()
     return trace + "\n" + "\n".join(line for line in printed.splitlines() if "Test unit" in line)
 
 
