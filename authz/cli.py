@@ -44,6 +44,12 @@ def _audit() -> click.Command:
     return audit_group
 
 
+def _completion() -> click.Command:
+    from authz.commands.completion import completion_command
+
+    return completion_command
+
+
 @click.group(
     cls=LateGroup,
     late={
@@ -53,6 +59,7 @@ def _audit() -> click.Command:
         "ca": _ca,
         "identity": _identity,
         "audit": _audit,
+        "completion": _completion,
     },
 )
 @click.version_option(package_name="meshwarden")

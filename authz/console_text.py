@@ -17,5 +17,10 @@ _STAND_IN: Final = "\ufffd"
 def visible(text: Text) -> Text:
     """Return the text on one line, each character that would act replaced; styles stay."""
     # As many characters as before, so that the spans of styles still fit.
-    text.plain = _ACTING.sub(_STAND_IN, text.plain)
+    text.plain = visible_plain(text.plain)
     return text
+
+
+def visible_plain(text: str) -> str:
+    """Return a text on one line, each character that would act on a terminal replaced."""
+    return _ACTING.sub(_STAND_IN, text)

@@ -43,6 +43,12 @@ def _test() -> click.Command:
     return test_command
 
 
+def _init() -> click.Command:
+    from authz.commands.policy_init import init_command
+
+    return init_command
+
+
 def _replay() -> click.Command:
     from authz.commands.policy_replay import replay_command
 
@@ -71,6 +77,7 @@ def _promote() -> click.Command:
         "explain": _explain,
         "compile": _compile,
         "test": _test,
+        "init": _init,
         "replay": _replay,
         "shadow": _shadow,
         "promote": _promote,

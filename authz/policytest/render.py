@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from authz.console_text import visible
+from authz.console_text import visible, visible_plain
 from authz.policytest.result import CaseResult, Mismatch
 from policies.diagnostic import Location
 
@@ -24,6 +24,10 @@ def print_result(result: CaseResult, console: Console) -> None:
     """Print one line for a pass, and everything that helps for a failure."""
     # Ten thousand cells that nobody reads are not laid out either.
     if console.quiet:
+        return
+    if result.passed and console.color_system is None:
+        # WHY not laid out: ten thousand lines that nothing colours take a second to.
+        console.file.write(f"  ✓ {visible_plain(result.case)}\n")
         return
     if result.skipped:
         _say(console, Text.assemble(("  - ", "yellow"), result.case,

@@ -1,0 +1,165 @@
+"""What does a case of a policy test cost, beside the walk that it tests?
+
+The goal of `policy test` is a matrix of 10,000 cells in under five seconds, start and report
+included; as a ratio: a case costs no more than a few times the walk itself, so that what
+people wait for is their policies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from authz.policytest.run import Listener, run_test_file
+from authz.serving_state import ServingState
+from authz.walk import Outcome, Surroundings, walk
+from bench.harness import Contestant, Goal, judge, measure, publish
+from identity.jwks import JwkSet
+from identity.jwt_rule import JwtRule
+from policies.request import Request
+
+_PATHS = 500
+_CELLS = 10_000
+_SECONDS = 5.0
+_RATIO = 6.0
+_ISSUER = "https://idp.test"
+
+
+class _NoKeys:
+    """No tokens are in the requests that are walked alone."""
+
+    def keys_for(self, rule: JwtRule) -> JwkSet | None:
+        """Return nothing."""
+        return None
+
+
+class _Kept(Listener):
+    """Keeps the state of a run, and the last request it saw."""
+
+    def __init__(self) -> None:
+        self.state: ServingState | None = None
+        self.request: Request | None = None
+
+    def loaded(self, state: ServingState) -> None:
+        """Keep the policies."""
+        self.state = state
+
+    def decided(self, outcome: Outcome) -> None:
+        """Keep the request."""
+        self.request = outcome.request
+
+
+def resources() -> Iterator[dict[str, Any]]:
+    """Yield the policies: tokens are verified, one DENY, and an ALLOW for every tenth path."""
+    # The test's own key stands for whatever is there.
+    rules = [{"issuer": _ISSUER, "jwksUri": f"{_ISSUER}/keys"}]
+    yield _resource("RequestAuthentication", "idp", {"jwtRules": rules})
+    deny = {"to": [{"operation": {"methods": ["DELETE"], "notPaths": ["/p0"]}}]}
+    yield _resource("AuthorizationPolicy", "deny", {"action": "DENY", "rules": [deny]})
+    for number in range(0, _PATHS, 10):
+        rule = {
+            "from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}],
+            "to": [{"operation": {"methods": ["GET"], "paths": [f"/p{number}"]}}],
+            "when": [{"key": "request.auth.claims[sub]", "values": ["alice"]}],
+        }
+        yield _resource("AuthorizationPolicy", f"allow-{number}", {"rules": [rule]})
+
+
+def _resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "shop"}
+    return {"apiVersion": "security.istio.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def suite(paths: int) -> dict[str, Any]:
+    """Return a test file with one matrix of twenty cells for each path."""
+    matrix = {
+        "name": "who reads what",
+        "from": ["web", "nobody"],
+        "token": ["alice", None],
+        "method": ["GET", "HEAD", "POST", "PUT", "DELETE"],
+        "path": [f"/p{number}" for number in range(paths)],
+        "allow": [
+            {"from": "web", "token": "alice", "method": "GET", "path": f"/p{number}"}
+            for number in range(0, paths, 10)
+        ],
+    }
+    return {
+        "apiVersion": "policy.test/v1",
+        "kind": "PolicyTest",
+        "metadata": {"name": "bench"},
+        "policies": {"istio": ["policies.yaml"]},
+        "workloads": {"shop": {"namespace": "shop"}},
+        "identities": {
+            "web": {"spiffe": "spiffe://cluster.local/ns/shop/sa/web"},
+            "nobody": {"plaintext": True},
+        },
+        "tokens": {"alice": {"issuer": _ISSUER, "sub": "alice"}},
+        "defaults": {"to": "shop"},
+        "matrices": [matrix],
+    }
+
+
+def write(folder: Path, paths: int) -> Path:
+    """Write policies and test file; return the test file."""
+    (folder / "policies.yaml").write_text(yaml.safe_dump_all(resources()), encoding="utf-8")
+    file = folder / "bench.policytest.yaml"
+    file.write_text(yaml.safe_dump(suite(paths)), encoding="utf-8")
+    return file
+
+
+def main() -> int:
+    """Measure, print, write the result; 1 when a goal is missed."""
+    with tempfile.TemporaryDirectory(prefix="meshwarden-bench-") as name:
+        folder = Path(name)
+        code = _against_the_walk(write(folder, _PATHS))
+        seconds, told = _whole_command(folder)
+    cells = f"{_CELLS} cells, start and report included"
+    Console().print(f"{cells}: {seconds:.1f} s, goal {_SECONDS:.0f} s ({told})")
+    return code if seconds <= _SECONDS else 1
+
+
+def _against_the_walk(file: Path) -> int:
+    kept = _Kept()
+    results = list(run_test_file(file, listener=kept))
+    assert len(results) == _CELLS
+    assert all(result.passed for result in results)
+    assert kept.state is not None
+    state, around = kept.state, Surroundings(keys=_NoKeys())
+    assert kept.request is not None
+    request = kept.request
+    running = itertools.chain.from_iterable(run_test_file(file) for _ in itertools.count())
+    next(running)
+    goal = Goal(
+        name="case over walk",
+        numerator="run a case",
+        denominator="walk its request",
+        limit=_RATIO,
+        kind="at_most",
+    )
+    contestants = [
+        Contestant("walk its request", lambda: walk(request, state, around)),
+        Contestant("run a case", lambda: next(running)),
+    ]
+    return publish(judge("policytest", measure(contestants), [goal]))
+
+
+def _whole_command(folder: Path) -> tuple[float, str]:
+    """Return the seconds of `policy test` in a process of its own, and its last line."""
+    command = [str(Path(sys.executable).with_name("policy")), "test", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    begun = time.perf_counter()
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - begun, ran.stdout.splitlines()[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
