@@ -14,13 +14,16 @@ checkpoint kept elsewhere.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
+import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 from audit.errors import DamagedLineError
 
@@ -28,7 +31,10 @@ GENESIS_HASH: Final = "0" * 64
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024  # BUDGET: a reader never holds more than this of one line
 _TAIL: Final = b',"hash":"'
 _TAIL_LENGTH: Final = len(_TAIL) + 64 + len(b'"}\n')
-_SEGMENT = re.compile(r"audit-([0-9]{8})\.jsonl", re.ASCII)
+_SEGMENT = re.compile(r"audit-([0-9]{8})\.jsonl(?:\.gz)?", re.ASCII)
+COMPRESSED: Final = ".gz"
+UNREADABLE: Final = (gzip.BadGzipFile, EOFError, zlib.error)
+"""What reading a compressed segment raises where its bytes were changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +113,52 @@ def segment_number(name: str) -> int | None:
 def list_segments(folder: Path) -> list[tuple[int, Path]]:
     """Return the folder's segments as (number, path), in order of number.
 
+    Where one stands there both plain and compressed, the plain one counts: its compression
+    was not finished.
+
     Raises:
         OSError: the folder cannot be read.
     """
-    numbered = ((segment_number(path.name), path) for path in folder.iterdir())
-    return sorted((number, path) for number, path in numbered if number is not None)
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir(), reverse=True):  # the plain name comes last, and stays
+        number = segment_number(path.name)
+        if number is not None:
+            found[number] = path
+    return sorted(found.items())
+
+
+def open_segment(path: Path) -> BinaryIO:
+    """Open a segment, compressed or not, to read its lines as they were written.
+
+    Raises:
+        OSError: the file cannot be opened. Reading raises `UNREADABLE` too.
+    """
+    if path.name.endswith(COMPRESSED):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")
 
 
 def read_raw_lines(path: Path) -> Iterator[bytes]:
     """Yield a file's lines with their ends, in pieces of at most the longest line allowed.
 
+    Where compressed bytes are damaged it ends with what could be read before.
+
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        while raw := file.readline(MAX_LINE_BYTES):
-            yield raw
+    with open_segment(path) as file:
+        try:
+            while raw := file.readline(MAX_LINE_BYTES):
+                yield raw
+        except UNREADABLE:
+            # WHY no error: what is missing is found by what follows, as in a cut-off file.
+            return
+
+
+def read_last_line(path: Path) -> bytes:
+    """Return a file's last line, empty where it has none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return next(iter(deque(read_raw_lines(path), maxlen=1)), b"")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit.errors import CheckpointError
-from audit.merkle import HASH_BYTES, inclusion_path, leaf_hash, root_of_path
+from audit.merkle import HASH_BYTES, Frontier, inclusion_path, leaf_hash, root_of_path
 from audit.signed_note import NoteVerifier, split_note
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
@@ -94,8 +94,12 @@ def read_checkpoint(note: bytes, verifier: NoteVerifier | None) -> Checkpoint:
     return parse_checkpoint(verifier.check(note), origin=verifier.name)
 
 
-def prove_inclusion(entries: Iterable[bytes], seq: int, note: bytes) -> InclusionProof:
+def prove_inclusion(
+    entries: Iterable[bytes], seq: int, note: bytes, *, before: Frontier | None = None
+) -> InclusionProof:
     """Return the proof that line `seq` is in the log of a checkpoint; `entries` are its lines.
+
+    `before` is the tree of lines that were retained away, where there are such.
 
     Raises:
         CheckpointError: the line is not covered, or the lines are not those of the checkpoint.
@@ -107,13 +111,13 @@ def prove_inclusion(entries: Iterable[bytes], seq: int, note: bytes) -> Inclusio
 
     def watched() -> Iterable[bytes]:
         nonlocal leaf
-        for place, entry in enumerate(entries, start=1):
+        for place, entry in enumerate(entries, start=1 + (before.size if before else 0)):
             if place == seq:
                 leaf = leaf_hash(entry)
             yield entry
 
     try:
-        path = inclusion_path(watched(), seq - 1, checkpoint.size)
+        path = inclusion_path(watched(), seq - 1, checkpoint.size, before)
     except ValueError as exc:
         raise CheckpointError(f"the log does not hold the lines it covers: {exc}") from exc
     if root_of_path(leaf, seq - 1, checkpoint.size, path) != checkpoint.root:

@@ -16,6 +16,8 @@ from typing import Final
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
 from audit.errors import CheckpointError
+from audit.folder_lock import is_being_written
+from audit.frontier_check import FrontierCheck
 from audit.merkle import Frontier
 from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
@@ -41,6 +43,7 @@ class CheckpointCheck:
     signed_lines: int = 0
     _by_size: dict[int, list[tuple[str, Checkpoint]]] = field(default_factory=dict)
     _of_segment: dict[int, Checkpoint] = field(default_factory=dict)
+    _frontiers: FrontierCheck = field(default_factory=FrontierCheck)
     _tree: Frontier = field(default_factory=Frontier)
     _has_broken: bool = False
 
@@ -49,18 +52,34 @@ class CheckpointCheck:
         """Whether there is anything to check lines against."""
         return bool(self._by_size)
 
-    def load_folder(self, folder: Path) -> None:
-        """Take the checkpoints that stand beside the segments.
+    def load_folder(self, folder: Path, first: int) -> None:
+        """Take the checkpoints that stand beside the segments, of which `first` is the first.
+
+        That of the segment before it vouches for a beginning that was retained away.
 
         Raises:
             OSError: the folder cannot be read.
         """
+        there = set[int]()
+        self._frontiers.load_folder(folder, first - 1)
         for path in sorted(folder.iterdir()):
             found = _NAME.fullmatch(path.name)
-            if found:
+            if found and int(found[1]) >= first - 1:
+                there.add(int(found[1]))
                 checkpoint = self._load(path, path.name)
                 if checkpoint is not None:
                     self._of_segment[int(found[1])] = checkpoint
+        self._frontiers.pair(there, folder, is_written=is_being_written(folder))
+
+    def of_segment(self, number: int) -> Checkpoint | None:
+        """Return the checkpoint of a segment, if it is there and good."""
+        return self._of_segment.get(number)
+
+    def begin(self, tree: Frontier) -> None:
+        """Begin after lines that were retained away, with the tree of these."""
+        self._tree = Frontier(tree.size, list(tree.peaks))
+        self._by_size = {size: each for size, each in self._by_size.items() if size >= tree.size}
+        self._compare_here()
 
     def load_kept(self, path: Path) -> None:
         """Take a checkpoint that was kept elsewhere.
@@ -86,7 +105,8 @@ class CheckpointCheck:
             return True
         if self._tree.size != segment.first_seq - 1:
             return False
-        if any(self._tree.size < size < segment.last_seq for size in self._by_size):
+        sizes = (*self._by_size, *self._frontiers.sizes())
+        if any(self._tree.size < size < segment.last_seq for size in sizes):
             return False
         for height, root in segment.trees:
             self._tree.add_tree(height, root)
@@ -96,6 +116,8 @@ class CheckpointCheck:
     def _compare_here(self) -> None:
         for file, checkpoint in self._by_size.get(self._tree.size, ()):
             self._compare(file, checkpoint)
+        if not self._has_broken:
+            self._frontiers.compare(self._tree)
 
     def end_segment(self, number: int, *, is_last: bool) -> None:
         """Look at a segment's own checkpoint once its last line was taken."""
@@ -118,6 +140,9 @@ class CheckpointCheck:
                 for file, _ in self._by_size[size]:
                     what = f"{size} lines were signed, the log holds {self._tree.size}: its end"
                     self._fault(file, f"{what} was cut off")
+        if self._by_size and not self._has_broken:
+            self._frontiers.finish(self._tree)
+        self.faults += [Fault(file, what) for file, what in self._frontiers.faults]
         if self.verifier is not None and not self._by_size and not self.faults:
             self._fault(checkpoint_name(1), "no segment has a checkpoint to check with the key")
 

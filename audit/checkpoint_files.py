@@ -10,9 +10,7 @@ one that was signed.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import Final
 
 from audit.chain import list_segments, read_raw_lines
 from audit.checkpoint import Checkpoint, read_checkpoint
@@ -20,8 +18,7 @@ from audit.errors import AuditFolderError, CheckpointError
 from audit.merkle import Frontier
 from audit.settings import AuditSettings
 from audit.signed_note import NoteSigner, load_signer
-
-_MODE: Final = 0o640
+from audit.whole_file import replace_file
 
 
 def checkpoint_name(number: int) -> str:
@@ -63,7 +60,9 @@ class CheckpointKeeper:
             OSError: the folder cannot be read.
         """
         segments = list_segments(self._folder)
-        known, self._tree = self._newest([number for number, _ in segments])
+        numbers = [number for number, _ in segments]
+        # The segment before the first one may have been retained away: its frontier stays.
+        known, self._tree = self._newest([numbers[0] - 1, *numbers] if numbers else [])
         for number, path in segments:
             if number >= known:
                 self._read(path, is_known=number == known)
@@ -86,11 +85,9 @@ class CheckpointKeeper:
             OSError: the files cannot be written; it may be tried again.
         """
         tree = self._tree
-        peaks = [peak.hex() for peak in tree.peaks]
         checkpoint = Checkpoint(self._signer.name, tree.size, tree.root())
-        frontier = json.dumps({"size": tree.size, "peaks": peaks}).encode() + b"\n"
-        _replace(self._folder / frontier_name(number), frontier)
-        _replace(self._folder / checkpoint_name(number), self._signer.sign(str(checkpoint)))
+        replace_file(self._folder / frontier_name(number), frontier_bytes(tree))
+        replace_file(self._folder / checkpoint_name(number), self._signer.sign(str(checkpoint)))
 
     def _newest(self, numbers: list[int]) -> tuple[int, Frontier]:
         """Return the newest segment whose frontier was signed by this key, and that frontier."""
@@ -98,7 +95,7 @@ class CheckpointKeeper:
             try:
                 note = (self._folder / checkpoint_name(number)).read_bytes()
                 checkpoint = read_checkpoint(note, self._signer.verifier)
-                frontier = _parse_frontier((self._folder / frontier_name(number)).read_bytes())
+                frontier = parse_frontier((self._folder / frontier_name(number)).read_bytes())
             except (FileNotFoundError, CheckpointError):
                 continue
             if (frontier.size, frontier.root()) == (checkpoint.size, checkpoint.root):
@@ -123,24 +120,23 @@ def _first_seq(raw: bytes, path: Path) -> int:
     return seq if type(seq) is int else 0
 
 
-def _parse_frontier(raw: bytes) -> Frontier:
+def frontier_bytes(tree: Frontier) -> bytes:
+    """Return a frontier as it stands in its file."""
+    peaks = [peak.hex() for peak in tree.peaks]
+    return json.dumps({"size": tree.size, "peaks": peaks}).encode() + b"\n"
+
+
+def parse_frontier(raw: bytes) -> Frontier:
+    """Return the frontier in a file's bytes.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     try:
         document = json.loads(raw)
-        return Frontier(int(document["size"]), [bytes.fromhex(each) for each in document["peaks"]])
-    except (ValueError, LookupError, TypeError, RecursionError) as exc:
+        found = Frontier(int(document["size"]), [bytes.fromhex(each) for each in document["peaks"]])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         raise CheckpointError("the frontier is damaged") from exc
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and force it to the disk."""
-    part = path.with_name(f".{path.name}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    if found.size < 0 or len(found.peaks) != found.size.bit_count():
+        raise CheckpointError("the frontier is damaged")
+    return found

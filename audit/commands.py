@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, TextIO
 
 from audit.access_log import AccessLogs
+from audit.beginning import tree_before
 from audit.chain import list_segments, parse_line, read_raw_lines
 from audit.checkpoint import prove_inclusion, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
@@ -102,7 +103,8 @@ def _prove_line(log: Path, seq: int) -> str:
                 for _, path in list_segments(log)
                 for raw in read_raw_lines(path)
             )
-            return prove_inclusion(entries, seq, file.read_bytes()).to_text()
+            before = tree_before(log, list_segments(log)[0][0])
+            return prove_inclusion(entries, seq, file.read_bytes(), before=before).to_text()
     raise CheckpointError(f"no checkpoint covers the line at seq {seq} yet")
 
 
@@ -130,7 +132,7 @@ def render_report(report: VerifyReport) -> str:
     if report.checkpoints:
         lines.append(
             f"  checkpoints: {report.checkpoints}, over the first {report.signed_lines} "
-            f"of {_plural(report.lines, 'line')}"
+            f"of {_plural(report.removed_lines + report.lines, 'line')}"
         )
     lines += [f"  ✗ {problem}" for problem in report.problems[:_SHOWN]]
     if report.problem_count > _SHOWN:

@@ -186,6 +186,7 @@ class EventDocument(TypedDict):
         "record_fault",
         "record_late",
         "dropped",
+        "segments_removed",
         "svid_issued",
         "svid_refused",
         "revoked",

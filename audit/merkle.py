@@ -67,6 +67,11 @@ class Frontier:
         self.peaks.append(node)
         self.size += 1 << height
 
+    def trees(self) -> list[tuple[int, bytes]]:
+        """Return the perfect subtrees it is made of as (height, root), from left to right."""
+        heights = [at for at in range(self.size.bit_length()) if self.size >> at & 1]
+        return list(zip(reversed(heights), self.peaks, strict=True))
+
     def root(self) -> bytes:
         """Return the root; that of the empty tree is the SHA-256 of nothing."""
         if not self.peaks:
@@ -122,8 +127,13 @@ def sibling_ranges(index: int, size: int) -> list[tuple[int, int]]:
     return ranges[::-1]
 
 
-def inclusion_path(entries: Iterable[bytes], index: int, size: int) -> list[bytes]:
+def inclusion_path(
+    entries: Iterable[bytes], index: int, size: int, before: Frontier | None = None
+) -> list[bytes]:
     """Return the inclusion path of leaf `index` from the tree's entries, read once, in order.
+
+    Of entries that are gone, the tree `before` is enough: a left sibling that lies among them is
+    one of its peaks.
 
     Raises:
         ValueError: the tree has no such leaf, or there are fewer entries than `size`.
@@ -132,7 +142,13 @@ def inclusion_path(entries: Iterable[bytes], index: int, size: int) -> list[byte
     parts = {begin: (end, Frontier()) for begin, end in ranges}
     end, part = 0, Frontier()
     count = 0
-    for at, entry in enumerate(entries):
+    for height, peak in before.trees() if before is not None else ():
+        if count in parts:
+            end, part = parts[count]
+        if count < end:
+            part.add_tree(height, peak)
+        count += 1 << height
+    for at, entry in enumerate(entries, start=count):
         if at == size:
             break
         if at in parts:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from audit.chain import list_segments, parse_line
+from audit.chain import UNREADABLE, list_segments, open_segment, parse_line
 from audit.errors import AuditReadError, DamagedLineError
 from audit.logs import find_logs
 from audit.query import Query
@@ -132,13 +132,16 @@ class _Tail:
     def _open(self, number: int, path: Path) -> None:
         self.close()
         self._number, self._name = number, path.name
-        self._file = path.open("rb")
+        self._file = open_segment(path)
         self._begun, self._offset = b"", 0
 
     def _read_open(self) -> Iterator[dict[str, Any] | Damaged]:
-        if self._file is None:
-            return
-        for piece in self._file:
+        while self._file is not None:
+            try:
+                piece = self._file.readline()
+            except UNREADABLE:
+                yield Damaged(self._name, self._offset, "the compressed bytes were changed")
+                return
             self._begun += piece
             if not piece.endswith(b"\n"):
                 return

@@ -34,6 +34,7 @@ class EventName(StrEnum):
     RECORD_FAULT = "record_fault"
     RECORD_LATE = "record_late"
     DROPPED = "dropped"
+    SEGMENTS_REMOVED = "segments_removed"
     SVID_ISSUED = "svid_issued"
     SVID_REFUSED = "svid_refused"
     REVOKED = "revoked"

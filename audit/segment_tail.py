@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from audit.chain import ChainState, Line, parse_line
+from audit.chain import COMPRESSED, ChainState, Line, parse_line, read_last_line
 from audit.errors import DamagedLineError
 
 _BLOCK: Final = 64 * 1024
@@ -89,11 +89,13 @@ def keep_torn(path: Path, torn: bytes) -> Path:
 
 
 def resume_segment(path: Path) -> Resumption:
-    """Set a torn end aside and return where the chain goes on.
+    """Set a torn end aside and return where the chain goes on; never within a compressed segment.
 
     Raises:
         OSError: the segment cannot be read, or the torn bytes cannot be kept.
     """
+    if path.name.endswith(COMPRESSED):
+        return _after_compressed(path)
     tail = read_tail(path)
     details: dict[str, Any] = {}
     if tail.torn:
@@ -117,6 +119,15 @@ def resume_segment(path: Path) -> Resumption:
     return Resumption(
         state=ChainState(_claimed_seq(path), digest), in_place=False, details=details | damage
     )
+
+
+def _after_compressed(path: Path) -> Resumption:
+    """Return where the chain goes on after a segment that was closed and compressed."""
+    try:
+        return Resumption(state=parse_line(read_last_line(path)).state, in_place=False)
+    except DamagedLineError:
+        details = {"cause": "the last whole line is damaged", "segment": path.name}
+        return Resumption(state=ChainState(), in_place=False, details=details)
 
 
 def _claimed_seq(path: Path) -> int:

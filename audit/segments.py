@@ -9,8 +9,11 @@ can be tried again later and no line is ever half there or there twice.
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +23,7 @@ from audit.chain import (
     link_line,
     list_segments,
     parse_line,
+    read_raw_lines,
     segment_name,
 )
 from audit.checkpoint_files import CheckpointKeeper
@@ -29,6 +33,7 @@ from audit.folder_lock import FolderLock
 from audit.record import SCHEMA_VERSION, Kind
 from audit.segment_tail import resume_segment
 from audit.signed_note import NoteSigner
+from audit.whole_file import sync_folder
 
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _MODE: Final = 0o640
@@ -37,7 +42,7 @@ _MODE: Final = 0o640
 class SegmentFolder:
     """The open log of one folder. Not thread-safe: the writer thread owns it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what opens a log, each by name
         self,
         folder: Path,
         *,
@@ -46,8 +51,11 @@ class SegmentFolder:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         signer: NoteSigner | None = None,
+        max_age_seconds: float = math.inf,
     ) -> None:
         """Lock the folder and find the chain's end; `resumed` says what was found amiss there.
+
+        A segment is closed at `max_bytes`, or once it is `max_age_seconds` old and holds a line.
 
         Raises:
             AuditFolderError: the folder cannot be used (AuditLockedError: in use).
@@ -55,6 +63,9 @@ class SegmentFolder:
         self.folder = folder
         self.resumed: Mapping[str, Any] = {}
         self._max_bytes = max_bytes
+        self._max_age_seconds = max_age_seconds
+        self._begun_at = 0.0
+        self._first_seq = 0
         self._node = node
         self._clock = clock
         self._log_id = new_id()
@@ -63,6 +74,7 @@ class SegmentFolder:
         self._size = 0
         self._state = ChainState()
         self._dirty = False
+        self._committed = (0, 0)
         self._checkpoints = CheckpointKeeper(folder, signer) if signer is not None else None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +103,21 @@ class SegmentFolder:
         return self._number
 
     @property
+    def committed(self) -> tuple[int, int]:
+        """The open segment's number, and how many of its bytes will stay. For any thread."""
+        return self._committed
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the open segment may stay open; infinite while it holds no line but its header.
+
+        It may be less than nothing.
+        """
+        if self._fd < 0 or self._state.seq <= self._first_seq:
+            return math.inf
+        return self._begun_at + self._max_age_seconds - self._clock()
+
+    @property
     def is_dirty(self) -> bool:
         """Whether committed lines were not yet forced to the disk."""
         return self._dirty
@@ -101,7 +128,7 @@ class SegmentFolder:
         Raises:
             OSError: nothing of this call was committed; it may be tried again.
         """
-        if self._fd < 0 or self._size >= self._max_bytes:
+        if self._fd < 0 or self._size >= self._max_bytes or self.seconds_left <= 0:
             self._begin_segment()
         elif not self._is_in_place():
             raise FileNotFoundError(f"segment `{segment_name(self._number)}` has gone")
@@ -124,6 +151,15 @@ class SegmentFolder:
         if self._dirty and self._fd >= 0:
             os.fsync(self._fd)
         self._dirty = False
+
+    def close_aged(self) -> None:
+        """Begin the next segment when the open one is too old.
+
+        Raises:
+            OSError: it cannot be begun; it may be tried again.
+        """
+        if self.seconds_left <= 0:
+            self._begin_segment()
 
     def seal(self) -> None:
         """Sign a checkpoint of all that was committed, where a key was given.
@@ -170,15 +206,19 @@ class SegmentFolder:
         self._number, path = segments[-1]
         found = resume_segment(path)
         self.resumed, self._state = found.details, found.state
+        self._committed = (self._number, sys.maxsize)  # nothing more is written there
         if not found.in_place:
             return
         self._size = path.stat().st_size
         if self._size:
+            self._committed = (self._number, self._size)
             self._fd = os.open(path, _FLAGS, _MODE)
+            self._first_seq, self._begun_at = _begin_of(path, self._clock())
             return
         # The newest segment never began: the chain ends in the one before.
         path.unlink()
         self._number -= 1
+        self._committed = (self._number, sys.maxsize)
         if len(segments) > 1:
             before = resume_segment(segments[-2][1])
             self._state, self.resumed = before.state, found.details or before.details
@@ -205,12 +245,14 @@ class SegmentFolder:
         try:
             _write_all(fd, line)
             os.fsync(fd)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
         self._fd, self._number, self._size, self._state = fd, number, len(line), state
+        self._first_seq, self._begun_at = state.seq, self._clock()
+        self._committed = (number, len(line))
         self._note_committed([line])
 
     def _link(self, state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
@@ -254,6 +296,7 @@ class SegmentFolder:
             raise
         self._size += len(data)
         self._state = state
+        self._committed = (self._number, self._size)
         self._dirty = not sync
         self._note_committed(lines)
 
@@ -284,24 +327,22 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _sync_folder(folder: Path) -> None:
-    """Force the folder's own entries to the disk, so that a new segment keeps its name."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _log_id(segments: Sequence[tuple[int, Path]]) -> str | None:
     """Return the log's id from the newest header that can be read."""
     for _, path in reversed(segments):
-        with path.open("rb") as file:
-            raw = file.readline(MAX_LINE_BYTES)
         try:
-            found = parse_line(raw).document.get("log_id")
+            found = parse_line(next(read_raw_lines(path), b"")).document.get("log_id")
         except DamagedLineError:
             continue
         if isinstance(found, str):
             return found
     return None
+
+
+def _begin_of(path: Path, now: float) -> tuple[int, float]:
+    """Return the seq of a segment's header and when it was made; `now` where it does not tell."""
+    try:
+        line = parse_line(next(read_raw_lines(path), b""))
+        return line.seq, datetime.fromisoformat(line.document["created_at"]).timestamp()
+    except (DamagedLineError, LookupError, ValueError, TypeError):
+        return 0, now

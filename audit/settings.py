@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from audit.logs import worker_folder
 from audit.redact import DEFAULT_CLAIMS, DEFAULT_HEADERS
+from audit.sinks.settings import SinkSettings
 
 
 class FsyncPolicy(StrEnum):
@@ -28,6 +29,38 @@ class AuditMode(StrEnum):
     BEST_EFFORT = "best-effort"
 
 
+class Compression(StrEnum):
+    """What becomes of a segment that is closed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
+class RetentionSettings(BaseModel):
+    """How long the record is kept. What is deleted was signed, and taken by every sink, before."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+    max_age_days: float = Field(
+        default=0,
+        ge=0,
+        description="A segment whose newest line is older is deleted; 0: none is for its age.",
+    )
+    max_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="The oldest segments are deleted while all together take more (of several "
+        "workers: those of each); 0: none is for its size.",
+    )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anything is ever deleted."""
+        return bool(self.max_age_days or self.max_bytes)
+
+
 class AuditSettings(BaseModel):
     """Where the record goes, how much may wait, and what it may hold."""
 
@@ -44,6 +77,23 @@ class AuditSettings(BaseModel):
         default=64 * 1024 * 1024,
         ge=4096,
         description="Size at which a segment is closed and the next one begins.",
+    )
+    max_segment_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="Age at which a segment that holds a line is closed as well; 0: never.",
+    )
+    compression: Compression = Field(
+        default=Compression.NONE,
+        description="What is done to closed segments: `gzip` takes about a tenth of the disk; "
+        "reading them takes longer.",
+    )
+    retention: RetentionSettings = Field(
+        default_factory=RetentionSettings,
+        description="How long the record is kept; for ever by default.",
+    )
+    sinks: SinkSettings = Field(
+        default_factory=SinkSettings, description="Where the record goes beside its files."
     )
     mode: AuditMode = Field(
         default=AuditMode.SPILL,
@@ -107,6 +157,27 @@ class AuditSettings(BaseModel):
     claims: tuple[str, ...] = Field(
         default=DEFAULT_CLAIMS, description="Token claims that are recorded beside `iss` and `sub`."
     )
+
+    @model_validator(mode="after")
+    def _is_signed_before_it_is_deleted(self) -> AuditSettings:
+        if self.retention.is_wanted and self.checkpoint_key_file is None:
+            raise ValueError(
+                "`retention` needs `checkpointKeyFile`: what is deleted must have been signed, or "
+                "a lost beginning could not be told from a deleted one"
+            )
+        return self
+
+    def made_absolute(self, base: Path) -> AuditSettings:
+        """Return the settings with relative paths counted from `base`."""
+        key = self.checkpoint_key_file
+        uploads = tuple(each.made_absolute(base) for each in self.sinks.uploads)
+        return self.model_copy(
+            update={
+                "folder": base / self.folder,
+                "checkpoint_key_file": None if key is None else base / key,
+                "sinks": self.sinks.model_copy(update={"uploads": uploads}),
+            }
+        )
 
     def for_worker(self, worker: str, *, node: str) -> AuditSettings:
         """Return the settings of one of several workers: a log, a chain and a name of its own.

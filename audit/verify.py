@@ -16,7 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from audit.beginning import Beginning, find_beginning
 from audit.chain import (
+    COMPRESSED,
     GENESIS_HASH,
     Line,
     list_segments,
@@ -25,6 +27,7 @@ from audit.chain import (
     segment_number,
 )
 from audit.checkpoint_check import CheckpointCheck
+from audit.compressing import digest_fault
 from audit.errors import AuditReadError, DamagedLineError
 from audit.folder_lock import is_being_written
 from audit.record import EventName, Kind
@@ -57,7 +60,8 @@ class Problem:
 class VerifyReport:
     """What was read and what is wrong with it. `problems` holds the first thousand.
 
-    `checkpoints` counts those whose root is that of the lines, `signed_lines` what they cover.
+    `checkpoints` counts those whose root is that of the lines, `signed_lines` what they cover;
+    `removed_lines` are those before the first, which retention removed.
     """
 
     path: str
@@ -74,6 +78,7 @@ class VerifyReport:
     notes: tuple[str, ...]
     checkpoints: int = 0
     signed_lines: int = 0
+    removed_lines: int = 0
 
     @property
     def intact(self) -> bool:
@@ -100,6 +105,7 @@ class _Walk:
     signed: CheckpointCheck = field(default_factory=CheckpointCheck)
     on_decision: Callable[[str], None] | None = None
     chained: Mapping[Path, ChainedSegment] = field(default_factory=dict)
+    beginning: Beginning | None = None
 
     def report(self, problem: Problem) -> None:
         """Count a problem, and keep it while there is room."""
@@ -130,18 +136,20 @@ def verify_folder(
     try:
         segments = _find_segments(path)
         walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision, chained=chained)
-        if path.is_dir():
-            _load_checkpoints(path, kept, walk)
         if path.is_file():
             walk.next_seq = walk.next_prev = None  # what came before is not here to be asked
         else:
+            _load_checkpoints(path, kept, segments[0][0], walk)
+            _begin(path, segments[0][0], walk)
             _check_numbers(segments, walk)
         for number, file in segments:
+            _check_digest(file, walk)
             if not _take_chained(number, file, walk):
                 _verify_segment(number, file, walk)
             walk.signed.end_segment(number, is_last=file == segments[-1][1])
         if path.is_dir():
             walk.signed.finish()
+            _check_beginning(segments[0][1], walk)
         for fault in walk.signed.faults:
             walk.report(Problem(file=fault.file, line=0, what=fault.what))
         notes = _notes(path, segments, walk)
@@ -162,12 +170,13 @@ def verify_folder(
         notes=notes,
         checkpoints=walk.signed.matched,
         signed_lines=walk.signed.signed_lines,
+        removed_lines=_removed_lines(walk),
     )
 
 
-def _load_checkpoints(folder: Path, kept: Iterable[Path], walk: _Walk) -> None:
+def _load_checkpoints(folder: Path, kept: Iterable[Path], first: int, walk: _Walk) -> None:
     """Take the checkpoints before any line is read: a log that is written may grow meanwhile."""
-    walk.signed.load_folder(folder)
+    walk.signed.load_folder(folder, first)
     for file in kept:
         walk.signed.load_kept(file)
 
@@ -183,9 +192,34 @@ def _find_segments(path: Path) -> list[tuple[int, Path]]:
     return segments
 
 
+def _begin(folder: Path, first: int, walk: _Walk) -> None:
+    """Begin where the log begins: after segments that were retained away, where that is vouched."""
+    walk.beginning = find_beginning(folder, first, walk.signed.of_segment(first - 1))
+    if walk.beginning is not None:
+        walk.next_seq, walk.next_prev = walk.beginning.tree.size + 1, None
+        walk.signed.begin(walk.beginning.tree)
+
+
+def _removed_lines(walk: _Walk) -> int:
+    return walk.beginning.tree.size if walk.beginning is not None else 0
+
+
+def _check_beginning(first: Path, walk: _Walk) -> None:
+    fault = walk.beginning.fault() if walk.beginning is not None else ""
+    if fault:
+        walk.report(Problem(file=first.name, line=0, what=fault))
+
+
+def _check_digest(path: Path, walk: _Walk) -> None:
+    """Report a compressed segment whose bytes are not those that were written."""
+    fault = digest_fault(path) if path.name.endswith(COMPRESSED) else ""
+    if fault:
+        walk.report(Problem(file=path.name, line=0, what=fault))
+
+
 def _check_numbers(segments: list[tuple[int, Path]], walk: _Walk) -> None:
     """Report numbers that are missing from the row of segments."""
-    expected = 1
+    expected = 1 if walk.beginning is None else segments[0][0]
     for number, path in segments:
         if number > expected:
             missing = f"{expected}" if number == expected + 1 else f"{expected} to {number - 1}"
@@ -198,7 +232,8 @@ def _check_numbers(segments: list[tuple[int, Path]], walk: _Walk) -> None:
 def _take_chained(number: int, path: Path, walk: _Walk) -> bool:
     """Take a segment that was read already, where nothing is amiss between it and the walk."""
     known = walk.chained.get(path.absolute())
-    if known is None or walk.on_decision is not None:
+    # What a beginning needs of lines is not known of segments that were read already.
+    if known is None or walk.on_decision is not None or walk.beginning is not None:
         return False
     expected = (number, walk.next_seq, walk.next_prev, walk.log_id or known.log_id)
     if expected != (known.number, known.first_seq, known.prev, known.log_id):
@@ -210,7 +245,7 @@ def _take_chained(number: int, path: Path, walk: _Walk) -> bool:
     walk.decisions += known.decisions
     walk.events += known.events
     walk.last_hash, walk.last_event = known.last_hash, known.last_event
-    walk.first_at, walk.last_at = walk.first_at or known.first_at, known.last_at
+    walk.first_at, walk.last_at = walk.first_at or known.first_at, known.last_at or walk.last_at
     return True
 
 
@@ -236,6 +271,8 @@ def _verify_segment(number: int, path: Path, walk: _Walk) -> None:
                 )
             )
         _count(line, walk)
+        if walk.beginning is not None:
+            walk.beginning.take(line)
     if place == 0:
         walk.report(Problem(file=path.name, line=0, what="the segment is empty"))
 
@@ -319,7 +356,12 @@ def _notes(path: Path, segments: list[tuple[int, Path]], walk: _Walk) -> tuple[s
     if path.is_file():
         notes.append("one segment only: what came before it and after it was not looked at")
     elif walk.signed.is_wanted or walk.signed.verifier is not None:
-        notes.extend(walk.signed.notes(walk.lines))
+        notes.extend(walk.signed.notes(_removed_lines(walk) + walk.lines))
+    if walk.beginning is not None:
+        notes.append(
+            f"it begins after segment {walk.beginning.number}: what came before, "
+            f"{_removed_lines(walk)} lines, was removed by retention"
+        )
     if is_being_written(folder):
         notes.append("the log is being written: a last line without its end may be on its way")
     elif walk.last_event != "stop" and segments:

@@ -10,6 +10,7 @@ answers were denials. In `best-effort` what was dropped is told on record.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -88,6 +89,7 @@ class AuditWriter:
             clock=clock,
             new_id=new_id,
             signer=open_signer(settings, node),
+            max_age_seconds=settings.max_segment_seconds or math.inf,
         )
         try:
             self._intake = self._open_chain(start_details or {})
@@ -128,6 +130,16 @@ class AuditWriter:
             AuditUnavailable: it is not.
         """
         self._intake.offer_durably(event, timeout_seconds=timeout_seconds)
+
+    @property
+    def committed(self) -> tuple[int, int]:
+        """The open segment's number, and how many of its bytes will stay as they are."""
+        return self._segments.committed
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest line."""
+        return self._segments.state.seq
 
     def health(self) -> str | None:
         """Return why records cannot be accepted now, or None when they can."""
@@ -203,7 +215,7 @@ class AuditWriter:
     def _take_in(self, taken: Taken) -> None:
         """Move what was taken to the pending documents."""
         if not taken.offered and not taken.is_over:
-            self._sync_idle()
+            self._rest()
         if taken.dropped:
             details = {"records": sum(taken.dropped.values()), "causes": taken.dropped}
             self._append_own(AuditEvent(event=EventName.DROPPED, at=self._clock(), details=details))
@@ -292,9 +304,21 @@ class AuditWriter:
         return self._intake.pause(self._settings.retry_milliseconds / 1000)
 
     def _idle_seconds(self) -> float | None:
-        """How long to sleep when nothing waits: for ever, unless a sync is due."""
+        """How long to sleep when nothing waits: for ever, unless a sync or a new segment is due."""
         due = self._settings.fsync is FsyncPolicy.INTERVAL and self._segments.is_dirty
-        return self._settings.fsync_milliseconds / 1000 if due else None
+        sync = self._settings.fsync_milliseconds / 1000 if due else math.inf
+        seconds = min(sync, max(0.0, self._segments.seconds_left))
+        return min(seconds, threading.TIMEOUT_MAX) if seconds < math.inf else None
+
+    def _rest(self) -> None:
+        """Do what is due while nothing waits: force lines to the disk, close an old segment."""
+        self._sync_idle()
+        if self._intake.fault is None:
+            try:
+                self._segments.close_aged()
+            except OSError as exc:
+                self._fail(exc)
+            self._on_written()
 
     def _sync_idle(self) -> None:
         try:

@@ -36,7 +36,7 @@ def load_settings(path: Path) -> Settings:
             "bundles": tuple(each.made_absolute(base) for each in settings.bundles),
             "identity": _with_absolute_files(base, settings.identity),
             "dryrun": settings.dryrun.made_absolute(base),
-            "audit": settings.audit.model_copy(update={"folder": base / settings.audit.folder}),
+            "audit": settings.audit.made_absolute(base),
         }
     )
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import structlog
 
+from audit.open_log import OpenLog
 from audit.record import AuditEvent, EventName
 from audit.writer import AuditWriter
+from authz.audit_parts import open_audit, sink_states
 from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
 from authz.candidate_parts import Candidate
@@ -88,14 +88,9 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         state = keeper.current()
         _note_state(metrics, state)
         provider_metrics = ProviderMetrics(metrics.registry, keeper.current)
-        writer = AuditWriter(
-            settings.audit,
-            node=settings.audit.node_name or socket.gethostname(),
-            start_details={"revision": state.revision},
-        )
-        stack.callback(writer.close)
-        audit.writer = writer
-        _watch_audit(metrics, writer)
+        log = open_audit(settings.audit, metrics, revision=state.revision)
+        stack.callback(log.close)
+        audit.writer = log.writer
         _watch_keys(metrics, keys)
         watch_bundles(metrics, bundles)
         watch_policy_bundles(metrics.registry, policy_bundles)
@@ -116,7 +111,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
             candidate.start()
             around = replace(around, candidate=candidate.shadow.verdict)
         authorizer = Authorizer(
-            state=keeper.current, around=around, recorder=writer, metrics=metrics
+            state=keeper.current, around=around, recorder=log.writer, metrics=metrics
         )
         bundles.start()
 
@@ -130,7 +125,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
         reading.begin_serving()
         keeper.start()
         stack.callback(keeper.stop)
-        ready = _readiness(keeper, writer, keys, bundles, stop, policy_bundles)
+        ready = _readiness(keeper, log, keys, bundles, stop, policy_bundles)
         _run(settings, stop, authorizer, ready, metrics)
     _log.info("stopped")
 
@@ -263,31 +258,9 @@ def _key_status(status: KeySourceStatus) -> Mapping[str, Any]:
     }
 
 
-def _watch_audit(metrics: Metrics, writer: AuditWriter) -> None:
-    metrics.watch(
-        "meshwarden_audit_written", "Lines written to the record.", lambda: writer.written
-    )
-    metrics.watch(
-        "meshwarden_audit_waiting", "Records accepted and not yet written.", lambda: writer.waiting
-    )
-    metrics.watch(
-        "meshwarden_audit_failed", "Failed attempts to write the record.", lambda: writer.failed
-    )
-    metrics.watch(
-        "meshwarden_audit_refused", "Records not accepted; each was a denial.",
-        lambda: writer.refused,
-    )  # fmt: skip
-    for cause in writer.dropped:
-        metrics.watch(
-            f"meshwarden_audit_dropped_{cause}",
-            "Records dropped for this cause (mode `best-effort`).",
-            partial(writer.dropped.__getitem__, cause),
-        )
-
-
 def _readiness(
     keeper: StateKeeper,
-    writer: AuditWriter,
+    log: OpenLog,
     keys: JwksCache,
     bundles: BundleWatch,
     stop: threading.Event,
@@ -295,8 +268,8 @@ def _readiness(
 ) -> Callable[[], tuple[bool, Mapping[str, Any]]]:
     def ready() -> tuple[bool, Mapping[str, Any]]:
         status = keeper.status()
-        audit_fault = writer.health()
-        is_ready = not writer.is_denying and not stop.is_set()
+        audit_fault = log.writer.health()
+        is_ready = not log.writer.is_denying and not stop.is_set()
         return is_ready, {
             "ready": is_ready,
             "revision": status.revision,
@@ -304,6 +277,7 @@ def _readiness(
             "policies": len(keeper.current().snapshot.policies),
             "refused": [str(problem) for problem in status.problems],
             "audit": audit_fault or "ok",
+            "audit_sinks": sink_states(log),
             "draining": stop.is_set(),
             "keys": [_key_status(each) for each in keys.status()],
             "trust_bundles": [shown_bundle(each) for each in bundles.status()],

@@ -192,7 +192,10 @@ def test_each_sealed_segment_is_signed(signed_log: Path, verifier: NoteVerifier)
 def test_tree_goes_on_after_a_restart(
     signed_log: Path, signing, open_writer, record, verifier, lost: str
 ) -> None:
-    """A second writer takes the tree up from a frontier, or from the lines where it is gone."""
+    """A second writer takes the tree up from a frontier, or from the lines where it is gone.
+
+    What is gone of a segment that stays closed is told.
+    """
     newest = list_segments(signed_log)[-1][0]
     for number in range(1, newest + 1):
         if lost in {"frontiers", "all"} or (lost == "newest" and number == newest):
@@ -204,7 +207,8 @@ def test_tree_goes_on_after_a_restart(
         writer.offer(record(number))
     writer.close()
     report = verify_folder(signed_log, verifier=verifier)
-    assert report.problems == ()
+    missing = [frontier_name(number) for number in range(1, newest)] * (lost == "frontiers")
+    assert [found.file for found in report.problems] == missing
     assert report.signed_lines == report.lines
 
 
@@ -334,11 +338,9 @@ def test_any_mutation_is_found_and_located(signed_log: Path, verifier, mutate) -
 @_SHARED
 @given(data=st.data())
 def test_any_missing_file_is_found(signed_log: Path, verifier, data: st.DataObject) -> None:
-    """A segment or a checkpoint taken away is named, the first checkpoints aside: later ones
-    vouch for the same lines.
-    """
+    """A segment, a checkpoint or a frontier taken away is found."""
     segments = [path for _, path in list_segments(signed_log)]
-    signed = [path.with_suffix(".checkpoint") for path in segments][1:-1]
+    signed = [path.with_suffix(end) for path in segments for end in (".checkpoint", ".frontier")]
     path = data.draw(st.sampled_from(segments + signed))
     raw = path.read_bytes()
     path.unlink()
@@ -358,6 +360,8 @@ def test_newest_segment_and_checkpoint_taken_away_needs_one_kept(
     kept.write_bytes(newest.with_suffix(".checkpoint").read_bytes())
     newest.unlink()
     newest.with_suffix(".checkpoint").unlink()
+    assert not verify_folder(signed_log, verifier=verifier).intact
+    newest.with_suffix(".frontier").unlink()
     assert verify_folder(signed_log, verifier=verifier).intact
     (found,) = verify_folder(signed_log, verifier=verifier, kept=[kept]).problems
     assert "its end was cut off" in found.what
@@ -370,6 +374,11 @@ def test_other_key_and_no_checkpoint_are_found(signed_log: Path, tmp_path: Path)
     assert all("bears no signature" in found.what for found in report.problems)
     assert report.problem_count == report.segments
     for path in signed_log.glob("*.checkpoint"):
+        path.unlink()
+    problems = verify_folder(signed_log, verifier=other).problems
+    assert len(problems) == report.segments
+    assert all("it is missing beside" in found.what for found in problems)
+    for path in signed_log.glob("*.frontier"):
         path.unlink()
     (found,) = verify_folder(signed_log, verifier=other).problems
     assert "no segment has a checkpoint" in found.what

@@ -1,0 +1,113 @@
+"""Housekeeping of an open log: closed segments are compressed, old ones are removed.
+
+A thread of its own does it, when a segment was closed and once an hour: nothing that
+decides waits for it, and what it cannot do now it tries again.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from audit.compressing import compress_closed
+from audit.errors import AuditUnavailable
+from audit.record import AuditEvent, EventName
+from audit.retaining import find_removal, remove
+from audit.settings import AuditSettings, Compression
+from audit.writer import AuditWriter
+
+_LOOK_SECONDS: Final = 3600.0  # how late what grew too old may go
+
+
+class LogKeeper:
+    """The housekeeper of one log. `removed` counts segments, `fault` says what fails now."""
+
+    def __init__(
+        self,
+        settings: AuditSettings,
+        writer: AuditWriter,
+        *,
+        acknowledged: Callable[[], float],
+        clock: Callable[[], float],
+        on_fault: Callable[[str], None],
+    ) -> None:
+        """Keep what to look after; `acknowledged`: sinks have all segments before this one."""
+        self.removed = 0
+        self.compressed = 0
+        self.fault: str | None = None
+        self._settings = settings
+        self._writer = writer
+        self._acknowledged = acknowledged
+        self._clock = clock
+        self._on_fault = on_fault
+        self._seen = -1
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what is there."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look whether a segment was closed. Cheap: the writer calls it for every group."""
+        if self._writer.committed[0] != self._seen:
+            self._wake.set()
+
+    def close(self) -> None:
+        """End; a segment that is being compressed is ended first."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._seen = self._writer.committed[0]
+            try:
+                self._keep()
+            except (OSError, AuditUnavailable) as exc:
+                self._note(exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc))
+            except Exception as exc:  # noqa: BLE001 - the thread's top: a dead one keeps nothing
+                self._note(f"it failed: {type(exc).__name__}")
+            else:
+                self.fault = None
+            self._wake.wait(_LOOK_SECONDS)
+            self._wake.clear()
+
+    def _keep(self) -> None:
+        """Compress, then remove until nothing more may go.
+
+        Raises:
+            OSError: a file could not be made or removed.
+            AuditUnavailable: the record takes no event, without which nothing is removed.
+        """
+        folder, newest = self._settings.folder, self._writer.committed[0]
+        if self._settings.compression is Compression.GZIP:
+            self.compressed += compress_closed(folder, newest)
+        if not self._settings.retention.is_wanted:
+            return
+        removal = find_removal(
+            folder,
+            self._settings.retention,
+            now=self._clock(),
+            open_segment=newest,
+            acknowledged=self._acknowledged(),
+        )
+        if removal is not None and not self._stop.is_set():
+            event = AuditEvent(
+                event=EventName.SEGMENTS_REMOVED, at=self._clock(), details=removal.details
+            )
+            self._writer.offer_durably(event)
+            remove(folder, removal)
+            self.removed += len(removal.segments)
+
+    def _note(self, why: str) -> None:
+        if self.fault is None:
+            self._on_fault(why)
+        self.fault = why
+
+
+NO_SINK: Final = math.inf
+"""What `acknowledged` says where there is no sink."""
