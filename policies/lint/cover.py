@@ -104,16 +104,15 @@ def _negative_implied(narrow: Conjunction, clause: Clause, mesh: Mesh) -> bool:
 def list_covers(key: str, wide: tuple[Value, ...], narrow: tuple[Value, ...], mesh: Mesh) -> bool:
     """Whether each text that a value of `narrow` matches is matched by one of `wide`."""
     domains = mesh.trust_domains
-    for value in narrow:
-        for text in texts_of(key, value.text, domains):
-            for other in wide:
-                if any(
-                    _value_covers(key, each, text) for each in texts_of(key, other.text, domains)
-                ):
-                    break
-            else:
-                return False
-    return True
+    ours = [text for value in wide for text in texts_of(key, value.text, domains)]
+    # The same text is the usual proof; only patterns and ranges can be another one.
+    same = frozenset(ours) if key != "source.serviceAccount" else frozenset()
+    others = ours if not same or key in _ADDRESSES else [each for each in ours if "*" in each]
+    return all(
+        text in same or any(_value_covers(key, each, text) for each in others)
+        for value in narrow
+        for text in texts_of(key, value.text, domains)
+    )
 
 
 # WHY cached: every policy is held against every other one of its scope.

@@ -14,6 +14,7 @@ from policies.lint.facts import Attached, Facts, clauses_of, resource_name, rule
 from policies.lint.finding import Related, Spot
 from policies.lint.inventory import KnownWorkload
 from policies.lint.registry import rule
+from policies.lint.tokens import may_meet
 from policies.lint.witness import probes_of, witnesses
 from policies.mesh import Mesh
 from policies.model import Action, AuthorizationPolicy, RequestAuthentication
@@ -98,14 +99,14 @@ def token_may_be_left_out(facts: Facts) -> Iterator[Spot]:
     """A RequestAuthentication where no policy asks for the token, and requests without pass."""
     mesh = facts.mesh
     attached = Attached(facts.others, mesh)
-    anywhere = any(map(_asks_for_token, facts.others))
+    asking = [policy for policy in facts.others if not policy.dry_run and _asks_for_token(policy)]
     for resource in facts.request_authentications:
         if not resource.jwt_rules or resource.attachment.target_refs:
             continue
         known = [each.as_asked() for each in facts.workloads]
         near = [each for each in known if _applies(resource, each, mesh)]
-        if not near and resource.metadata.namespace == mesh.root_namespace and anywhere:
-            # Policies of namespaces that nobody lists may ask for it.
+        # Which workloads a narrower policy leaves out is not known where none is listed.
+        if not near and any(may_meet(each, resource, mesh.root_namespace) for each in asking):
             continue
         home = Workload(
             namespace=resource.metadata.namespace, labels=dict(resource.attachment.selector or {})

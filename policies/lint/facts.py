@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from policies.attachment import is_attached
 from policies.decision import Decision, Effect, Layer
@@ -26,6 +27,8 @@ from policies.model import (
     Value,
 )
 from policies.request import Request, Workload
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,23 @@ class Facts:
     resources: tuple[Resource, ...]
     known: Known
     read: set[str] = field(default_factory=set)
+    _made: dict[str, tuple[Any, frozenset[str]]] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """Return what `make` makes, made once for all rules that ask by the same name.
+
+        Each of them has read what it was made of.
+        """
+        if name not in self._made:
+            asked, self.read = self.read, set()
+            try:
+                self._made[name] = (make(), frozenset(self.read))
+            finally:
+                self.read = asked
+        made: Made
+        made, letters = self._made[name]
+        self.read |= letters
+        return made
 
     @property
     def policies(self) -> tuple[AuthorizationPolicy, ...]:
@@ -185,11 +205,17 @@ class Facts:
 
     def values(self, *keys: str) -> Iterator[Written]:
         """Yield every value that is tested on one of the attribute keys."""
+        written = self.once("written", self._written)
+        for key in keys:
+            yield from written.get(key, ())
+
+    def _written(self) -> dict[str, list[Written]]:
+        found: dict[str, list[Written]] = {}
         for policy in self.policies:
             for rule_path, rule in rules_of(policy):
                 for path, clause in clauses_of(rule, rule_path):
-                    if clause.key in keys:
-                        yield from _values_of(policy, rule, clause, path)
+                    found.setdefault(clause.key, []).extend(_values_of(policy, rule, clause, path))
+        return found
 
 
 class Attached:

@@ -239,7 +239,7 @@ class _Shadows:
             for each in other.rules
         )
 
-    def found(self) -> Iterator[tuple[AuthorizationPolicy, list[Placed], bool]]:
+    def found(self) -> Iterator[Shadow]:
         """Yield each with what covers it, and whether the two say the same."""
         gone: set[int] = set()
         # The later of two that say the same is the one too many.
@@ -252,8 +252,16 @@ class _Shadows:
                 yield policy, covers, self.is_same(policy, covers)
 
 
+Shadow = tuple[AuthorizationPolicy, list[Placed], bool]
+"""A policy, what covers each of its rules, and whether the two say the same."""
+
+
+def _shadows(facts: Facts, action: Action) -> list[Shadow]:
+    return facts.once(f"shadows {action}", lambda: list(_Shadows(facts, action).found()))
+
+
 def _covered_spots(facts: Facts, action: Action, message: str, *, same: bool) -> Iterator[Spot]:
-    for policy, covers, is_same in _Shadows(facts, action).found():
+    for policy, covers, is_same in _shadows(facts, action):
         if is_same is not same:
             continue
         other, wide = covers[0]

@@ -13,7 +13,7 @@ from policies.lint.registry import rule
 from policies.model import Attachment, AuthorizationPolicy, RequestAuthentication
 
 
-def _may_meet(policy: AuthorizationPolicy, other: RequestAuthentication, root: str) -> bool:
+def may_meet(policy: AuthorizationPolicy, other: RequestAuthentication, root: str) -> bool:
     """Whether one workload may have both: only a sure no is a no."""
     ours, theirs = policy.metadata.namespace, other.metadata.namespace
     if root not in (ours, theirs) and ours != theirs:
@@ -31,7 +31,7 @@ def token_nobody_checks(facts: Facts) -> Iterator[Spot]:
     """A condition on a token where no RequestAuthentication can have checked one."""
     authentications, root = facts.request_authentications, facts.mesh.root_namespace
     for policy in facts.policies:
-        if any(_may_meet(policy, each, root) for each in authentications):
+        if any(may_meet(policy, each, root) for each in authentications):
             continue
         for rule_path, each_rule in rules_of(policy):
             for path, clause in clauses_of(each_rule, rule_path):
@@ -51,7 +51,7 @@ def issuer_nobody_trusts(facts: Facts) -> Iterator[Spot]:
     """An issuer that no RequestAuthentication in reach names."""
     authentications, root = facts.request_authentications, facts.mesh.root_namespace
     for each in facts.values("request.auth.principal", "request.auth.claims[iss]"):
-        near = [found for found in authentications if _may_meet(each.policy, found, root)]
+        near = [found for found in authentications if may_meet(each.policy, found, root)]
         known = sorted({jwt.issuer for found in near for jwt in found.jwt_rules if jwt.issuer})
         issuer = _issuer(each)
         if issuer and known and issuer not in known:

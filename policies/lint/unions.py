@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from policies.decision import Effect, Layer
 from policies.lint.claims import Claim
 from policies.lint.cover import alternatives, list_covers
-from policies.lint.cover_index import Placed, Scopes, scope_of
+from policies.lint.cover_index import Placed, Scope, Scopes, scope_of
 from policies.lint.facts import Facts, resource_name
 from policies.lint.finding import Related, Spot
 from policies.lint.registry import rule
@@ -29,13 +29,12 @@ def union_of_everything(facts: Facts) -> Iterator[Spot]:
     mesh = facts.mesh
     if mesh.mode is MeshMode.ZTUNNEL:
         return
-    scopes = Scopes(facts.others, mesh)
+    asked = _Asked(Scopes(facts.others, mesh))
     for policy in facts.others:
         if policy.action is not Action.ALLOW or policy.dry_run:
             continue
-        asking = _lone_clauses((policy, *scopes.around(policy, Action.ALLOW)))
         for each in policy.rules:
-            found = next(_complements(policy, each, asking, mesh), None)
+            found = next(asked.complements(policy, each, mesh), None)
             if found is None:
                 continue
             other, wide, clause = found
@@ -58,28 +57,34 @@ def union_of_everything(facts: Facts) -> Iterator[Spot]:
             break
 
 
-def _lone_clauses(policies: Iterable[AuthorizationPolicy]) -> dict[str, list[Lone]]:
-    """Return the conditions that stand alone in an alternative, by their key."""
-    found: dict[str, list[Lone]] = defaultdict(list)
-    for policy in policies:
-        for each in policy.rules:
-            for alternative in alternatives(each):
-                if len(alternative) == 1 and not alternative[0].not_values:
-                    found[alternative[0].key].append((policy, each, alternative[0]))
-    return found
+class _Asked:
+    """Conditions of ALLOW policies that stand alone in an alternative, by scope and key."""
 
+    def __init__(self, scopes: Scopes) -> None:
+        self._scopes = scopes
+        self._found: dict[Scope, dict[str, list[Lone]]] = {}
 
-def _complements(
-    policy: AuthorizationPolicy, each: Rule, asking: dict[str, list[Lone]], mesh: Mesh
-) -> Iterator[Lone]:
-    """Yield what asks for all that an alternative of `each` excludes and does nothing else."""
-    for alternative in alternatives(each):
-        if len(alternative) != 1 or alternative[0].values:
-            continue
-        key, excluded = alternative[0].key, alternative[0].not_values
-        for other, wide, clause in asking.get(key, ()):
-            if list_covers(key, clause.values, excluded, mesh):
-                yield other, wide, clause
+    def _of(self, scope: Scope) -> dict[str, list[Lone]]:
+        if scope not in self._found:
+            found: dict[str, list[Lone]] = defaultdict(list)
+            for policy in self._scopes.of(Action.ALLOW, scope):
+                for each in policy.rules:
+                    for alternative in alternatives(each):
+                        if len(alternative) == 1 and not alternative[0].not_values:
+                            found[alternative[0].key].append((policy, each, alternative[0]))
+            self._found[scope] = found
+        return self._found[scope]
+
+    def complements(self, policy: AuthorizationPolicy, each: Rule, mesh: Mesh) -> Iterator[Lone]:
+        """Yield what asks for all that an alternative of `each` excludes and does nothing else."""
+        for alternative in alternatives(each):
+            if len(alternative) != 1 or alternative[0].values:
+                continue
+            key, excluded = alternative[0].key, alternative[0].not_values
+            for scope in self._scopes.wider(policy):
+                for other, wide, clause in self._of(scope).get(key, ()):
+                    if list_covers(key, clause.values, excluded, mesh):
+                        yield other, wide, clause
 
 
 @rule("MW0508")
