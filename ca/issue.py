@@ -14,11 +14,12 @@ from cryptography import x509
 
 from ca.authority import Authority
 from ca.errors import AuthorityExpiredError, IssueRefusedError
-from ca.key_kinds import PrivateKey, PublicKey, generate_key, signature_hash
-from ca.profile import Validity, build_leaf
+from ca.key_kinds import PrivateKey, PublicKey, generate_key
+from ca.leaf_pattern import LeafFields, leaf_pattern
+from ca.profile import Validity
 from ca.refusal import Refusal
 from ca.svid import X509Svid
-from ca.validate import verify_issued
+from ca.validate import read_made
 from identity.spiffe_id import SpiffeId
 
 # BUDGET: a signer with less than this left (or than one leaf's life) signs no more: leaves of a
@@ -71,18 +72,16 @@ def issue_for_key(
         SvidInvalidError: what came out breaks the standard; it is thrown away.
     """
     _check_request(request, authority, now)
-    builder = build_leaf(
-        authority.intermediate,
-        request.spiffe_id,
-        request.dns_names,
-        key,
-        new_serial(),
-        Validity.of(now, request.lifetime, authority.intermediate),
+    wanted = LeafFields(
+        serial=new_serial(),
+        validity=Validity.of(now, request.lifetime, authority.intermediate),
+        spiffe_id=request.spiffe_id,
+        key=key,
+        dns_names=request.dns_names,
     )
-    leaf = builder.sign(authority.key, signature_hash(authority.key))
-    chain = (leaf, *authority.chain)
-    verify_issued(chain, request.spiffe_id, key, authority.roots, now=now)
-    return chain
+    encoded = leaf_pattern(authority.intermediate, authority.key).sign(wanted, authority.key)
+    leaf = read_made(encoded, wanted, authority.chain, authority.roots, now=now)
+    return (leaf, *authority.chain)
 
 
 def _check_request(request: SvidRequest, authority: Authority, now: datetime) -> None:

@@ -19,6 +19,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _SERIAL_DIGITS: Final = 40
 AUTHORITY_KIND: Final = "authority"
 """The kind of an intermediate's row."""
+# Made once: the library then finds what it compiled of them without reading them again.
+_INSERT: Final = insert(ISSUANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ def insert_rows(connection: Connection, rows: Iterable[LedgerRow]) -> None:
     if not values:
         return
     try:
-        connection.execute(insert(ISSUANCE), values)
+        connection.execute(_INSERT, values)
     except IntegrityError as exc:
         raise DuplicateSerialError("the ledger holds this serial number already") from exc
 

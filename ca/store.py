@@ -9,6 +9,8 @@ cannot be reached is an error of that moment: the next transaction tries anew, n
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    bindparam,
     create_engine,
     event,
     func,
@@ -36,10 +39,13 @@ from ca.store_schema import COUNTER, MIGRATIONS, SCHEMA_VERSION, Migration
 # BUDGET: how long a writer waits for another one, and a connection for the server, before it is
 # an error: longer than any transaction here, shorter than a caller's patience.
 _WAIT_SECONDS = 5
+# A transaction of SQLite takes about a millisecond.
+_NAP_SECONDS = 0.0003
 _POOL_SIZE = 4
 # Any number will do, as long as nothing else in the database takes it.
 _ROTATION_LOCK = 0x6D657368
 _MIGRATION_LOCK = 0x6D657369
+_COUNTER_VALUE = select(COUNTER.c.value).where(COUNTER.c.name == bindparam("counter"))
 
 
 class Store:
@@ -156,7 +162,7 @@ def touch(connection: Connection, counter: str) -> None:
 
 def counter_value(connection: Connection, counter: str) -> int:
     """Return the value of a counter."""
-    value = connection.scalar(select(COUNTER.c.value).where(COUNTER.c.name == counter))
+    value = connection.scalar(_COUNTER_VALUE, {"counter": counter})
     if value is None:
         raise StoreError(f"the ledger has no counter `{counter}`")
     return int(value)
@@ -216,9 +222,34 @@ def _sqlite(url: Any) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _begin_in_turn(connection)
 
     return engine
+
+
+def _begin_in_turn(connection: Connection) -> None:
+    """Take SQLite's write lock, waiting for the process that has it.
+
+    WHY not by SQLite's own waiting: it sleeps longer and longer, up to 100 ms at a time, while a
+    writer that comes fresh finds the lock free; of two that share a ledger one would starve.
+    Nothing can be waited for, since SQLite tells nobody that a lock is free.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        end = time.monotonic() + _WAIT_SECONDS
+        while time.monotonic() < end:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    break
+            time.sleep(_NAP_SECONDS)
+        # Once more by the library, which knows how to say what is wrong.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
 
 
 def _postgresql(url: Any) -> Engine:

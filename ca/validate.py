@@ -13,21 +13,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ca.errors import KeyRefusedError, SvidInvalidError
 from ca.key_kinds import PublicKey, check_public_key
+from ca.leaf_pattern import LeafFields
 from ca.svid import X509Svid
 from identity.errors import SpiffeIdError
-from identity.spiffe_id import SpiffeId
+from identity.spiffe_id import SpiffeId, TrustDomain
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _MAX_SERIAL_BITS = 160
+# Key identifier, names, basic constraints, key usage, extended key usage, authority's identifier.
+_LEAF_EXTENSIONS = 6
 _BOTH_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
@@ -59,9 +62,33 @@ def verify_issued(
     above = _read_back_authorities(authorities) if authorities else ()
     chain = (*_read_back(tuple(issued[:1])), *above)
     verify_leaf(chain[0], spiffe_id)
-    if _spki(chain[0].public_key()) != _spki(key):
+    if chain[0].public_key() != key:
         raise SvidInvalidError("the private key does not belong to the leaf")
-    verify_chain(chain, _read_back_authorities(tuple(roots)), now=now)
+    verify_chain(chain, spiffe_id.trust_domain, _read_back_authorities(tuple(roots)), now=now)
+
+
+def read_made(
+    encoded: bytes,
+    wanted: LeafFields,
+    authorities: tuple[x509.Certificate, ...],
+    roots: tuple[x509.Certificate, ...],
+    *,
+    now: datetime,
+) -> x509.Certificate:
+    """Return the leaf that was just signed, read from its bytes, when it is an X.509-SVID under
+    `authorities` and holds what was `wanted` and no more.
+
+    Raises:
+        SvidInvalidError: naming the first requirement it breaks.
+    """
+    leaf = _read(encoded)
+    extensions = _Extensions(leaf)
+    _verify_leaf(leaf, extensions, wanted.spiffe_id)
+    _verify_as_wanted(leaf, extensions, wanted)
+    chain = (leaf, *(_read_back_authorities(authorities) if authorities else ()))
+    domain = wanted.spiffe_id.trust_domain
+    verify_chain(chain, domain, _read_back_authorities(roots), now=now)
+    return leaf
 
 
 def verify_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
@@ -70,14 +97,21 @@ def verify_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
-    _verify_names(leaf, spiffe_id)
-    _verify_leaf_usage(leaf)
+    _verify_leaf(leaf, _Extensions(leaf), spiffe_id)
+
+
+def _verify_leaf(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
+    """Check all of a leaf that needs no other certificate."""
+    _verify_names(leaf, extensions, spiffe_id)
+    _verify_leaf_usage(extensions)
     if not 0 < leaf.serial_number.bit_length() <= _MAX_SERIAL_BITS:
         raise SvidInvalidError("the serial number is not between 1 and 160 bits long")
     try:
         check_public_key(leaf.public_key())
     except KeyRefusedError as exc:
         raise SvidInvalidError(f"of the leaf, {exc}") from exc
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        raise SvidInvalidError("the leaf's key cannot be read") from exc
 
 
 def verify_authority(certificate: x509.Certificate, trust_domain_id: str, *, below: int) -> None:
@@ -87,31 +121,37 @@ def verify_authority(certificate: x509.Certificate, trust_domain_id: str, *, bel
         SvidInvalidError: naming the first requirement it breaks.
     """
     # X509-SVID §4.1: signing certificates set cA true; RFC 5280 §6.1.4 (m): pathLen holds.
-    basic = _extension(certificate, x509.BasicConstraints).value
+    extensions = _Extensions(certificate)
+    basic = extensions.one(x509.BasicConstraints).value
     if not basic.ca:
         raise SvidInvalidError("an issuer's certificate is not a CA's")
     if basic.path_length is not None and basic.path_length < below:
         raise SvidInvalidError(f"path length {basic.path_length} is exceeded, got {below}")
     # X509-SVID §4.3: signing certificates set keyCertSign; the extension is critical.
-    usage = _extension(certificate, x509.KeyUsage)
+    usage = extensions.one(x509.KeyUsage)
     if not usage.critical or not usage.value.key_cert_sign:
         raise SvidInvalidError("an issuer's certificate lacks a critical keyCertSign")
     # X509-SVID §3: its SPIFFE ID is the trust domain's, without a path; a plugged-in authority's
     # certificate may have none ("SHOULD").
-    if _names_of(certificate) not in ([], [trust_domain_id]):
+    if extensions.uris() not in ([], [trust_domain_id]):
         raise SvidInvalidError(f"an issuer's certificate does not name `{trust_domain_id}`")
 
 
 def verify_chain(
-    chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], *, now: datetime
+    chain: Sequence[x509.Certificate],
+    trust_domain: TrustDomain,
+    roots: Sequence[x509.Certificate],
+    *,
+    now: datetime,
 ) -> None:
     """Return when each certificate is signed by the next, the last by a root, and all are in force.
+
+    The authorities are those of `trust_domain`.
 
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
     path = (*chain, _issuing_root(chain[-1], roots))
-    trust_domain_id = f"spiffe://{_one_uri(chain[0]).trust_domain}"
     for certificate in path:
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise SvidInvalidError("a certificate of the chain is not in its validity")
@@ -119,30 +159,43 @@ def verify_chain(
         is_issued = _is_issued_by if depth == 0 else _is_authority_issued_by
         if not is_issued(certificate, issuer):
             raise SvidInvalidError("a certificate of the chain is not signed by the next")
-        _verify_authority_once(issuer, trust_domain_id, depth)
+        _verify_authority_once(issuer, f"spiffe://{trust_domain}", depth)
 
 
-def _verify_names(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
+def _verify_names(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
     """Check the subject alternative name against the identity that was authorised."""
-    names = _extension(leaf, x509.SubjectAlternativeName)
+    names = extensions.one(x509.SubjectAlternativeName)
     # RFC 5280 §4.1.2.6: an empty subject needs a critical SAN.
     if not leaf.subject.rdns and not names.critical:
         raise SvidInvalidError("the subject is empty and the SAN extension is not critical")
+    # X509-SVID §2: exactly one URI SAN.
+    uris = extensions.uris()
+    if len(uris) != 1:
+        raise SvidInvalidError(f"expected 1 URI SAN, got {len(uris)}")
+    # An ID has one spelling only (`identity.spiffe_id`), so texts are compared.
+    if uris[0] != str(spiffe_id) or not spiffe_id.path:
+        raise _wrong_name(uris[0], spiffe_id)
+
+
+def _wrong_name(found: str, expected: SpiffeId) -> SvidInvalidError:
+    """Return what is wrong with the URI of a leaf."""
+    try:
+        spiffe_id = SpiffeId.parse(found)
+    except SpiffeIdError as exc:
+        return SvidInvalidError(str(exc))
     # X509-SVID §3: a leaf's SPIFFE ID has a non-root path.
-    found = _one_uri(leaf)
-    if not found.path:
-        raise SvidInvalidError("the leaf's SPIFFE ID has no path")
-    if found != spiffe_id:
-        raise SvidInvalidError(f"the leaf names `{found}`, expected `{spiffe_id}`")
+    if not spiffe_id.path:
+        return SvidInvalidError("the leaf's SPIFFE ID has no path")
+    return SvidInvalidError(f"the leaf names `{spiffe_id}`, expected `{expected}`")
 
 
-def _verify_leaf_usage(leaf: x509.Certificate) -> None:
+def _verify_leaf_usage(extensions: _Extensions) -> None:
     """Check what the leaf's key may be used for."""
     # X509-SVID §4.1: leaves set cA false.
-    if _extension(leaf, x509.BasicConstraints).value.ca:
+    if extensions.one(x509.BasicConstraints).value.ca:
         raise SvidInvalidError("the leaf is a CA's certificate")
     # X509-SVID §4.3: present and critical, digitalSignature, never keyCertSign nor cRLSign.
-    usage = _extension(leaf, x509.KeyUsage)
+    usage = extensions.one(x509.KeyUsage)
     if not usage.critical:
         raise SvidInvalidError("the key usage extension is not critical")
     if not usage.value.digital_signature:
@@ -150,48 +203,55 @@ def _verify_leaf_usage(leaf: x509.Certificate) -> None:
     if usage.value.key_cert_sign or usage.value.crl_sign:
         raise SvidInvalidError("the leaf's key usage lets it sign certificates")
     # X509-SVID §4.4: serverAuth and clientAuth, both.
-    if not set(_extension(leaf, x509.ExtendedKeyUsage).value) >= _BOTH_USAGES:
+    if not set(extensions.one(x509.ExtendedKeyUsage).value) >= _BOTH_USAGES:
         raise SvidInvalidError("the extended key usage lacks serverAuth or clientAuth")
 
 
-def _one_uri(certificate: x509.Certificate) -> SpiffeId:
-    """Return the one SPIFFE ID in a certificate."""
-    # X509-SVID §2: exactly one URI SAN.
-    uris = _uris(certificate)
-    if len(uris) != 1:
-        raise SvidInvalidError(f"expected 1 URI SAN, got {len(uris)}")
-    try:
-        return SpiffeId.parse(uris[0])
-    except SpiffeIdError as exc:
-        raise SvidInvalidError(str(exc)) from exc
+def _verify_as_wanted(leaf: x509.Certificate, extensions: _Extensions, wanted: LeafFields) -> None:
+    """Check that what was drawn and granted for this leaf is in it, and nothing else."""
+    if leaf.public_key() != wanted.key:
+        raise SvidInvalidError("the private key does not belong to the leaf")
+    if leaf.serial_number != wanted.serial:
+        raise SvidInvalidError("the serial number is not the one that was drawn")
+    span = (wanted.validity.not_before, wanted.validity.not_after)
+    if (leaf.not_valid_before_utc, leaf.not_valid_after_utc) != span:
+        raise SvidInvalidError("the validity is not the one that was granted")
+    names = extensions.one(x509.SubjectAlternativeName).value
+    if tuple(names.get_values_for_type(x509.DNSName)) != wanted.dns_names:
+        raise SvidInvalidError("the DNS names are not those that were granted")
+    if len(list(names)) != 1 + len(wanted.dns_names) or len(extensions) != _LEAF_EXTENSIONS:
+        raise SvidInvalidError("the leaf holds more than its profile")
 
 
-def _uris(certificate: x509.Certificate) -> list[str]:
-    """Return the URI SANs of a certificate."""
-    names = _extension(certificate, x509.SubjectAlternativeName).value
-    return names.get_values_for_type(x509.UniformResourceIdentifier)
+class _Extensions:
+    """The extensions of a certificate, read once."""
 
+    __slots__ = ("_by_kind",)
 
-def _names_of(certificate: x509.Certificate) -> list[str]:
-    """Return the URI SANs of an issuer's certificate, which may have no SAN at all."""
-    try:
-        return _uris(certificate) if _has_names(certificate) else []
-    except ValueError as exc:
-        raise SvidInvalidError("an issuer's extensions cannot be read") from exc
+    def __init__(self, certificate: x509.Certificate) -> None:
+        """Read those of `certificate`."""
+        try:
+            self._by_kind = {type(each.value): each for each in certificate.extensions}
+        except (x509.DuplicateExtension, ValueError) as exc:
+            raise SvidInvalidError("a certificate has no single, readable extensions") from exc
 
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._by_kind)
 
-def _has_names(certificate: x509.Certificate) -> bool:
-    """Return whether a certificate has a SAN extension."""
-    kind = x509.SubjectAlternativeName
-    return any(isinstance(found.value, kind) for found in certificate.extensions)
+    def one(self, kind: type[_Extension]) -> x509.Extension[_Extension]:
+        """Return an extension that must be there."""
+        found = self._by_kind.get(kind)
+        if found is None:
+            raise SvidInvalidError(f"a certificate has no single, readable {kind.__name__}")
+        return cast("x509.Extension[_Extension]", found)
 
-
-def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> x509.Extension[_Extension]:
-    """Return an extension that must be there."""
-    try:
-        return certificate.extensions.get_extension_for_class(kind)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as exc:
-        raise SvidInvalidError(f"a certificate has no single, readable {kind.__name__}") from exc
+    def uris(self) -> list[str]:
+        """Return the URI SANs; an issuer's certificate may have no SAN at all."""
+        if x509.SubjectAlternativeName not in self._by_kind:
+            return []
+        names = self.one(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def _issuing_root(
@@ -208,7 +268,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     """Return whether `issuer` is named in, and signed, `certificate`."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -236,18 +296,12 @@ def _read_back(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certifi
     """Return the certificates as a peer reads them from their bytes."""
     if not certificates:
         raise SvidInvalidError("expected a certificate, got none")
-    return tuple(
-        x509.load_der_x509_certificate(c.public_bytes(serialization.Encoding.DER))
-        for c in certificates
-    )
+    return tuple(_read(c.public_bytes(serialization.Encoding.DER)) for c in certificates)
 
 
-def _spki(key: object) -> bytes:
-    """Return a public key as bytes that can be compared."""
+def _read(encoded: bytes) -> x509.Certificate:
+    """Return a certificate as a peer reads it."""
     try:
-        public = check_public_key(key)
-    except KeyRefusedError as exc:
-        raise SvidInvalidError(str(exc)) from exc
-    return public.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+        return x509.load_der_x509_certificate(encoded)
+    except ValueError as exc:
+        raise SvidInvalidError("a certificate cannot be read from its bytes") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,8 +22,8 @@ from ca.errors import AuthorityExpiredError, DuplicateSerialError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.issued import SigningRequest
 from ca.ledger import format_serial
-from ca.store import Store
-from ca.store_schema import MIGRATIONS
+from ca.store import Store, bump, counter_value
+from ca.store_schema import MIGRATIONS, REGISTRY_REVISION
 from identity.spiffe_id import SpiffeId
 
 
@@ -115,6 +115,37 @@ def test_many_threads_share_groups(ca):
     assert {row.serial for row in ca.rows()} == set(issued)
     assert {event["serial"] for event in ca.events("svid_issued")} == set(issued)
     assert ca.verified().intact
+
+
+def test_two_processes_take_turns_at_one_file(tmp_path):
+    """Of two ledgers over one SQLite file neither starves, and no transaction is lost."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    stores = [Store(url), Store(url)]
+
+    def count_up(store: Store) -> None:
+        for _ in range(100):
+            with store.write() as connection:
+                bump(connection, REGISTRY_REVISION)
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(count_up, stores))
+    with stores[0].read() as connection:
+        assert counter_value(connection, REGISTRY_REVISION) == 200
+    for store in stores:
+        store.close()
+
+
+def test_a_lock_that_is_never_given_back_is_an_error_of_the_ledger(tmp_path, monkeypatch):
+    """Who waits too long for the other's transaction is told, and can write once it is over."""
+    monkeypatch.setattr("ca.store._WAIT_SECONDS", 0.2)
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    holder, other = Store(url), Store(url)
+    with holder.write(), pytest.raises(StoreError, match="locked"), other.write():
+        pass
+    with other.write() as connection:
+        assert bump(connection, REGISTRY_REVISION) == 1
+    for store in (holder, other):
+        store.close()
 
 
 def test_a_caller_that_goes_away_harms_nobody(ca):
