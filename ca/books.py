@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
@@ -15,9 +15,10 @@ from ca.authority import AuthorityKeeper
 from ca.authority_records import record_intermediates, serials_and_keys
 from ca.clock import Clock
 from ca.desk import Desk, DeskParts
-from ca.errors import CaError
+from ca.errors import CaError, StoreError
 from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
+from ca.limits import CallerLimit, RefusalLines
 from ca.published import publish_crls, publish_deny_list
 from ca.recorder import Recorder
 from ca.refusal import Refusal
@@ -52,6 +53,7 @@ class Books:
         """Take up what other replicas changed, publish it, and look what works again."""
         try:
             self.recorder.probe()
+            self.issuance.record_held_back()
             if self.registry.refresh_if_changed():
                 self.publish()
             self.ledger_error = ""
@@ -95,13 +97,19 @@ def open_books(
                 policy=_policy(settings),
                 clock=clock,
                 node=records.node_name,
+                limit=CallerLimit(settings.limits.requests_per_second, settings.limits.burst),
+                refusal_lines=RefusalLines(settings.limits.refusals_recorded_per_minute),
                 count_issued=count_issued,
                 count_refused=count_refused,
             )
             books = _books(settings, parts, store, keeper)
             # Before the first of them signs anything.
             books.record_intermediates()
-            yield books
+            try:
+                yield books
+            finally:
+                with suppress(StoreError):
+                    books.issuance.record_held_back(is_end=True)
         finally:
             recorder.close()
     finally:

@@ -29,6 +29,7 @@ from ca.key_kinds import KeyKind, generate_key
 from ca.own_identity import OwnIdentity, OwnIdentityParts
 from ca.record_settings import CaCluster
 from ca.renewing import SvidAttestor
+from ca.repeats import Repeats
 from ca.running import RunningCa
 from ca.service_account import ClusterRule, ServiceAccountAttestor
 from ca.signing_endpoints import serve_signing
@@ -102,15 +103,26 @@ async def _sign_over_the_network(ca: RunningCa, settings: SigningSettings) -> As
                 svid=SvidAttestor(
                     lambda: _bundle_with_intermediates(ca), books.store, books.registry, ca.clock
                 ),
+                repeats=_repeats(ca),
                 service_account=service_account if clusters else None,
             )
         )
         identity = await asyncio.to_thread(OwnIdentity, _own_identity_parts(ca, settings))
         ca.probes.append(identity.troubles)
-        async with serve_signing(settings, front, identity):
+        async with serve_signing(settings, front, identity, ca.is_able):
             yield
     finally:
         await asyncio.to_thread(keys.close)
+
+
+def _repeats(ca: RunningCa) -> Repeats:
+    """Return what keeps answers, until entries, denials or roots are others."""
+    registry, keeper = ca.books.registry, ca.keeper
+    return Repeats(
+        ca.settings.limits.repeat_seconds,
+        lambda: (registry.state.revision, keeper.sequence, _signing_chain(ca)),
+        count=ca.metrics.repeated.inc,
+    )
 
 
 def _cluster_rule(cluster: CaCluster) -> ClusterRule:
@@ -189,6 +201,7 @@ def _workload_api_parts(
         bundles=lambda: BundleSet.of(
             keys.bundle(), *(each for each in ca.federated().values() if each is not None)
         ),
+        is_able=ca.is_able,
         crls=lambda: tuple(each.public_bytes(serialization.Encoding.DER) for each in books.crls),
         attest=UnixAttestor(),
         changes=changes,

@@ -7,7 +7,9 @@ is judged by the token alone, even where a certificate is shown too: a caller ha
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -19,6 +21,7 @@ from ca.issued import IssuedSvid, SigningRequest
 from ca.join_tokens import JoinToken
 from ca.refusal import Refusal
 from ca.renewing import PeerChain
+from ca.repeats import Repeats
 from ca.service_account import ServiceAccountToken
 
 # BUDGET: a projected service-account token has some 1.5 KiB.
@@ -27,6 +30,17 @@ _JWT_DOTS: Final = 2
 
 ReadRequest: TypeAlias = Callable[[], SigningRequest]
 """Reads what a transport was asked; an IssueRefusedError says why it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a transport was asked: its bytes, and what reads them.
+
+    WHY a function: who asks is settled before what is asked is looked at.
+    """
+
+    content: bytes
+    read: ReadRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +54,15 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontParts:
-    """The attestors of the signing endpoints; `service_account` is None without clusters."""
+    """The attestors of the signing endpoints; `service_account` is None without clusters.
+
+    `repeats` keeps the answers of the last seconds.
+    """
 
     issuance: Issuance
     join_token: Attest[JoinToken]
     svid: Attest[PeerChain]
+    repeats: Repeats
     service_account: Attest[ServiceAccountToken] | None = None
 
 
@@ -55,22 +73,48 @@ class Front:
         """Answer with `parts`."""
         self._parts = parts
 
-    def sign(self, read: ReadRequest, credentials: Credentials) -> IssuedSvid:
-        """Return the certificate for the request that `read` returns; blocks until on record.
-
-        WHY `read` as a function: who asks is settled before what is asked is looked at.
+    def sign(self, asked: Asked, credentials: Credentials) -> IssuedSvid:
+        """Return the certificate that is asked for; blocks until it is on record.
 
         Raises:
             AttestationError: the credentials prove nobody; recorded.
-            CaError: as `Issuance.sign`, or what `read` raised; recorded.
+            CaError: as `Issuance.sign`, or what reading the request raised; recorded.
         """
-        request, caller = self._heard(read, credentials)
-        return self._parts.issuance.sign(request, caller)
+        digest = _digest(asked, credentials)
+        answer, is_mine = self._parts.repeats.claim(digest)
+        if is_mine:
+            self._find(answer, digest, asked, credentials)
+        return answer.result()
 
-    async def sign_async(self, read: ReadRequest, credentials: Credentials) -> IssuedSvid:
+    async def sign_async(self, asked: Asked, credentials: Credentials) -> IssuedSvid:
         """Do as `sign` does, without blocking the event loop."""
-        request, caller = await asyncio.to_thread(self._heard, read, credentials)
-        return await self._parts.issuance.sign_async(request, caller)
+        digest = _digest(asked, credentials)
+        answer, is_mine = self._parts.repeats.claim(digest)
+        if is_mine:
+            # WHY a thread's work and not ours: a caller that hangs up takes us along, and comes
+            # back for the answer.
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, self._find, answer, digest, asked, credentials)
+        return await asyncio.wrap_future(answer)
+
+    def _find(
+        self, answer: Future[IssuedSvid], digest: bytes, asked: Asked, credentials: Credentials
+    ) -> None:
+        """Give `answer` its certificate or error: at once, or when it is on record."""
+
+        def settle(done: Future[IssuedSvid]) -> None:
+            error = done.exception()
+            if error is None:
+                answer.set_result(done.result())
+            else:
+                self._parts.repeats.forget(digest, answer, error)
+
+        try:
+            request, caller = self._heard(asked.read, credentials)
+            self._parts.issuance.begin(request, caller).add_done_callback(settle)
+        except Exception as exc:
+            # Nobody who waits for the answer must wait for ever, whatever went wrong.
+            self._parts.repeats.forget(digest, answer, exc)
 
     def _heard(self, read: ReadRequest, credentials: Credentials) -> tuple[SigningRequest, Caller]:
         """Return what is asked, and by whom; blocks."""
@@ -115,6 +159,17 @@ class Front:
                 "no cluster's tokens are believed here", reason=Refusal.TOKEN_UNKNOWN
             )
         return self._parts.service_account(ServiceAccountToken(token))
+
+
+def _digest(asked: Asked, credentials: Credentials) -> bytes:
+    """Return what tells a request and its caller from every other."""
+    parts = (credentials.authorization.encode(), *credentials.chain, asked.content)
+    hashed = hashlib.sha256()
+    for part in parts:
+        # The lengths keep one part from passing for the beginning of the next.
+        hashed.update(len(part).to_bytes(8, "big"))
+        hashed.update(part)
+    return hashed.digest()
 
 
 def _bearer_token(header: str) -> str | None:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 
@@ -24,19 +24,19 @@ from ca.caller import Caller, Method
 from ca.clock import Clock
 from ca.csr import ReadCsr, read_csr, spki_digest
 from ca.errors import (
-    AuthorityExpiredError,
     CaError,
     IssueRefusedError,
     StoreError,
-    SvidInvalidError,
 )
 from ca.grant import Grant, IssuancePolicy, choose_grant
 from ca.issue import SvidRequest, issue_for_key
 from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
 from ca.ledger import LedgerRow, format_serial
+from ca.limits import CallerLimit, RefusalLines
 from ca.recorder import Recorder, Recording, StaleRegistryError
 from ca.refusal import Refusal
+from ca.refusal_details import held_back_details, reason_of, trimmed
 from ca.registry import Registry
 from ca.revocations import DeniedKind
 from ca.svid import X509Svid
@@ -46,7 +46,6 @@ __all__ = ["Issuance", "IssuanceParts", "IssuedSvid", "SigningRequest", "TokenRe
 
 # BUDGET: entries that change faster than a certificate is signed would keep it waiting for ever.
 _MAX_CHECKS = 5
-_MAX_EVIDENCE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +58,8 @@ class IssuanceParts:
     policy: IssuancePolicy
     clock: Clock
     node: str
+    limit: CallerLimit = field(default_factory=lambda: CallerLimit(0, 0))
+    refusal_lines: RefusalLines = field(default_factory=lambda: RefusalLines(0))
     new_serial: Callable[[], int] = x509.random_serial_number
     count_issued: Callable[[str], None] = lambda _kind: None
     count_refused: Callable[[Refusal], None] = lambda _reason: None
@@ -93,6 +94,8 @@ class Issuance:
         """Start `sign` and return its future; the signature is made in the calling thread."""
         attempt = _Attempt(caller=caller, asked=request.spiffe_id, lifetime=request.lifetime)
         try:
+            # Before anything is worked out for who asks too much.
+            self.check_rate(caller)
             attempt.csr = read_csr(request.csr)
             attempt.key = attempt.csr.public_key
         except IssueRefusedError as exc:
@@ -119,8 +122,23 @@ class Issuance:
         key = new_key()
         attempt = _Attempt(caller=caller, asked=spiffe_id, lifetime=lifetime, dns_names=dns_names)
         attempt.key = check_public_key(key.public_key())
+        try:
+            self.check_rate(caller)
+        except IssueRefusedError as exc:
+            self._refuse(attempt, exc).result()
         issued = self._begin(attempt).result()
         return X509Svid(spiffe_id=issued.spiffe_id, chain=issued.chain, key=key)
+
+    def check_rate(self, caller: Caller) -> None:
+        """Return when `caller` may ask once more now.
+
+        Raises:
+            IssueRefusedError: it has asked too often; not recorded yet.
+        """
+        if not self._parts.limit.admits(caller):
+            raise IssueRefusedError(
+                "the caller asks more often than it may", reason=Refusal.RATE_LIMITED
+            )
 
     def record_token(self, token: TokenRecord, caller: Caller, entry_id: str) -> Future[None]:
         """Record a JWT-SVID; it may leave once the future is resolved without an error.
@@ -139,7 +157,7 @@ class Issuance:
             der_sha256=token.token_sha256,
             der=b"",
             method=caller.method.value,
-            evidence=_trimmed(caller.evidence),
+            evidence=trimmed(caller.evidence),
             node=parts.node,
             issued_at=token.issued_at,
             not_before=token.issued_at,
@@ -189,9 +207,23 @@ class Issuance:
         """
         self._parts.count_refused(error.reason)
         caller = Caller(method=method, evidence=evidence)
+        if not self._parts.refusal_lines.admits(caller, error.reason):
+            counted: Future[None] = Future()
+            counted.set_result(None)
+            return counted
         return self._parts.recorder.record(
             Recording(event=self._refusal_event(_Attempt(caller=caller), error, error.reason))
         )
+
+    def record_held_back(self, *, is_end: bool = False) -> None:
+        """Put refusals that got no line of their own on record, one line for all of a kind.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+        for held in self._parts.refusal_lines.take_due(is_end=is_end):
+            event = self._event(EventName.SVID_REFUSED, held_back_details(held))
+            self._parts.recorder.record(Recording(event=event))
 
     def _begin(self, attempt: _Attempt) -> Future[IssuedSvid]:
         """Sign what was read, record it, and return the future of the whole."""
@@ -275,7 +307,7 @@ class Issuance:
             der=der,
             csr_sha256=attempt.csr.csr_sha256 if attempt.csr else "",
             method=attempt.caller.method.value,
-            evidence=_trimmed(attempt.caller.evidence),
+            evidence=trimmed(attempt.caller.evidence),
             node=self._parts.node,
             issued_at=self._parts.clock(),
             not_before=leaf.not_valid_before_utc,
@@ -284,9 +316,12 @@ class Issuance:
 
     def _refuse(self, attempt: _Attempt, error: CaError) -> Future[IssuedSvid]:
         """Record a refusal; the future ends with `error` once that is durable, or cannot be."""
-        reason = _reason_of(error)
+        reason = reason_of(error)
         self._parts.count_refused(reason)
         outcome = _promise()
+        if not self._parts.refusal_lines.admits(attempt.caller, reason):
+            outcome.set_exception(error)
+            return outcome
         try:
             recorded = self._parts.recorder.record(
                 Recording(event=self._refusal_event(attempt, error, reason))
@@ -304,7 +339,7 @@ class Issuance:
             "reason": reason.value,
             "why": str(error),
             "method": attempt.caller.method.value,
-            "evidence": _trimmed(attempt.caller.evidence),
+            "evidence": trimmed(attempt.caller.evidence),
         }
         asked = attempt.asked or (attempt.csr.asked if attempt.csr else None)
         if asked is not None:
@@ -356,19 +391,6 @@ def _authority_key(leaf: x509.Certificate) -> str:
     return identifier.hex() if identifier is not None else ""
 
 
-def _reason_of(error: CaError) -> Refusal:
-    """Return the named reason of what kept a certificate back."""
-    match error:
-        case IssueRefusedError():
-            return error.reason
-        case AuthorityExpiredError():
-            return Refusal.AUTHORITY_UNAVAILABLE
-        case SvidInvalidError():
-            return Refusal.RESULT_INVALID
-        case _:
-            return Refusal.RECORD_UNAVAILABLE
-
-
 def _row_details(row: LedgerRow) -> dict[str, object]:
     """Return what the audit line says of a row: all but the certificate itself."""
     return {
@@ -385,11 +407,6 @@ def _row_details(row: LedgerRow) -> dict[str, object]:
         "not_before": int(row.not_before.timestamp()),
         "not_after": int(row.not_after.timestamp()),
     }
-
-
-def _trimmed(evidence: Mapping[str, str]) -> dict[str, str]:
-    """Return evidence at a length that fits every record: some of it is the caller's own words."""
-    return {name: value[:_MAX_EVIDENCE] for name, value in evidence.items()}
 
 
 def _promise() -> Future[IssuedSvid]:

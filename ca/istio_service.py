@@ -18,7 +18,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
 from ca.errors import AttestationError, CaError, IssueRefusedError, SvidInvalidError
-from ca.front import Credentials, Front
+from ca.front import Asked, Credentials, Front
 from ca.issued import IssuedSvid, SigningRequest
 from ca.refusal import Refusal
 from ca.svid import to_pem
@@ -59,9 +59,9 @@ class IstioCertificateService:
         if request is None:
             raise GRPCError(Status.INVALID_ARGUMENT, "the request is missing")
         try:
-            issued = await self._front.sign_async(
-                lambda: _signing_request(request), _credentials(stream)
-            )
+            content = request.SerializeToString(deterministic=True)
+            asked = Asked(content, lambda: _signing_request(request))
+            issued = await self._front.sign_async(asked, _credentials(stream))
         except CaError as exc:
             raise _as_status(exc) from exc
         response = ISTIO_CA["IstioCertificateResponse"](cert_chain=encode_chain(issued))
@@ -115,6 +115,9 @@ def _as_status(error: CaError) -> GRPCError:
             return GRPCError(Status.UNAUTHENTICATED, "the caller is not authenticated")
         case IssueRefusedError() if error.reason in _NOT_THEIRS:
             return GRPCError(Status.PERMISSION_DENIED, "no such identity for this caller")
+        case IssueRefusedError(reason=Refusal.RATE_LIMITED):
+            # Tried again by agents, after a while.
+            return GRPCError(Status.RESOURCE_EXHAUSTED, "the caller asks too often")
         case IssueRefusedError():
             return GRPCError(Status.INVALID_ARGUMENT, f"{error.reason}: {error}")
         case SvidInvalidError():

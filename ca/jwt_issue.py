@@ -78,6 +78,7 @@ class TokenDesk:
             CaError: it could not be signed or recorded.
         """
         try:
+            self._issuance.check_rate(caller)
             _check_audiences(audiences)
             for _ in range(_MAX_CHECKS):
                 try:

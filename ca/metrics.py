@@ -31,6 +31,11 @@ class CaMetrics:
             ["reason"],
             registry=self.registry,
         )
+        self.repeated = Counter(
+            "meshwarden_ca_repeated",
+            "Requests answered with the certificate that the same request got before.",
+            registry=self.registry,
+        )
         self.renewals_late = Counter(
             "meshwarden_ca_renewals_late",
             "Renewals that failed when they were due, each attempt.",

@@ -86,6 +86,39 @@ class CaRecordSettings(_Settings):
         return self.model_copy(update=paths)
 
 
+class CaLimitSettings(_Settings):
+    """What one caller may ask for, so that no other has to wait for it."""
+
+    requests_per_second: float = Field(
+        default=100,
+        ge=0,
+        description=(
+            "Certificates and tokens that one caller (pod, SPIFFE ID, local user) may ask "
+            "for, for ever; more is refused as `rate_limited`. 0: no limit."
+        ),
+    )
+    burst: int = Field(
+        default=500, ge=1, description="How many of them may come at once, after a pause."
+    )
+    refusals_recorded_per_minute: int = Field(
+        default=60,
+        ge=0,
+        description=(
+            "Refusals of one caller that get a line each on the audit chain; of more, one line a "
+            "minute says how many. 0: every one gets its line."
+        ),
+    )
+    repeat_seconds: float = Field(
+        default=10,
+        ge=0,
+        le=60,
+        description=(
+            "How long the same request with the same credentials gets the same certificate, for "
+            "callers whose answer was lost. 0: never."
+        ),
+    )
+
+
 class CaCluster(_Settings):
     """A Kubernetes cluster whose service-account tokens are believed."""
 

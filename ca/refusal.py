@@ -23,6 +23,7 @@ class Refusal(StrEnum):
     LIFETIME = "lifetime"
     DENIED = "denied"
     CALLER_UNKNOWN = "caller_unknown"
+    RATE_LIMITED = "rate_limited"
     CALLER_REVOKED = "caller_revoked"
     SVID_INVALID = "svid_invalid"
     SVID_UNKNOWN = "svid_unknown"

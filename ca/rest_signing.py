@@ -16,7 +16,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ca.errors import AttestationError, CaError, IssueRefusedError
-from ca.front import Credentials, Front
+from ca.front import Asked, Credentials, Front
 from ca.https_server import Answer, HttpAnswer, HttpRequest
 from ca.issued import SigningRequest
 from ca.refusal import Refusal
@@ -54,7 +54,8 @@ def signing_routes(front: Front) -> dict[tuple[str, str], Answer]:
                 chain=request.chain,
                 address=request.address,
             )
-            issued = front.sign(lambda: _signing_request(request.body), credentials)
+            asked = Asked(request.body, lambda: _signing_request(request.body))
+            issued = front.sign(asked, credentials)
         except CaError as exc:
             return _refusal(exc)
         return _json(
@@ -102,6 +103,9 @@ def _refusal(error: CaError) -> HttpAnswer:
             return _json(401, {"error": "unauthenticated"}, headers)
         case IssueRefusedError() if error.reason in _FORBIDDEN:
             return _json(403, {"error": "forbidden"})
+        case IssueRefusedError(reason=Refusal.RATE_LIMITED):
+            # RFC 6585 §4: 429, with when to come back.
+            return _json(429, {"error": error.reason.value}, {"retry-after": "1"})
         case IssueRefusedError():
             return _json(400, {"error": error.reason.value, "message": str(error)})
     _log.error("signing_failed", error=str(error), code=error.code)

@@ -54,6 +54,10 @@ class RunningCa:
     sections: dict[str, Callable[[], Any]] = field(default_factory=dict)
     books: Books = field(init=False)
 
+    def is_able(self) -> bool:
+        """Return whether certificates can be issued and served now."""
+        return not any(trouble.is_failing for trouble in self.troubles())
+
     def troubles(self) -> Iterator[Trouble]:
         """Yield everything that is wrong now."""
         for probe in self.probes:

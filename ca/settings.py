@@ -18,7 +18,7 @@ from ca.delivery_settings import (
 from ca.errors import KeyRefusedError
 from ca.federation_settings import FederationSettings
 from ca.key_kinds import KeyKind, parse_key_kind
-from ca.record_settings import CaCluster, CaRecordSettings
+from ca.record_settings import CaCluster, CaLimitSettings, CaRecordSettings
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -202,6 +202,9 @@ class CaSettings(_Settings):
     records: CaRecordSettings = Field(
         default_factory=CaRecordSettings,
         description="Ledger, audit chain, and what is published of them.",
+    )
+    limits: CaLimitSettings = Field(
+        default_factory=CaLimitSettings, description="What one caller may ask for."
     )
     clusters: tuple[CaCluster, ...] = Field(
         default=(), description="Kubernetes clusters whose service-account tokens are believed."

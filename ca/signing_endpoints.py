@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from grpclib.server import Server
@@ -15,10 +15,12 @@ from grpclib.server import Server
 from ca.delivery_settings import SigningSettings
 from ca.errors import ListenError
 from ca.front import Front
+from ca.grpc_companions import with_companions
 from ca.https_server import HttpsServer
 from ca.istio_service import IstioCertificateService
 from ca.own_identity import OwnIdentity
 from ca.rest_signing import signing_routes
+from ca.wire_messages import ISTIO_CA_POOL
 
 _log = structlog.get_logger(__name__)
 _DRAIN_SECONDS: Final = 2.0
@@ -26,16 +28,18 @@ _DRAIN_SECONDS: Final = 2.0
 
 @asynccontextmanager
 async def serve_signing(
-    settings: SigningSettings, front: Front, identity: OwnIdentity
+    settings: SigningSettings, front: Front, identity: OwnIdentity, is_able: Callable[[], bool]
 ) -> AsyncIterator[None]:
-    """Serve what `settings` names while the block runs.
+    """Serve what `settings` names while the block runs; `is_able` says whether we can sign now.
 
     Raises:
         ListenError: an address cannot be listened on.
     """
     async with AsyncExitStack() as stack:
         if settings.istio_listen is not None:
-            await stack.enter_async_context(_serve_istio(settings.istio_listen, front, identity))
+            service = IstioCertificateService(front)
+            services = with_companions(service, ISTIO_CA_POOL, is_able)
+            await stack.enter_async_context(_serve_istio(settings.istio_listen, services, identity))
         if settings.rest_listen is not None:
             server = HttpsServer(settings.rest_listen, identity.context, signing_routes(front))
             stack.push_async_callback(asyncio.to_thread, server.close)
@@ -44,12 +48,14 @@ async def serve_signing(
 
 
 @asynccontextmanager
-async def _serve_istio(listen: str, front: Front, identity: OwnIdentity) -> AsyncIterator[None]:
+async def _serve_istio(
+    listen: str, services: Collection[Any], identity: OwnIdentity
+) -> AsyncIterator[None]:
     """Serve Istio's certificate service while the block runs."""
     listener = _listen(listen)
     # A context of its own: it is changed in place.
     context = identity.new_context()
-    server = Server([IstioCertificateService(front)])
+    server = Server(services)
     await server.start(sock=listener, ssl=context)
     keeping = asyncio.create_task(identity.keep_fresh(context))
     _log.info("istio_signing_ready", port=listener.getsockname()[1])

@@ -17,12 +17,16 @@ from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     FieldDescriptorProto,
     FileDescriptorProto,
+    ServiceDescriptorProto,
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 _Fields: TypeAlias = Mapping[str, tuple[int, str]]
 """Field name -> (number, type); the type is as a `.proto` file spells it."""
+
+_Method: TypeAlias = tuple[str, bool]
+"""What a method's messages are called before `Request` and `Response`; whether it streams."""
 
 _STRUCT: Final = "google.protobuf.Struct"
 _SCALARS: Final = {
@@ -100,20 +104,72 @@ def _entry_name(field_name: str) -> str:
     return "".join(part.capitalize() for part in field_name.split("_")) + "Entry"
 
 
-def _build(file_name: str, package: str, table: Mapping[str, _Fields]) -> dict[str, Any]:
-    """Return the classes of a table's messages by name."""
+def _service(name: str, package: str, methods: Mapping[str, _Method]) -> ServiceDescriptorProto:
+    """Return the descriptor of a service of the tables, for reflection."""
+    prefix = f".{package}." if package else "."
+    service = ServiceDescriptorProto(name=name)
+    for method, (of, is_stream) in methods.items():
+        service.method.add(
+            name=method,
+            input_type=f"{prefix}{of}Request",
+            output_type=f"{prefix}{of}Response",
+            server_streaming=is_stream,
+        )
+    return service
+
+
+def _pool(
+    file: FileDescriptorProto, table: Mapping[str, _Fields], service: ServiceDescriptorProto
+) -> DescriptorPool:
+    """Return a pool with the messages of a table and one service."""
     pool = DescriptorPool()
     pool.AddSerializedFile(struct_pb2.DESCRIPTOR.serialized_pb)
-    file = FileDescriptorProto(name=file_name, package=package, syntax="proto3")
+    file.syntax = "proto3"
     file.dependency.append(struct_pb2.DESCRIPTOR.name)
-    file.message_type.extend(_message(name, package, fields) for name, fields in table.items())
+    file.message_type.extend(_message(name, file.package, fields) for name, fields in table.items())
+    file.service.append(service)
     pool.Add(file)
+    return pool
+
+
+def _classes(pool: DescriptorPool, package: str, table: Mapping[str, _Fields]) -> dict[str, Any]:
+    """Return the classes of a table's messages by name."""
     prefix = f"{package}." if package else ""
     return {name: GetMessageClass(pool.FindMessageTypeByName(prefix + name)) for name in table}
 
 
-WORKLOAD_API: Final[Mapping[str, Any]] = _build("workload_api.proto", "", _WORKLOAD_API)
+_ISTIO_PACKAGE: Final = "istio.v1.auth"
+
+WORKLOAD_API_POOL: Final = _pool(
+    FileDescriptorProto(name="workload_api.proto"),
+    _WORKLOAD_API,
+    _service(
+        "SpiffeWorkloadAPI",
+        "",
+        {
+            "FetchX509SVID": ("X509SVID", True),
+            "FetchX509Bundles": ("X509Bundles", True),
+            "FetchJWTSVID": ("JWTSVID", False),
+            "FetchJWTBundles": ("JWTBundles", True),
+            "ValidateJWTSVID": ("ValidateJWTSVID", False),
+        },
+    ),
+)
+"""The descriptors of the SPIFFE Workload API."""
+
+WORKLOAD_API: Final[Mapping[str, Any]] = _classes(WORKLOAD_API_POOL, "", _WORKLOAD_API)
 """The messages of the SPIFFE Workload API by name."""
 
-ISTIO_CA: Final[Mapping[str, Any]] = _build("istio_ca.proto", "istio.v1.auth", _ISTIO_CA)
+ISTIO_CA_POOL: Final = _pool(
+    FileDescriptorProto(name="istio_ca.proto", package=_ISTIO_PACKAGE),
+    _ISTIO_CA,
+    _service(
+        "IstioCertificateService",
+        _ISTIO_PACKAGE,
+        {"CreateCertificate": ("IstioCertificate", False)},
+    ),
+)
+"""The descriptors of `istio.v1.auth.IstioCertificateService`."""
+
+ISTIO_CA: Final[Mapping[str, Any]] = _classes(ISTIO_CA_POOL, _ISTIO_PACKAGE, _ISTIO_CA)
 """The messages of `istio.v1.auth.IstioCertificateService` by name."""

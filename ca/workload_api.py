@@ -75,6 +75,7 @@ class WorkloadApiParts:
     holding: HoldingParts
     clock: Clock
     crls: Callable[[], tuple[bytes, ...]] = tuple
+    is_able: Callable[[], bool] = lambda: True
     write_seconds: float = DEFAULT_WRITE_SECONDS
 
 
@@ -278,6 +279,9 @@ def _as_status() -> Iterator[None]:
     except IssueRefusedError as exc:
         if exc.reason is Refusal.BAD_REQUEST:
             raise GRPCError(Status.INVALID_ARGUMENT, str(exc)) from exc
+        if exc.reason is Refusal.RATE_LIMITED:
+            # Workload Endpoint §6.2: UNAVAILABLE is to be tried again, with a backoff.
+            raise GRPCError(Status.UNAVAILABLE, "the caller asks too often") from exc
         raise GRPCError(Status.PERMISSION_DENIED, "no identity issued") from exc
     except (CaError, BundleError) as exc:
         _log.error("workload_request_failed", error=str(exc), code=exc.code)

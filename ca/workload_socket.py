@@ -15,8 +15,10 @@ from typing import Final
 from grpclib.server import Server
 
 from ca.errors import SocketError
+from ca.grpc_companions import with_companions
 from ca.sockets import prepare_socket_path, remove_socket
 from ca.unix_peer import PeerSocket
+from ca.wire_messages import WORKLOAD_API_POOL
 from ca.workload_api import WorkloadApi, WorkloadApiParts
 
 _SOCKET_MODE: Final = 0o666
@@ -34,7 +36,7 @@ async def serve_workload_api(path: Path, parts: WorkloadApiParts) -> AsyncIterat
         SocketError: the socket cannot be bound.
     """
     listener = _bind(path)
-    server = Server([WorkloadApi(parts)])
+    server = Server(with_companions(WorkloadApi(parts), WORKLOAD_API_POOL, parts.is_able))
     try:
         await server.start(sock=listener, backlog=_BACKLOG)
         yield
