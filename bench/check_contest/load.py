@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 CLIENT_CORE: Final = "1"
-_METHOD: Final = "envoy.service.auth.v3.Authorization/Check"
+METHOD: Final = "envoy.service.auth.v3.Authorization/Check"
 _FAILED = re.compile(r"requests: (\d+) total, .* (\d+) failed, (\d+) errored")
 
 
@@ -57,10 +57,10 @@ def put_under_load(  # noqa: PLR0913 - keyword-only shape of the load
         data, log = Path(folder, "body"), Path(folder, "log")
         data.write_bytes(body)
         command = ["taskset", "-c", CLIENT_CORE, "h2load", "-d", str(data), "-t", "1"]
-        command += ["-c", str(clients), "-m", str(streams), "-D", f"{seconds:g}s"]
+        command += ["-c", str(clients), "-m", str(streams), "-D", f"{round(seconds * 1000)}ms"]
         command += ["--warm-up-time", "300ms", f"--log-file={log}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-        command.append(f"http://127.0.0.1:{port}/{_METHOD}")
+        command.append(f"http://127.0.0.1:{port}/{METHOD}")
         begun = cpu_seconds()
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         took = cpu_seconds() - begun

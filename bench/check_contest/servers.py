@@ -28,10 +28,13 @@ _START_SECONDS: Final = 60.0
 class Server:
     """A running contestant."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, port: int) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], folder: Path, port: int, http_port: int = 0
+    ) -> None:
         """Start it on the server's core, its output in the folder, and wait until it listens."""
         self.name = name
         self.port = port
+        self.http_port = http_port
         with (folder / "output.log").open("wb") as output:
             self.process = subprocess.Popen(
                 ["taskset", "-c", SERVER_CORE, *command],
@@ -112,14 +115,21 @@ def start_noop(folder: Path, threads: int = 2) -> Server:
 
 
 def start_meshwarden(
-    name: str, folder: Path, work: Workload, settings: Mapping[str, Any] | None = None
+    name: str,
+    folder: Path,
+    work: Workload,
+    settings: Mapping[str, Any] | None = None,
+    files: int = 1,
 ) -> Server:
-    """Start `meshwarden serve` on the workload's policies."""
+    """Start `meshwarden serve` on the workload's policies, spread over so many files."""
     (folder / "policies").mkdir(parents=True)
-    (folder / "policies" / "policies.yaml").write_text(work.istio(), "utf-8")
-    port = free_port()
+    documents = work.istio()
+    for number in range(files):
+        text = "---\n".join(documents[number::files])
+        (folder / "policies" / f"policies-{number:03}.yaml").write_text(text, "utf-8")
+    port, http_port = free_port(), free_port()
     configuration: dict[str, Any] = {
-        "listen": {"grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{free_port()}"},
+        "listen": {"grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{http_port}"},
         "policies": {"paths": [str(folder / "policies")], "reloadSeconds": 60},
         "audit": {"folder": str(folder / "audit")},
     }
@@ -131,7 +141,8 @@ def start_meshwarden(
         configuration[key] = {**configuration.get(key, {}), **value}
     (folder / "serve.json").write_text(json.dumps(configuration), "utf-8")
     program = Path(sys.executable).with_name("meshwarden")
-    return Server(name, [str(program), "serve", "-c", str(folder / "serve.json")], folder, port)
+    command = [str(program), "serve", "-c", str(folder / "serve.json")]
+    return Server(name, command, folder, port, http_port)
 
 
 _CUSTOM_REGO = """package custom

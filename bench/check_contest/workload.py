@@ -132,8 +132,8 @@ class Workload:
         }
         return headers | ({"authorization": f"Bearer {self._token}"} if self.with_token else {})
 
-    def istio(self) -> str:
-        """Return the policies as Istio's YAML."""
+    def istio(self) -> list[str]:
+        """Return the policies as Istio's YAML, a document each."""
         documents = [self._policy(number) for number in range(self.policies)]
         if self.with_token:
             rule = {"issuer": ISSUER, "audiences": [AUDIENCE], "jwks": self._jwks}
@@ -141,7 +141,7 @@ class Workload:
         if self.custom:
             spec = {"action": "CUSTOM", "provider": {"name": "rego"}, "rules": [{}]}
             documents.append(_document("AuthorizationPolicy", "custom", spec))
-        return "---\n".join(json.dumps(each) + "\n" for each in documents)
+        return [json.dumps(each) + "\n" for each in documents]
 
     def _policy(self, number: int) -> dict[str, Any]:
         selector = {"matchLabels": {"app": f"app-{number % self.workloads}"}}
