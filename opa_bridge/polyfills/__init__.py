@@ -46,7 +46,8 @@ def supply_polyfills(modules: Iterable[Module]) -> list[tuple[str, str]]:
             if builtin.kind is Kind.POLYFILL and not _is_right_anyway(module, call):
                 needed.add(builtin.module)
                 source = source[: call.start] + function_name(call.text) + source[call.end :]
-        supplied.append((module.file, source))
+        # WHY the line end: the library does not see that a comment ends with the file.
+        supplied.append((module.file, f"{source}\n"))
     for needing in tuple(needed):
         needed.update(_NEEDS[needing])
     for name in sorted(needed):

@@ -80,6 +80,12 @@ def test_corpus(case: dict[str, Any], tmp_path: Path) -> None:
         assert value == getattr(verdict, name), name
 
 
+def test_a_comment_may_end_a_file(tmp_path: Path) -> None:
+    """A module whose last line is a comment without a line end loads, as it does in OPA."""
+    module = "package envoy.authz\ndefault result := false\nresult if input.a == 1 # the end"
+    assert load_text(tmp_path, module).revision
+
+
 def test_misspelt_result_key_is_warned_of(tmp_path: Path) -> None:
     """A key nobody reads is found at load, with the key that was meant."""
     provider = load_text(
