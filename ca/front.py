@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from ca.caller import Attest, Caller, Method
 from ca.errors import AttestationError, IssueRefusedError, StoreError
+from ca.hand_over import hand_over
 from ca.issuance import Issuance
 from ca.issued import IssuedSvid, SigningRequest
 from ca.join_tokens import JoinToken
@@ -66,6 +67,17 @@ class FrontParts:
     service_account: Attest[ServiceAccountToken] | None = None
 
 
+class SigningFront(Protocol):
+    """What a signing endpoint passes a request on to."""
+
+    async def sign_async(self, asked: Asked, credentials: Credentials) -> IssuedSvid:
+        """Return the certificate that is asked for.
+
+        Raises:
+            CaError: there is none, and that is on record.
+        """
+
+
 class Front:
     """Attests, then signs; both on record."""
 
@@ -95,7 +107,7 @@ class Front:
             # back for the answer.
             loop = asyncio.get_running_loop()
             loop.run_in_executor(None, self._find, answer, digest, asked, credentials)
-        return await asyncio.wrap_future(answer)
+        return await hand_over(answer)
 
     def _find(
         self, answer: Future[IssuedSvid], digest: bytes, asked: Asked, credentials: Credentials

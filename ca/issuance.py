@@ -7,7 +7,6 @@ its named reason, what is issued with everything that led to it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -29,6 +28,7 @@ from ca.errors import (
     StoreError,
 )
 from ca.grant import Grant, IssuancePolicy, choose_grant
+from ca.hand_over import hand_over
 from ca.issue import SvidRequest, issue_for_key
 from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
@@ -88,7 +88,7 @@ class Issuance:
 
     async def sign_async(self, request: SigningRequest, caller: Caller) -> IssuedSvid:
         """Do as `sign` does, without blocking the event loop while the disk works."""
-        return await asyncio.wrap_future(self.begin(request, caller))
+        return await hand_over(self.begin(request, caller))
 
     def begin(self, request: SigningRequest, caller: Caller) -> Future[IssuedSvid]:
         """Start `sign` and return its future; the signature is made in the calling thread."""

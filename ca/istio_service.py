@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
+from cryptography import x509
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
 from ca.errors import AttestationError, CaError, IssueRefusedError, SvidInvalidError
-from ca.front import Asked, Credentials, Front
+from ca.front import Asked, Credentials, SigningFront
 from ca.issued import IssuedSvid, SigningRequest
 from ca.refusal import Refusal
 from ca.svid import to_pem
@@ -38,7 +40,7 @@ _NOT_THEIRS: Final = frozenset(
 class IstioCertificateService:
     """The service as grpclib serves it."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: SigningFront) -> None:
         """Sign by `front`."""
         self._front = front
 
@@ -70,7 +72,14 @@ class IstioCertificateService:
 
 def encode_chain(issued: IssuedSvid) -> list[str]:
     """Return one PEM an element, leaf first; the last element holds every root."""
-    return [*(to_pem((each,)).decode() for each in issued.chain), to_pem(issued.roots).decode()]
+    leaf, *above = issued.chain
+    return [to_pem((leaf,)).decode(), *(_pem((each,)) for each in above), _pem(issued.roots)]
+
+
+@lru_cache(maxsize=64)
+def _pem(authorities: tuple[x509.Certificate, ...]) -> str:
+    """Return the PEM of authorities, which are the same for thousands of leaves."""
+    return to_pem(authorities).decode()
 
 
 def _signing_request(request: Any) -> SigningRequest:

@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import structlog
-from grpclib.server import Server
 
 from ca.delivery_settings import SigningSettings
 from ca.errors import ListenError
 from ca.front import Front
+from ca.gathered_writes import GatheringServer
 from ca.grpc_companions import with_companions
 from ca.https_server import HttpsServer
 from ca.istio_service import IstioCertificateService
@@ -52,10 +52,10 @@ async def _serve_istio(
     listen: str, services: Collection[Any], identity: OwnIdentity
 ) -> AsyncIterator[None]:
     """Serve Istio's certificate service while the block runs."""
-    listener = _listen(listen)
+    listener = listen_on(listen)
     # A context of its own: it is changed in place.
     context = identity.new_context()
-    server = Server(services)
+    server = GatheringServer(services)
     await server.start(sock=listener, ssl=context)
     keeping = asyncio.create_task(identity.keep_fresh(context))
     _log.info("istio_signing_ready", port=listener.getsockname()[1])
@@ -70,12 +70,25 @@ async def _serve_istio(
             await asyncio.wait_for(server.wait_closed(), _DRAIN_SECONDS)
 
 
-def _listen(listen: str) -> socket.socket:
-    """Return a bound socket."""
+def listen_on(listen: str) -> socket.socket:
+    """Return a socket that listens on `HOST:PORT`, ready for short answers.
+
+    Raises:
+        ListenError: it cannot be had.
+    """
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    # WHY the protocol by its number: asyncio and grpclib turn Nagle's algorithm off only where
+    # they see it, and with it an answer in several frames waits 40 ms for the client's word.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host.strip("[]"), int(port)), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host.strip("[]"), int(port)))
+        listener.listen()
     except OSError as exc:
+        listener.close()
         why = exc.strerror or str(exc)
         raise ListenError(f"`{listen}` cannot be listened on: {why}") from exc
+    return listener

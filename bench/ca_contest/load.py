@@ -8,10 +8,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import grpc.aio
-
+from bench.ca_contest.grpc_wire import GrpcConnection, connect
 from ca.wire_messages import ISTIO_CA
 
 IN_FLIGHT = 32
@@ -48,32 +46,24 @@ async def put_under_load(askers: Sequence[Ask], seconds: float) -> Load:
 
 
 async def load_workers(ports: Sequence[int], csrs: Sequence[str], seconds: float) -> Load:
-    """Put our workers under load, the requests dealt out among them."""
-    stock = itertools.cycle(ISTIO_CA["IstioCertificateRequest"](csr=csr) for csr in csrs)
-    channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}") for port in ports]
-    calls = [
-        channel.unary_unary(
-            _METHOD,
-            request_serializer=ISTIO_CA["IstioCertificateRequest"].SerializeToString,
-            response_deserializer=ISTIO_CA["IstioCertificateResponse"].FromString,
-        )
-        for channel in channels
+    """Put our workers under load, the connections dealt out among them."""
+    request, answer = ISTIO_CA["IstioCertificateRequest"], ISTIO_CA["IstioCertificateResponse"]
+    stock = itertools.cycle(request(csr=csr).SerializeToString() for csr in csrs)
+    connections = [
+        await connect(ports[number % len(ports)], _METHOD) for number in range(IN_FLIGHT)
     ]
 
-    def asker(call: Any) -> Ask:
+    def asker(connection: GrpcConnection) -> Ask:
         async def ask() -> None:
-            answer = await call(next(stock))
-            assert answer.cert_chain
+            assert answer.FromString(await connection.call(next(stock))).cert_chain
 
         return ask
 
     try:
-        return await put_under_load(
-            [asker(calls[number % len(calls)]) for number in range(IN_FLIGHT)], seconds
-        )
+        return await put_under_load([asker(each) for each in connections], seconds)
     finally:
-        for channel in channels:
-            await channel.close()
+        for each in connections:
+            each.close()
 
 
 async def load_openbao(port: int, token: str, csrs: Sequence[str], seconds: float) -> Load:

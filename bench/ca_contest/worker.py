@@ -10,10 +10,7 @@ import asyncio
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -21,16 +18,18 @@ from bench.ca_contest.parts import CALLER, TRUST_DOMAIN
 from ca.audit_chain import AuditChain
 from ca.authority import Authority
 from ca.clock import utc_now
+from ca.front import Asked, Credentials
+from ca.gathered_writes import GatheringServer
 from ca.grant import IssuancePolicy
 from ca.interpreter import tune_interpreter
 from ca.issuance import Issuance, IssuanceParts
-from ca.issued import SigningRequest
+from ca.issued import IssuedSvid
+from ca.istio_service import IstioCertificateService
 from ca.key_kinds import check_private_key
 from ca.recorder import Recorder
 from ca.registry import Registry
+from ca.signing_endpoints import listen_on
 from ca.store import Store
-from ca.svid import to_pem
-from ca.wire_messages import ISTIO_CA
 from identity.spiffe_id import TrustDomain
 
 
@@ -51,6 +50,18 @@ def load_authority(folder: Path) -> Authority:
     )
 
 
+class _OpenFront:
+    """The door of the signing endpoints, with the one caller before it."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        """Sign by `issuance`."""
+        self._issuance = issuance
+
+    async def sign_async(self, asked: Asked, _credentials: Credentials) -> IssuedSvid:
+        """Return the certificate that is asked for."""
+        return await self._issuance.sign_async(asked.read(), CALLER)
+
+
 async def serve(folder: Path, node: str) -> None:
     """Answer CreateCertificate until the input ends."""
     authority = load_authority(folder)
@@ -64,31 +75,12 @@ async def serve(folder: Path, node: str) -> None:
         clock=utc_now,
         node=node,
     )
-    issuance, roots = Issuance(parts), to_pem(authority.roots).decode()
-    reply = ISTIO_CA["IstioCertificateResponse"]
-
-    async def create(request: Any, _context: Any) -> Any:
-        issued = await issuance.sign_async(SigningRequest(csr=request.csr.encode()), CALLER)
-        return reply(cert_chain=[*(to_pem((c,)).decode() for c in issued.chain), roots])
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        create,
-        request_deserializer=ISTIO_CA["IstioCertificateRequest"].FromString,
-        response_serializer=reply.SerializeToString,
-    )
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers(
-        [
-            grpc.method_handlers_generic_handler(
-                "istio.v1.auth.IstioCertificateService", {"CreateCertificate": handler}
-            )
-        ]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)
+    server = GatheringServer([IstioCertificateService(_OpenFront(Issuance(parts)))])
+    listener = listen_on("127.0.0.1:0")
+    await server.start(sock=listener)
+    print(listener.getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
-    await server.stop(None)
+    server.close()
     recorder.close()
     store.close()
 
