@@ -2,19 +2,23 @@
 
 Theory of operation. A segment's columns stand in a Parquet file whose name holds the SHA-256 of
 the segment, which is taken anew for each question: a segment that was changed never answers from
-columns that were made before. What is missing is made; a segment that may still grow, and one
-in a folder that cannot be written, gets its columns in a folder of this process alone. Segments
-are read in processes of their own, as many as there are cores, where there is much to read.
+columns that were made before. Beside it a note says how the segment is chained. What is missing
+is made; a segment that may still grow, and one in a folder that cannot be written, gets its columns
+in a folder of this process alone. Segments are read in processes of their own, as many as there are
+cores, where there is much to read.
 """
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -23,8 +27,10 @@ import duckdb
 
 from audit.chain import list_segments
 from audit.errors import AuditReadError
+from audit.folder_lock import is_being_written
 from audit.query_columns import VERSION, escape_glob, quote, select_columns
-from audit.segment_scan import ChainedSegment, digest_of, scan_segment
+from audit.segment_scan import ChainedSegment, digest_of, parse_chained, scan_segment
+from audit.whole_file import replace_file
 
 FOLDER: Final = "columns"
 Progress = Callable[[int, int], None]
@@ -38,7 +44,7 @@ _ENGINE_MEMORY: Final = "1GB"  # BUDGET: of each engine that makes columns
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment to ask; `is_sealed` where one stands after it, so that it grows no more."""
+    """A segment to ask; `is_sealed` where it grows no more."""
 
     path: Path
     is_sealed: bool
@@ -48,13 +54,23 @@ class Segment:
 class Columns:
     """A segment's columns, and the SHA-256 of the segment that they were made of.
 
-    `chained` is told where it was asked for: that every line is a link of the chain, and JSON.
+    `chained` is told where it was asked for: that every line is a link of the chain, and JSON;
+    `is_noted` where that was read from the note, and the lines not read again.
     """
 
     segment: Path
     file: Path
     digest: str
     chained: ChainedSegment | None = None
+    is_noted: bool = False
+
+
+class Chain(Enum):
+    """Whether it is asked how segments are chained, and what is enough to know it by."""
+
+    UNASKED = "unasked"
+    NOTED = "noted"
+    READ = "read"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +92,13 @@ class ColumnStore:
         name = f"{segment.path.name}.{digest[:_DIGITS]}.{VERSION}.parquet"
         if not (self.is_kept and segment.is_sealed):
             return self.scratch / name
-        return (self.folder or segment.path.parent / FOLDER) / name
+        return self.folder_of(segment.path.parent) / name
+
+    def folder_of(self, log: Path) -> Path:
+        """Return where the columns of a log are kept."""
+        if self.folder is None:
+            return log / FOLDER
+        return self.folder / hashlib.sha256(os.fsencode(log)).hexdigest()[:_DIGITS]
 
 
 def segments_of(log: Path) -> list[Segment]:
@@ -87,7 +109,8 @@ def segments_of(log: Path) -> list[Segment]:
     """
     folder = log.parent if log.is_file() else log
     files = [file for _, file in list_segments(folder)]
-    found = [Segment(file.absolute(), file != files[-1]) for file in files]
+    is_open = is_being_written(folder)
+    found = [Segment(file.absolute(), not is_open or file != files[-1]) for file in files]
     if not log.is_file():
         return found
     return [each for each in found if each.path == log.absolute()] or [
@@ -99,7 +122,7 @@ def open_columns(
     segments: Sequence[Segment],
     store: ColumnStore,
     *,
-    with_chain: bool = False,
+    chain: Chain = Chain.UNASKED,
     progress: Progress | None = None,
 ) -> list[Columns]:
     """Return the columns of segments, in their order; those that are missing are made.
@@ -115,11 +138,15 @@ def open_columns(
         for segment, digest in zip(segments, digests, strict=True):
             file = store.file_of(segment, digest)
             is_there = _is_whole(file)
-            if is_there and not with_chain:
-                found[segment.path] = Columns(segment.path, file, digest)
+            noted = _read_note(file) if is_there and chain is Chain.NOTED else None
+            if is_there and (chain is Chain.UNASKED or noted is not None):
+                known = Columns(segment.path, file, digest, noted, is_noted=noted is not None)
+                found[segment.path] = known
             else:
                 target = file if is_there or _can_hold(file.parent) else store.scratch / file.name
-                wanted.append(_Task(segment, target, digest, with_chain))
+                is_kept = target.parent != store.scratch
+                is_read = chain is not Chain.UNASKED
+                wanted.append(_Task(segment, target, digest, is_kept, is_read))
         for columns in _made(wanted, tell):
             found[columns.segment] = columns
     except OSError as exc:
@@ -130,25 +157,25 @@ def open_columns(
     return [found[segment.path] for segment in segments]
 
 
-def forget_columns(log: Path) -> int:
-    """Remove the kept columns of segments that are gone or were changed; return how many.
+def forget_columns(log: Path, store: ColumnStore) -> int:
+    """Remove the kept columns of segments that are gone; return how many.
 
     Raises:
-        OSError: the folder cannot be read.
+        OSError: a folder cannot be read.
     """
-    folder = log / FOLDER
+    folder = store.folder_of(log)
     if not folder.is_dir():
         return 0
-    current = {f"{file.name}.{digest_of(file)[:_DIGITS]}" for _, file in list_segments(log)}
-    stale = [
-        file
-        for file in folder.iterdir()
-        if file.name.rpartition(".")[0].rpartition(".")[0] not in current
-        or file.suffixes[-2:-1] != [f".{VERSION}"]
-    ]
-    for file in stale:
+    there = {file.name for _, file in list_segments(log)}
+    gone = [file for file in folder.glob("audit-*") if _segment_name(file) not in there]
+    for file in gone:
         file.unlink(missing_ok=True)
-    return len(stale)
+    return len(gone)
+
+
+def _segment_name(file: Path) -> str:
+    """Return the name of the segment that a column file was made of."""
+    return file.name.rsplit(".", maxsplit=3)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +183,8 @@ class _Task:
     segment: Segment
     file: Path
     digest: str
-    with_chain: bool
+    is_kept: bool
+    is_chain_read: bool
 
 
 def _digests(files: Sequence[Path]) -> list[str]:
@@ -198,13 +226,27 @@ def _make(task: _Task) -> Columns:
     path, file = task.segment.path, task.file
     has_columns = _is_whole(file)
     chained = None
-    if task.segment.is_sealed and (task.with_chain or not has_columns):
+    if task.segment.is_sealed and (task.is_chain_read or not has_columns):
         chained = scan_segment(path)
     if not has_columns:
         _write_columns(task, is_plain=chained is not None)
     if chained is not None and _readable_lines(file) != chained.lines:
         chained = None
-    return Columns(path, file, task.digest, chained if task.with_chain else None)
+    if chained is not None and not has_columns:
+        replace_file(_note_of(file), chained.to_json().encode("ascii"))
+    return Columns(path, file, task.digest, chained if task.is_chain_read else None)
+
+
+def _note_of(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _read_note(file: Path) -> ChainedSegment | None:
+    """Return what was noted of a segment when its columns were made; None where nothing was."""
+    try:
+        return parse_chained(_note_of(file).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _write_columns(task: _Task, *, is_plain: bool) -> None:
@@ -223,8 +265,17 @@ def _write_columns(task: _Task, *, is_plain: bool) -> None:
             raise AuditReadError(f"`{task.segment.path}` was changed while it was read")
         part.chmod(_MODE)
         part.replace(task.file)
+        if task.is_kept:
+            _forget_older(task)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _forget_older(task: _Task) -> None:
+    """Remove what was made of a segment before it was changed, or by an older version."""
+    for file in task.file.parent.glob(f"{glob.escape(task.segment.path.name)}.*"):
+        if file.stem != task.file.stem:
+            file.unlink(missing_ok=True)
 
 
 def _readable_lines(file: Path) -> int:
@@ -251,7 +302,7 @@ def _is_whole(file: Path) -> bool:
 def _can_hold(folder: Path) -> bool:
     """Whether column files can be written into a folder, which is made where it is missing."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)

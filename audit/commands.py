@@ -1,11 +1,9 @@
-"""What the command line calls: verify a log, export a log. Texts go to `out`, never to a logger."""
+"""What the command line calls: verify a log, prove a line. Texts go to `out`, never to a logger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, TextIO
 
 from audit.access_log import AccessLogs
@@ -13,21 +11,14 @@ from audit.beginning import tree_before
 from audit.chain import list_segments, parse_line, read_raw_lines
 from audit.checkpoint import prove_inclusion, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
-from audit.errors import AuditQueryError, AuditReadError, CheckpointError
-from audit.export import csv, html, jsonl
+from audit.errors import AuditReadError, CheckpointError
 from audit.logs import find_all_logs, find_logs
-from audit.reader import read_records
 from audit.signed_note import NoteVerifier
-from audit.time_range import parse_range
 from audit.verify import VerifyReport, verify_folder
 
 EXIT_INTACT: Final = 0
 EXIT_BROKEN: Final = 1
-FORMATS: Final[Mapping[str, Callable[..., int]]] = MappingProxyType(
-    {"jsonl": jsonl.export, "csv": csv.export, "html": html.export}
-)
 _SHOWN: Final = 50
-_TITLE: Final = "Meshwarden decisions"
 
 
 def run_verify(
@@ -139,31 +130,6 @@ def render_report(report: VerifyReport) -> str:
         lines.append(f"  … and {report.problem_count - _SHOWN} more")
     lines += [f"  note: {note}" for note in report.notes]
     return "\n".join(lines) + "\n"
-
-
-def run_export(
-    path: Path,
-    out: TextIO,
-    *,
-    format: str,
-    now: datetime,
-    since: str | None = None,
-    until: str | None = None,
-) -> int:
-    """Write the decisions of a time range and return how many. `out` is UTF-8, newline="".
-
-    Raises:
-        AuditQueryError: the format or a time cannot be understood.
-        AuditReadError: the path holds no log, or cannot be read.
-    """
-    export = FORMATS.get(format)
-    if export is None:
-        raise AuditQueryError(f"`{format}` is no format: expected one of {', '.join(FORMATS)}")
-    range = parse_range(since, until, now=now)
-    verification = verify_folder(path) if format == "html" else None
-    return export(
-        read_records(path, range=range), out, title=_TITLE, range=range, verification=verification
-    )
 
 
 def _plural(count: int, noun: str) -> str:

@@ -82,27 +82,23 @@ class Frontier:
         return root
 
 
-class TreeRange:
-    """Leaves that stand somewhere in a tree, as the perfect subtrees they make up.
+def subtrees(begin: int, leaves: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    """Return the perfect subtrees of leaves (their hashes) that stand from leaf `begin` on.
 
-    `trees` are (height, root), from left to right; a `Frontier` takes them one by one.
+    They are (height, root), from left to right; a `Frontier` of size `begin` takes them one by one.
     """
-
-    __slots__ = ("end", "trees")
-
-    def __init__(self, begin: int) -> None:
-        """Begin before leaf `begin`."""
-        self.end = begin
-        self.trees: list[tuple[int, bytes]] = []
-
-    def add(self, entry: bytes) -> None:
-        """Put an entry at the right end."""
-        node, height, place = leaf_hash(entry), 0, self.end
-        while place & 1 and self.trees and self.trees[-1][0] == height:
-            node = node_hash(self.trees.pop()[1], node)
-            place, height = place >> 1, height + 1
-        self.trees.append((height, node))
-        self.end += 1
+    left: list[tuple[int, bytes]] = []
+    right: list[tuple[int, bytes]] = []
+    nodes, height = list(leaves), 0
+    while nodes:
+        if begin & 1:
+            left.append((height, nodes.pop(0)))
+            begin += 1
+        if len(nodes) & 1:
+            right.append((height, nodes.pop()))
+        nodes = [node_hash(one, two) for one, two in zip(nodes[::2], nodes[1::2], strict=True)]
+        begin, height = begin >> 1, height + 1
+    return [*left, *reversed(right)]
 
 
 def sibling_ranges(index: int, size: int) -> list[tuple[int, int]]:

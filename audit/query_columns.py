@@ -83,7 +83,7 @@ COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
 
 # What leads from a row back to its line: the begin of the line's hash, and, where no line was
 # left out, the byte at which the line begins.
-_MARK: Final = "('0x' || left(right(line, 66), 16))::UBIGINT"
+_MARK: Final = "try_cast('0x' || left(right(line, 66), 16) AS UBIGINT)"
 _AT_BYTE: Final = (
     "(sum(length(line) + 1) OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW))::BIGINT "
     "- length(line) - 1"

@@ -20,6 +20,7 @@ import duckdb
 
 from audit.chain import parse_line, read_raw_lines
 from audit.column_files import (
+    Chain,
     Columns,
     ColumnStore,
     Progress,
@@ -59,14 +60,16 @@ class LogQueries:
         *,
         since: str | None = None,
         store: ColumnStore | None = None,
-        with_chain: bool = False,
+        chain: Chain = Chain.UNASKED,
+        writes: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Open logs: folders of segments, or single segments.
 
         `since` is the begin of every question that will be asked: segments that were closed
         before it are not asked. `store` says where columns are kept; it is closed with the
-        questions. `with_chain` reads every segment whole, for `chained`.
+        questions. `chain` asks of every segment how it is chained, for `chained`. `writes` is the
+        one file that `copy_decisions` may write.
 
         Raises:
             AuditReadError: a path holds no log, or cannot be read.
@@ -76,13 +79,15 @@ class LogQueries:
         try:
             chains = find_all_logs(logs)
             wanted = [_segments(log, since) for log in chains]
-            opened = [_segments(log, None) for log in chains] if with_chain else wanted
+            is_asked = chain is not Chain.UNASKED
+            opened = [_segments(log, None) for log in chains] if is_asked else wanted
             flat = [each for segments in opened for each in segments]
-            found = open_columns(flat, self._store, with_chain=with_chain, progress=progress)
+            found = open_columns(flat, self._store, chain=chain, progress=progress)
             asked = {each.path for segments in wanted for each in segments}
             self._columns = [each for each in found if each.segment in asked]
             self.chained = {each.segment: each.chained for each in found if each.chained}
-            self._engine = _open_engine(self._columns)
+            self.noted = sum(each.is_noted for each in found)
+            self._engine = _open_engine(self._columns, writes)
         except BaseException:
             self._store.close()
             raise
@@ -126,12 +131,45 @@ class LogQueries:
             statement += " ORDER BY decided_at, node, seq"
         yield from self._documents(statement, parameters)
 
+    def newest(self, query: Query, count: int) -> list[dict[str, Any]]:
+        """Return the newest of the wanted documents, the newest first.
+
+        Raises:
+            AuditReadError: a segment cannot be read.
+        """
+        return list(self.records(query, limit=count))[::-1]
+
     def _documents(self, statement: str, parameters: list[object]) -> Iterator[dict[str, Any]]:
         try:
             for file, mark, at_byte in self._rows(statement, parameters):
                 yield self._lines.line(self._segment_of[file], mark, at_byte).document
         except OSError as exc:
             raise AuditReadError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
+
+    def count(self, query: Query) -> int:
+        """Return how many decisions are wanted.
+
+        Raises:
+            AuditReadError: a segment cannot be read.
+        """
+        ((found,),) = self.rows("SELECT count(*) FROM wanted", query)
+        return int(found)
+
+    def copy_decisions(self, query: Query, file: Path) -> int:
+        """Write the columns of the wanted decisions as a Parquet file, and return how many.
+
+        Raises:
+            AuditReadError: a segment cannot be read, or the file cannot be written.
+        """
+        parameters: list[object] = []
+        wanted = self._wanted(query, "", parameters)
+        order = "" if self._is_one_chain else " ORDER BY decided_at, node, seq"
+        statement = (
+            f"COPY (SELECT {', '.join(COLUMNS)} FROM ({wanted}){order}) "  # noqa: S608
+            f"TO {quote(str(file.absolute()))} (FORMAT parquet, COMPRESSION zstd)"
+        )
+        ((count,),) = self._rows(statement, parameters)
+        return int(count)
 
     def groups(self, query: Query, by: Sequence[str], *, where: str = "") -> list[Group]:
         """Return the wanted decisions counted by columns, the most first.
@@ -286,8 +324,10 @@ def _made_before(begin: str, file: Path) -> bool:
     return isinstance(created_at, str) and created_at < begin
 
 
-def _open_engine(columns: Sequence[Columns]) -> duckdb.DuckDBPyConnection:
-    """Return an engine that sees the columns as `decisions`, and no other file."""
+def _open_engine(
+    columns: Sequence[Columns], writes: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Return an engine that sees the columns as `decisions`, may write one file, and no other."""
     engine = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -306,7 +346,9 @@ def _open_engine(columns: Sequence[Columns]) -> duckdb.DuckDBPyConnection:
             f"FROM read_parquet([{names}], filename = true)"
         )
         engine.execute(f"CREATE TABLE decisions_empty AS SELECT {shown} FROM decisions LIMIT 0")  # noqa: S608
-        allowed = ", ".join(quote(name) for file in files for name in (file, escape_glob(file)))
+        reached = [name for file in files for name in (file, escape_glob(file))]
+        reached += [str(writes.absolute())] if writes is not None else []
+        allowed = ", ".join(map(quote, reached))
         engine.execute(f"SET allowed_paths = [{allowed}]")
         engine.execute("SET enable_external_access = false")
         engine.execute("SET lock_configuration = true")

@@ -6,14 +6,11 @@ nothing, in CSV no cell is a formula.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
-from audit.export import csv as csv_export
-from audit.export import jsonl
 from audit.export.columns import (
     name_destination,
     name_peer,
@@ -21,11 +18,11 @@ from audit.export.columns import (
     name_subject,
     pick_at,
 )
-from audit.export.csv import safe_cell
-from audit.export.html import make_visible
+from audit.export.csv import write_decisions, write_rows
+from audit.export.json import write_lines as write_json
+from audit.export.visible import make_visible
 from audit.query_engine import Group
 from audit.query_tail import Damaged
-from audit.time_range import TimeRange
 
 Record = Mapping[str, Any]
 _reason = pick_at("decision", "reason")
@@ -67,18 +64,8 @@ def write_lines(records: Iterable[Record], out: TextIO) -> int:
     return count
 
 
-def write_json(records: Iterable[Record], out: TextIO) -> int:
-    """Write the documents as JSON lines, and return how many."""
-    return jsonl.export(records, out, title="", range=TimeRange(), verification=None)
-
-
-def write_csv(records: Iterable[Record], out: TextIO) -> int:
-    """Write a row of names and a row a decision, and return how many."""
-    return csv_export.export(records, out, title="", range=TimeRange(), verification=None)
-
-
 RECORD_FORMATS: Final[Mapping[str, Callable[[Iterable[Record], TextIO], int]]] = MappingProxyType(
-    {"table": write_lines, "json": write_json, "csv": write_csv}
+    {"table": write_lines, "json": write_json, "csv": write_decisions}
 )
 
 
@@ -91,9 +78,7 @@ def write_groups(
     if format == "json":
         out.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
     elif format == "csv":
-        writer = csv.writer(out, lineterminator="\r\n")
-        writer.writerow(names)
-        writer.writerows([safe_cell(cell) for cell in row] for row in rows)
+        write_rows(names, rows, out)
     else:
         out.writelines(_aligned(names, rows))
     return len(rows)

@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
 from audit.errors import AuditQueryError
+from audit.export.columns import (
+    name_destination,
+    name_peer,
+    name_rule,
+    name_shadow,
+    name_subject,
+    pick_at,
+)
 from audit.query import Query
 from audit.query_engine import LogQueries
-from audit.report import CONTROLS, QUESTIONS, TITLES, Day, Grant, Report, Section, controls_of
+from audit.report import (
+    CONTROLS,
+    QUESTIONS,
+    TITLES,
+    Grant,
+    Report,
+    Section,
+    Verification,
+    controls_of,
+)
+from audit.report_overview import build_overview
 from audit.verify import VerifyReport
 
+NEWEST: Final = 500  # BUDGET: decisions that a report shows one by one; the rest is counted
 MAX_ROWS: Final = 20_000  # BUDGET: rows of a section; strangers choose how many callers there are
 # The log is read once for all that is counted by who, what and by which rule.
 _FACTS: Final = (
     "SELECT left(decided_at, 10) AS day, peer, proof, subject = '' AS is_tokenless, destination, "
-    "method, effect, layer, policy, rule, revision, count(*) AS n, min(decided_at) AS first_at, "
+    "method, effect, reason, layer, policy, rule, revision, count(*) AS n, "
+    "count(*) FILTER (failed_open IS NOT NULL) AS opened, min(decided_at) AS first_at, "
     "max(decided_at) AS last_at FROM wanted GROUP BY ALL"
+)
+_SHADOWS: Final = (
+    "SELECT coalesce(each->>'$.action', '') AS action, each->>'$.policy' AS policy, "
+    "each->>'$.outcome' AS outcome, count(*) AS n, min(decided_at) AS first_at, "
+    "max(decided_at) AS last_at FROM (SELECT unnest(try_cast(shadow AS JSON[])) AS each, "
+    "decided_at FROM wanted WHERE shadow::VARCHAR <> '[]') GROUP BY ALL"
 )
 _ALLOWED: Final = "coalesce(sum(n) FILTER (effect = 'allow'), 0)::BIGINT"
 _DENIED: Final = "coalesce(sum(n) FILTER (effect <> 'allow'), 0)::BIGINT"
@@ -35,7 +62,7 @@ class _Sources:
     queries: LogQueries
     query: Query
     grants: Sequence[Grant] | None
-    verification: VerifyReport
+    verification: Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +78,13 @@ def build_report(
     query: Query,
     *,
     names: Sequence[str],
-    verification: VerifyReport,
+    verification: Verification,
     grants: Sequence[Grant] | None = None,
+    tell: Callable[[int, int], None] = lambda _done, _whole: None,
 ) -> Report:
     """Return the named sections over the wanted decisions; no names: every section.
+
+    `tell` is called with how many steps are done, and of how many.
 
     Raises:
         AuditQueryError: a name is that of no section.
@@ -64,16 +94,22 @@ def build_report(
         if name not in TITLES:
             raise AuditQueryError(f"`{name}` is no report: expected one of {', '.join(TITLES)}")
     sources = _Sources(queries, query, grants, verification)
+    chosen = names or tuple(TITLES)
+    steps = len(chosen) + 2
     queries.tabulate("facts", _FACTS, query)
-    days = queries.rows(
-        f"SELECT day, {_ALLOWED}, {_DENIED} FROM facts GROUP BY 1 ORDER BY 1",  # noqa: S608
-        query,
-    )
+    queries.tabulate("shadows", _SHADOWS, query)
+    tell(1, steps)
+    overview = build_overview(queries, query)
+    sections = []
+    for done, name in enumerate(chosen, start=2):
+        tell(done, steps)
+        sections.append(_section(name, sources))
+    tell(steps, steps)
     return Report(
         title="Meshwarden access report",
         range=str(query.range),
-        days=tuple(Day(day=day, allowed=yes, denied=no) for day, yes, no in days),
-        sections=tuple(_section(name, sources) for name in names or TITLES),
+        overview=overview,
+        sections=tuple(sections),
         verification=verification,
     )
 
@@ -180,10 +216,8 @@ def _policy_changes(sources: _Sources) -> _Table:
 def _shadow_exceptions(sources: _Sources) -> _Table:
     columns = ("what", "name", "outcome", "count", "first", "last")
     shadows = sources.queries.rows(
-        "SELECT 'shadow ' || coalesce(each->>'$.action', ''), each->>'$.policy', "
-        "each->>'$.outcome', count(*), min(decided_at), max(decided_at) FROM "
-        "(SELECT unnest(try_cast(shadow AS JSON[])) AS each, decided_at FROM wanted "
-        "WHERE shadow::VARCHAR <> '[]') GROUP BY 1, 2, 3 ORDER BY 2, 3, 1",
+        "SELECT 'shadow ' || action, policy, outcome, n, first_at, last_at FROM shadows "
+        "ORDER BY 2, 3, 1",
         sources.query,
     )
     opened = sources.queries.rows(
@@ -196,9 +230,61 @@ def _shadow_exceptions(sources: _Sources) -> _Table:
     return _Table(columns, [*opened, *shadows])
 
 
+_DECISION_COLUMNS: Final = (
+    "at", "answer", "peer", "subject", "request", "destination", "decided by", "why", "id"
+)  # fmt: skip
+
+
+def _decisions(sources: _Sources) -> _Table:
+    rows = [_decision_row(each) for each in sources.queries.newest(sources.query, NEWEST)]
+    notes: tuple[str, ...] = ()
+    if len(rows) == NEWEST:
+        notes = (f"the newest {NEWEST} are shown; `--report decisions` as CSV or JSON has all",)
+    return _Table(_DECISION_COLUMNS, rows, notes)
+
+
+def _decision_row(record: Mapping[str, Any]) -> tuple[object, ...]:
+    effect, status = pick_at("decision", "effect")(record), pick_at("decision", "http_status")
+    shadow = name_shadow(record)
+    why = (
+        pick_at("decision", "reason")(record),
+        pick_at("decision", "detail")(record),
+        pick_at("decision", "near_miss")(record),
+        f"shadow: {shadow}" if shadow else "",
+    )
+    method, host, path = (pick_at("request", name)(record) for name in ("method", "host", "path"))
+    return (
+        str(record.get("decided_at", "")),
+        f"{effect or ''} {status(record) or ''}".strip(),
+        name_peer(record),
+        name_subject(record),
+        f"{method or ''} {host or ''}{path or ''}".strip(),
+        name_destination(record),
+        f"{name_rule(record)} {pick_at('decision', 'place')(record) or ''}".strip(),
+        "; ".join(str(each) for each in why if each),
+        str(record.get("decision_id", "")),
+    )
+
+
 def _integrity(sources: _Sources) -> _Table:
-    report = sources.verification
-    rows: list[tuple[object, ...]] = [
+    many = len(sources.verification.reports) > 1
+    rows: list[tuple[object, ...]] = []
+    notes = ["the whole record was looked at, beyond the range of the report"]
+    if sources.verification.noted:
+        notes.append(
+            f"{sources.verification.noted} segments were read line by line when their columns were "
+            "made; their bytes are the same now, by SHA-256, and what was noted of them then is "
+            "believed: `--no-cache` reads every line again"
+        )
+    for report in sources.verification.reports:
+        label = f"{PurePath(report.path).name}: " if many else ""
+        rows += [(f"{label}{what}", value) for what, value in _statement(report)]
+        notes += [f"{label}{note}" for note in report.notes]
+    return _Table(("what", "value"), rows, tuple(notes))
+
+
+def _statement(report: VerifyReport) -> list[tuple[str, object]]:
+    return [
         ("verdict", "intact" if report.intact else f"broken in {report.problem_count} places"),
         ("lines", report.lines),
         ("segments", report.segments),
@@ -212,8 +298,6 @@ def _integrity(sources: _Sources) -> _Table:
         ("lines under a checkpoint", report.signed_lines),
         *(("problem", str(problem)) for problem in report.problems),
     ]
-    whole = "the whole record was read, beyond the range of the report"
-    return _Table(("what", "value"), rows, (whole, *report.notes))
 
 
 def _controls(_: _Sources) -> _Table:
@@ -232,6 +316,7 @@ _SECTIONS: Final[Mapping[str, Callable[[_Sources], _Table]]] = MappingProxyType(
         "anonymous-plaintext": _anonymous,
         "policy-changes": _policy_changes,
         "shadow-exceptions": _shadow_exceptions,
+        "decisions": _decisions,
         "integrity": _integrity,
         "controls": _controls,
     }

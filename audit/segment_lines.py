@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 from audit.chain import MAX_LINE_BYTES, Line, parse_line, read_raw_lines
 from audit.errors import AuditReadError, DamagedLineError
 
-_MARK: Final = slice(-67, -51)  # the first 16 digits of a line's hash
+_MARK: Final = slice(-66, -50)  # the first 16 digits of a line's hash, without the line's end
 _HELD: Final = 4  # BUDGET: segments whose lines are held: rows come in order, from few at a time
 
 
@@ -38,7 +38,8 @@ class SegmentLines:
         candidates = [raw] if _mark_of(raw) == mark else self._lines(segment).get(mark, [])
         for candidate in candidates:
             try:
-                return parse_line(candidate)
+                # A line whose end was cut off, and nothing before it, holds its own hash.
+                return parse_line(candidate.removesuffix(b"\n") + b"\n")
             except DamagedLineError:
                 continue
         raise AuditReadError(f"`{segment}` was changed while it was read")
@@ -67,6 +68,6 @@ class SegmentLines:
 def _mark_of(raw: bytes) -> int:
     """Return the number that the first digits of a line's hash are, -1 where it has none."""
     try:
-        return int(raw[_MARK], 16)
+        return int(raw.removesuffix(b"\n")[_MARK], 16)
     except ValueError:
         return -1

@@ -9,14 +9,15 @@ subtrees of its lines. Any other is left to the walk of `audit.verify`, which sa
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from audit.chain import parse_line, read_raw_lines
 from audit.errors import DamagedLineError
-from audit.merkle import TreeRange
+from audit.merkle import leaf_hash, subtrees
 from audit.reader import time_of
 from audit.record import Kind
 
@@ -47,6 +48,10 @@ class ChainedSegment:
     last_at: str
     trees: tuple[tuple[int, bytes], ...]
 
+    def to_json(self) -> str:
+        """Return it as a text that `parse_chained` reads."""
+        return json.dumps(asdict(self) | {"trees": [(at, root.hex()) for at, root in self.trees]})
+
 
 @dataclass(slots=True)
 class _Scan:
@@ -54,10 +59,24 @@ class _Scan:
 
     seq: int
     hash: str
-    tree: TreeRange
+    leaves: list[bytes]
     decisions: int = 0
     events: int = 0
     last: bytes = b""
+
+
+def parse_chained(text: str) -> ChainedSegment:
+    """Return what `ChainedSegment.to_json` wrote.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        document = json.loads(text)
+        trees = tuple((int(at), bytes.fromhex(root)) for at, root in document.pop("trees"))
+        return ChainedSegment(**document, trees=trees)
+    except (TypeError, LookupError, AttributeError, RecursionError) as exc:
+        raise ValueError("no chained segment") from exc
 
 
 def digest_of(path: Path) -> str:
@@ -82,8 +101,7 @@ def scan_segment(path: Path) -> ChainedSegment | None:
         header = parse_line(raw)
         if header.document.get("kind") != Kind.SEGMENT or header.seq < 1:
             return None
-        scan = _Scan(header.seq, header.hash, TreeRange(header.seq - 1), last=raw)
-        scan.tree.add(raw[:-1])
+        scan = _Scan(header.seq, header.hash, [leaf_hash(raw[:-1])], last=raw)
         if not _follow(lines, scan):
             return None
         last = parse_line(scan.last).document
@@ -103,13 +121,13 @@ def scan_segment(path: Path) -> ChainedSegment | None:
         events=scan.events,
         first_at=time_of(document),
         last_at=time_of(last),
-        trees=tuple(scan.tree.trees),
+        trees=tuple(subtrees(header.seq - 1, scan.leaves)),
     )
 
 
 def _follow(lines: Iterator[bytes], scan: _Scan) -> bool:
     """Read on to the end; whether each line follows the one before it."""
-    sha256, add = hashlib.sha256, scan.tree.add
+    sha256, add = hashlib.sha256, scan.leaves.append
     seq, digest, decisions, events, raw = scan.seq, scan.hash, 0, 0, scan.last
     for raw in lines:
         seq += 1
@@ -124,7 +142,7 @@ def _follow(lines: Iterator[bytes], scan: _Scan) -> bool:
             events += 1
         else:
             return False
-        add(raw[:-1])
+        add(sha256(b"\x00" + raw[:-1]).digest())
     scan.seq, scan.hash, scan.last = seq, digest, raw
     scan.decisions, scan.events = decisions, events
     return True

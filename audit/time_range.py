@@ -43,8 +43,8 @@ def parse_range(since: str | None, until: str | None, *, now: datetime) -> TimeR
         AuditQueryError: a text is no time, or the range ends before it begins.
     """
     found = TimeRange(
-        None if since is None else _format(parse_time(since, now=now)),
-        None if until is None else _format(parse_time(until, now=now)),
+        None if since is None else format_time(parse_time(since, now=now)),
+        None if until is None else format_time(parse_time(until, now=now)),
     )
     if found.since is not None and found.until is not None and found.since > found.until:
         raise AuditQueryError(f"the range ends before it begins: `{since}` to `{until}`")
@@ -68,5 +68,6 @@ def parse_time(text: str, *, now: datetime) -> datetime:
         ) from exc
 
 
-def _format(at: datetime) -> str:
+def format_time(at: datetime) -> str:
+    """Return an aware time as a text of the record."""
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

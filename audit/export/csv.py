@@ -1,43 +1,36 @@
-"""Records as CSV (RFC 4180), safe to open in a spreadsheet.
+"""CSV (RFC 4180) that is safe to open in a spreadsheet.
 
-A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line
-end for a formula. Strangers choose paths and host names, so such a cell gets a
-`'` before it, also when only white space stands before the sign.
+A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line end for a formula.
+Strangers choose paths and host names, so such a cell gets a `'` before it, also when only white
+space stands before the sign.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 from audit.export.columns import COLUMNS
-from audit.time_range import TimeRange
-from audit.verify import VerifyReport
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-def export(
-    records: Iterable[Mapping[str, Any]],
-    out: TextIO,
-    *,
-    title: str,
-    range: TimeRange,
-    verification: VerifyReport | None,
-) -> int:
-    """Write a row of names and a row a record; return how many records.
-
-    `title`, `range` and `verification` have no place in this form.
-    """
-    del title, range, verification
+def write_rows(names: Iterable[str], rows: Iterable[Sequence[object]], out: TextIO) -> int:
+    """Write a row of names and the rows, and return how many. `out` is opened with newline=""."""
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([safe_cell(name) for name in names])
     count = 0
-    for record in records:
-        writer.writerow([_cell(pick, record) for pick in COLUMNS.values()])
+    for row in rows:
+        writer.writerow([safe_cell(cell) for cell in row])
         count += 1
     return count
+
+
+def write_decisions(records: Iterable[Mapping[str, Any]], out: TextIO) -> int:
+    """Write a row of names and a row a decision, and return how many."""
+    picks = COLUMNS.values()
+    return write_rows(COLUMNS, ([pick(record) for pick in picks] for record in records), out)
 
 
 def safe_cell(value: object) -> str:
@@ -47,7 +40,3 @@ def safe_cell(value: object) -> str:
     text = "" if value is None else str(value).replace("\0", "")
     is_formula = text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)
     return "'" + text if is_formula else text
-
-
-def _cell(pick: Callable[[Mapping[str, Any]], object], record: Mapping[str, Any]) -> str:
-    return safe_cell(pick(record))

@@ -13,13 +13,17 @@ from typing import Any, TypeVar
 
 import click
 
+from audit.column_files import ColumnStore
+from audit.export.json import write_lines
 from audit.query import FIELDS, Query
 from audit.query_columns import COLUMNS
 from audit.query_engine import LogQueries
 from audit.query_tail import Damaged, follow
-from audit.query_text import RECORD_FORMATS, damage_line, line_of, write_groups, write_json
+from audit.query_text import RECORD_FORMATS, damage_line, line_of, write_groups
 from audit.time_range import parse_range
+from authz.commands.audit_columns import column_options
 from authz.commands.failing import clear_errors
+from authz.commands.progress import showing_progress
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -65,6 +69,7 @@ def _wanted(fields: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
     "--format", "format_", type=click.Choice(list(RECORD_FORMATS)), default="table",
     show_default=True,
 )  # fmt: skip
+@column_options
 def query_command(  # noqa: PLR0913 - one parameter an option
     *,
     logs: tuple[Path, ...],
@@ -74,6 +79,7 @@ def query_command(  # noqa: PLR0913 - one parameter an option
     by: str | None,
     limit: int | None,
     format_: str,
+    store: ColumnStore,
     **fields: tuple[str, ...],
 ) -> None:
     """Answer a question about the record: folders of segments, or single segments.
@@ -91,7 +97,7 @@ def query_command(  # noqa: PLR0913 - one parameter an option
     with clear_errors():
         span = parse_range(since, until, now=datetime.now(UTC))
         query = Query(range=span, wanted=_wanted(fields))
-        with LogQueries(logs, since=span.since) as queries:
+        with _opened(logs, span.since, store) as queries:
             if by is not None:
                 names = [name.strip() for name in by.split(",")]
                 groups = queries.groups(query, names, where=where)
@@ -104,6 +110,11 @@ def query_command(  # noqa: PLR0913 - one parameter an option
             )
     if count == limit:
         click.echo(f"the newest {count} are shown; `--limit` shows more", err=True)
+
+
+def _opened(logs: tuple[Path, ...], since: str | None, store: ColumnStore) -> LogQueries:
+    with showing_progress() as stage:
+        return LogQueries(logs, since=since, store=store, progress=stage("reading the record"))
 
 
 query_command.epilog = "Columns of --where and --by: " + ", ".join(COLUMNS) + "."
@@ -144,7 +155,7 @@ def tail_command(
             if isinstance(found, Damaged):
                 click.echo(damage_line(found), err=True)
             elif format_ == "json":
-                write_json([found], sys.stdout)
+                write_lines([found], sys.stdout)
             else:
                 click.echo(line_of(found))
             sys.stdout.flush()

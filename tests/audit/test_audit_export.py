@@ -5,46 +5,37 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.commands import FORMATS, run_export, run_verify
+from audit.column_files import ColumnStore
+from audit.commands import run_verify
 from audit.errors import AuditQueryError, AuditReadError
-from audit.export import html
+from audit.export.charts import day_columns
 from audit.export.csv import safe_cell
+from audit.export.run import FILE_FORMATS, FORMATS, Export, run_export
 from audit.record import PeerFacts, RequestFacts, ShadowFacts
+from audit.report import Day
 from audit.time_range import TimeRange, parse_range
 
 _NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-_HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'><a href=javascript:x>"
+_HOSTILE = (
+    "=1</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'><a href=javascript:x>"
+)
+_TEXTS = [each for each in FORMATS if each not in FILE_FORMATS]
 
 
-def _export(path: Path, format: str, **options: str) -> str:
+def _export(path: Path, format: str, **options: Any) -> str:
     out = io.StringIO(newline="")
-    run_export(path, out, format=format, now=_NOW, **options)
+    run_export(Export(log=path, format=format, **options), out)
     return out.getvalue()
-
-
-class _Tags(HTMLParser):
-    """Collects the page's tags and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 def test_jsonl_gives_the_lines_back(log: Path) -> None:
@@ -67,12 +58,86 @@ def test_csv_has_a_row_a_decision(log: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("format", list(FORMATS))
+def test_every_form_of_all_decisions_has_all(log: Path, tmp_path: Path) -> None:
+    """JSON lines, one JSON object and Parquet tell the same decisions in the same order."""
+    lines = [json.loads(line) for line in _export(log, "jsonl").splitlines()]
+    whole = json.loads(_export(log, "json", names=("decisions",)))
+    assert whole["decisions"] == lines
+    file = tmp_path / "it's [a] file?.parquet"
+    assert run_export(Export(log=log, format="parquet"), file).count == 40
+    with duckdb.connect() as engine:
+        rows = engine.from_parquet(str(file).replace("[", "[[]").replace("?", "[?]"))
+        seqs = rows.select("seq, path, effect").fetchall()
+    assert seqs == [(each["seq"], each["request"]["path"], "deny") for each in lines]
+
+
+@pytest.mark.parametrize("format", _TEXTS)
 def test_range_is_half_open(log: Path, format: str) -> None:
     """`since` is included, `until` is not, in every format."""
-    out = io.StringIO(newline="")
-    since, until = "2023-11-14T22:13:30.500Z", "2023-11-14T22:13:35.500Z"
-    assert run_export(log, out, format=format, now=_NOW, since=since, until=until) == 5
+    span = parse_range("2023-11-14T22:13:30.500Z", "2023-11-14T22:13:35.500Z", now=_NOW)
+    names = ("decisions",) if format == "json" else ()
+    found = run_export(Export(log=log, format=format, range=span, names=names), io.StringIO())
+    assert found.count == 5
+
+
+def test_columns_need_not_be_kept(log: Path) -> None:
+    """A report without kept columns is the same, but for what it says of its reading."""
+    _export(log, "md")
+    quick, whole = (
+        _report_lines(log, store) for store in (ColumnStore(), ColumnStore(is_kept=False))
+    )
+    assert [line for line in quick if line not in whole] == [
+        line for line in quick if "read line by line when their columns were made" in line
+    ]
+    assert len(quick) - len(whole) == 2
+
+
+def _report_lines(log: Path, store: ColumnStore) -> list[str]:
+    out = io.StringIO()
+    run_export(Export(log=log, format="md"), out, store=store)
+    return out.getvalue().splitlines()
+
+
+def test_a_section_as_parquet_has_its_rows(log: Path, tmp_path: Path) -> None:
+    """One section becomes a table with its columns, counts as numbers; two are refused."""
+    file = tmp_path / "matrix.parquet"
+    run_export(Export(log=log, format="parquet", names=("access-matrix",)), file)
+    with duckdb.connect() as engine:
+        assert engine.from_parquet(str(file)).select("peer, denied").fetchall() == [
+            ("spiffe://td/ns/a/sa/b", 40)
+        ]
+    with pytest.raises(AuditQueryError, match="one report at a time"):
+        run_export(Export(log=log, format="parquet", names=("controls", "integrity")), file)
+
+
+def test_print_takes_any_text(tmp_path: Path, open_writer: Any, record: Any) -> None:
+    """A PDF is made of hostile texts, long ones and signs that its fonts do not have."""
+    writer = open_writer()
+    for number, text in enumerate(
+        (_HOSTILE, "x" * 5000, "\u202e\x1b[31m漢字é\U0001f600\udc80", "")
+    ):
+        evil = ShadowFacts(policy=text, action="DENY", matched=None, effect="x", outcome="same")
+        request = RequestFacts(method=text, path=f"/{text}", host=text)
+        peer = PeerFacts(principal=text)
+        writer.offer(record(number, peer=peer, request=request, shadow=(evil,), revision=text))
+    writer.close()
+    _export(tmp_path / "log", "jsonl")
+    one, two = tmp_path / "one.pdf", tmp_path / "two.pdf"
+    for file in (one, two):
+        run_export(Export(log=tmp_path / "log", format="pdf"), file)
+    assert one.read_bytes().startswith(b"%PDF-")
+    assert one.read_bytes() == two.read_bytes()
+    assert b"/JavaScript" not in one.read_bytes()
+    assert b"/URI" not in one.read_bytes()
+
+
+def test_a_chart_shows_days_without_decisions() -> None:
+    """Days between two others have their place, also when nothing was decided."""
+    days = (Day(day="2026-10-01", allowed=9, denied=1), Day(day="2026-10-04", allowed=5, denied=0))
+    columns = day_columns(days).columns
+    assert [each.day.day[-2:] for each in columns] == ["01", "02", "03", "04"]
+    assert (columns[0].allowed, columns[0].denied) == (90.0, 10.0)
+    assert all(asdict(each)["left"] + each.width <= 100 for each in columns)
 
 
 @given(st.text())
@@ -87,63 +152,6 @@ def test_formula_is_quoted(text: str) -> None:
     """A cell that would be evaluated begins with a quote; a number does not."""
     assert safe_cell(text) == "'" + text
     assert safe_cell(-1) == "-1"
-
-
-def test_page_is_self_contained_and_inert(tmp_path, open_writer, record) -> None:
-    """Hostile texts add no element, no attribute and no address to the page."""
-    writer = open_writer()
-    writer.offer(record(1))
-    writer.close()
-    plain = _Tags(_export(tmp_path / "log", "html"))
-    writer = open_writer(folder=tmp_path / "evil")
-    evil = ShadowFacts(policy=_HOSTILE, action="DENY", matched=None, effect="x", outcome="same")
-    writer.offer(
-        record(
-            1,
-            peer=PeerFacts(principal=_HOSTILE),
-            request=RequestFacts(method=_HOSTILE, path=f"/{_HOSTILE}\u202e\x1b[31m", host=_HOSTILE),
-            shadow=(evil,),
-            revision=_HOSTILE,
-        )
-    )
-    writer.close()
-    page = _export(tmp_path / "evil", "html")
-    tags = _Tags(page)
-    assert [tag for tag, _ in tags.tags] == [tag for tag, _ in plain.tags]
-    for _, attributes in tags.tags:
-        assert not {"src", "href", "style"} & attributes.keys()
-        assert not any(name.startswith("on") for name in attributes)
-    assert "\u202e" not in page
-    assert "\x1b" not in page
-    assert "default-src 'none'" in page
-
-
-def test_page_says_when_the_record_is_broken(log: Path) -> None:
-    """The page carries the verification: intact, or broken and where."""
-    assert "The record is intact" in _export(log, "html")
-    path = log / "audit-00000001.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"/orders/2", b"/orders/3", 1))
-    page = _export(log, "html")
-    assert "broken in 1 place" in page
-    assert "audit-00000001.jsonl:5" in page
-
-
-@given(
-    st.recursive(
-        st.none() | st.integers() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["decision", "peer", "policy", "shadow"]), inner)
-        ),
-        max_leaves=6,
-    )
-)
-def test_page_survives_any_document(value: object) -> None:
-    """A document of another shape than ours is shown as far as it goes."""
-    document = {"decision": value, "peer": value, "request": value, "shadow": value}
-    out = io.StringIO()
-    html.export([document], out, title="t", range=TimeRange(), verification=None)
-    assert "<table" in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -178,8 +186,10 @@ def test_verify_command_speaks_and_exits(log: Path) -> None:
 
 
 def test_export_refuses_what_it_does_not_know(log: Path, tmp_path: Path) -> None:
-    """An unknown format and a folder without a log are errors, never empty exports."""
+    """An unknown format, a form that is no text, no log: errors, never empty exports."""
     with pytest.raises(AuditQueryError, match="`xml` is no format"):
         _export(log, "xml")
+    with pytest.raises(AuditQueryError, match="`pdf` is no text"):
+        _export(log, "pdf")
     with pytest.raises(AuditReadError):
         _export(tmp_path, "csv")

@@ -14,7 +14,7 @@ import pytest
 from audit.chain import ChainState, link_line, segment_name
 from audit.document import document_from_event, document_from_record
 from audit.errors import AuditQueryError
-from audit.export.report_text import REPORT_FORMATS
+from audit.export import forms, html
 from audit.query import Query
 from audit.query_engine import LogQueries
 from audit.record import (
@@ -28,7 +28,7 @@ from audit.record import (
     ShadowFacts,
 )
 from audit.redact import Redactor
-from audit.report import CONTROLS, QUESTIONS, TITLES, Grant, Report, Section
+from audit.report import CONTROLS, QUESTIONS, TITLES, Grant, Report, Section, Verification
 from audit.report_build import as_rows, build_report
 from audit.verify import verify_folder
 
@@ -38,6 +38,15 @@ _GRANTS = (
     Grant(policy="shop/web", rule=1, place="p.yaml:9"),
     Grant(policy="shop/all", rule=0, place="p.yaml:20"),
 )
+
+
+_FORMS = {
+    "csv": forms.write_csv,
+    "json": forms.write_json,
+    "jsonl": forms.write_jsonl,
+    "md": forms.write_markdown,
+    "html": html.write_html,
+}
 
 
 def _allowed(rule: int, policy: str = "shop/web") -> DecisionFacts:
@@ -84,7 +93,11 @@ def log(tmp_path: Path, record: Callable[..., AuditRecord]) -> Path:
 def _report(log: Path, *names: str, grants: tuple[Grant, ...] | None = _GRANTS) -> Report:
     with LogQueries([log]) as queries:
         return build_report(
-            queries, Query(), names=names, verification=verify_folder(log), grants=grants
+            queries,
+            Query(),
+            names=names,
+            verification=Verification((verify_folder(log),)),
+            grants=grants,
         )
 
 
@@ -94,7 +107,7 @@ def _section(log: Path, name: str) -> Section:
 
 def _text(report: Report, format: str) -> str:
     out = io.StringIO(newline="")
-    REPORT_FORMATS[format](report, out)
+    _FORMS[format](report, out)
     return out.getvalue()
 
 
@@ -137,6 +150,29 @@ def test_nameless_callers_are_told(log: Path) -> None:
     ]
 
 
+def test_overview_counts_what_the_sections_list(log: Path) -> None:
+    """The numbers and charts at the head are those of the tables below."""
+    report = _report(log)
+    overview = report.overview
+    assert (overview.total, overview.allowed, overview.denied) == (5, 3, 2)
+    assert (overview.callers_count, overview.workloads_count, overview.anonymous) == (2, 1, 1)
+    assert (overview.shadow_differences, overview.failed_open) == (1, 1)
+    assert [bar.count for bar in overview.refusing] == [2]
+    assert sum(bar.count for bar in overview.refused) == overview.denied
+    assert sum(map(sum, overview.hours)) == overview.denied
+    cells = [cell for row in overview.cells for cell in row]
+    assert sum(cell.allowed for cell in cells) == overview.allowed
+    assert len(overview.cells) == len(overview.callers)
+
+
+def test_newest_decisions_are_shown_first(log: Path) -> None:
+    """The decisions of a report are the newest, each with who, what, by what and why."""
+    rows = as_rows(_section(log, "decisions"))
+    assert [row["at"] for row in rows] == sorted((row["at"] for row in rows), reverse=True)
+    assert rows[-1]["answer"] == "allow 200"
+    assert rows[-1]["decided by"] == "shop/web#0"
+
+
 def test_changes_and_exceptions_are_told(log: Path) -> None:
     """Reloads stand between decisions; trials and passed providers are counted."""
     changes = as_rows(_section(log, "policy-changes"))
@@ -160,7 +196,7 @@ def test_every_form_says_when_the_record_is_broken(log: Path) -> None:
     assert json.loads(_text(report, "json"))["intact"] is False
     assert "**BROKEN**" in _text(report, "md")
     assert "broken in 1 place" in _text(report, "html")
-    assert report.allowed == 2
+    assert report.overview.allowed == 2
 
 
 def test_forms_agree(log: Path) -> None:
@@ -197,15 +233,20 @@ def test_hostile_text_does_nothing(log: Path) -> None:
     report = _report(log)
     page, text = _text(report, "html"), _text(report, "md")
     tags = _Tags(page).tags
-    assert not {"script", "img", "iframe", "link"} & {tag for tag, _ in tags}
+    assert not {"img", "iframe", "link", "object"} & {tag for tag, _ in tags}
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
+    assert not any(
+        name.startswith("on") or name in ("src", "style") for _, found in tags for name in found
+    )
     links = [attributes["href"] for tag, attributes in tags if tag == "a"]
-    assert links == [f"#{name}" for name in TITLES]
+    assert links[: len(TITLES)] == [f"#{name}" for name in TITLES]
     assert {f"#{attributes.get('id')}" for tag, attributes in tags if tag == "section"} >= set(
         links
     )
     for shown in (page, text):
         assert "\u202e" not in shown
         assert "\x1b" not in shown
+    assert "default-src 'none'" in page
     assert "<script" not in text
     assert "](javascript" not in text
     assert "\n# h" not in text

@@ -6,9 +6,11 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,21 @@ def log(tmp_path: Path) -> Path:
             changes = {"effect": "allow", "policy": None} if number == 10 else {}
             line, state = link_line(state, _document(number, **changes))
             file.write(line)
+    return folder
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A log without a fault: a header and ten decisions."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    header = {"kind": "segment", "segment": 1, "log_id": "x", "created_at": "2026-11-20T00:00:00Z"}
+    line, state = link_line(ChainState(), header)
+    lines = [line]
+    for number in range(10):
+        line, state = link_line(state, _document(number))
+        lines.append(line)
+    (folder / segment_name(1)).write_bytes(b"".join(lines))
     return folder
 
 
@@ -139,7 +156,7 @@ def test_report_names_grants_that_nobody_used(log: Path, tmp_path: Path) -> None
     policies = tmp_path / "policies.yaml"
     policies.write_text(_POLICIES)
     found = _run(
-        "report", log, "--report", "granted-unused", "--format", "jsonl", "--policies", policies
+        "export", log, "--report", "granted-unused", "--format", "jsonl", "--policies", policies
     )
     rows = [json.loads(line) for line in found.stdout.splitlines()]
     assert [(row["policy"], row["use"], row["unused_principals"]) for row in rows] == [
@@ -148,13 +165,87 @@ def test_report_names_grants_that_nobody_used(log: Path, tmp_path: Path) -> None
     assert rows[0]["place"].endswith("policies.yaml:8")
 
 
-def test_report_is_a_page_of_its_own(log: Path, tmp_path: Path) -> None:
-    """Without options the report is one page; what is wrong leaves no file behind."""
+def test_export_is_whole_or_not_there(log: Path, tmp_path: Path) -> None:
+    """A page of every section is written; what is wrong leaves no file behind."""
     page = tmp_path / "report.html"
-    assert "7 sections" in _run("report", log, "-o", page).stderr
+    assert "11 decisions" in _run("export", log, "--format", "html", "-o", page).stderr
     assert "Access matrix" in page.read_text()
     other = tmp_path / "report.csv"
-    found = _run("report", log, "--format", "csv", "-o", other)
+    found = _run("export", log, "--format", "csv", "--report", "controls", "integrity", "-o", other)
     assert found.exit_code == 2
     assert "one report at a time" in found.stderr
     assert not other.exists()
+    assert "needs a file" in _run("export", log, "--format", "pdf").stderr
+
+
+def test_a_manifest_vouches_for_an_export(whole: Path, tmp_path: Path) -> None:
+    """With the key of the checkpoints an export can be told from any other, and from any log."""
+    key, page, other = tmp_path / "key.pem", tmp_path / "decisions.csv", tmp_path / "other"
+    verifier = _run("new-key", key, "--origin", "node/a").stdout.strip()
+    signed = ("--signing-key", key, "--origin", "node/a")
+    assert _run("export", whole, "--format", "csv", *signed).exit_code == 2
+    done = _run("export", whole, "--format", "csv", "-o", page, "--since", "2026-11-20", *signed)
+    assert "signed by `node/a`" in done.stderr
+    good = _run("verify-export", page, "--key", verifier, "--log", whole)
+    assert good.exit_code == 0
+    assert "log whole 11 " in good.stdout
+    shutil.copytree(whole, other)
+    segment = other / segment_name(1)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:-1]))
+    found = _run("verify-export", page, "--key", verifier, "--log", other)
+    assert (found.exit_code, "does not hold the 11 lines" in found.stdout) == (1, True)
+    page.write_text(page.read_text().replace("deny", "deny "))
+    assert "bytes long" in _run("verify-export", page, "--key", verifier).stdout
+    stranger = _run("new-key", tmp_path / "stranger.pem", "--origin", "node/a").stdout.strip()
+    assert _run("verify-export", page, "--key", stranger).exit_code == 1
+    note = page.with_name(page.name + ".manifest")
+    note.write_text(note.read_text().replace("2026-11-20", "2026-11-19"))
+    assert _run("verify-export", page, "--key", verifier).exit_code == 1
+
+
+def test_a_broken_record_is_signed_for_as_broken(log: Path, tmp_path: Path) -> None:
+    """Whose record is broken can export it; the manifest says so, and no root."""
+    key, page = tmp_path / "key.pem", tmp_path / "page.html"
+    verifier = _run("new-key", key, "--origin", "n").stdout.strip()
+    segment = log / segment_name(1)
+    segment.write_bytes(segment.read_bytes().replace(b"/orders/3", b"/orders/4"))
+    done = _run(
+        "export", log, "--format", "html", "-o", page, "--signing-key", key, "--origin", "n"
+    )
+    assert done.exit_code == 0
+    found = _run("verify-export", page, "--key", verifier)
+    assert (found.exit_code, found.stdout.strip().endswith(" broken")) == (0, True)
+    assert _run("verify-export", page, "--key", verifier, "--log", log).exit_code == 1
+
+
+def test_index_makes_columns_beforehand(log: Path, tmp_path: Path) -> None:
+    """What `index` made is what questions are answered from, beside the log or elsewhere."""
+    own = tmp_path / "own"
+    assert "1 sealed segments have columns" in _run("index", log).stderr
+    assert _run("index", log, "--cache", own).exit_code == 0
+    assert len(list((log / "columns").glob("*.parquet"))) == 1
+    assert len(list(own.glob("*/*.parquet"))) == 1
+    answers = [
+        _run("query", log, "--format", "json", *options).stdout
+        for options in ((), ("--cache", own), ("--no-cache",))
+    ]
+    assert answers[0] == answers[1] == answers[2] != ""
+    assert _run("query", log, "--cache", own, "--no-cache").exit_code == 2
+
+
+def test_index_follows_a_log(log: Path) -> None:
+    """`index -f` ends on a signal, with code 0."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "authz.cli", "audit", "index", "-f", log], stderr=subprocess.PIPE
+    )
+    try:
+        columns = log / "columns"
+        until = time.monotonic() + 60
+        while not list(columns.glob("*.json")) and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,20 +1,19 @@
 "use strict";
 (() => {
-  const words = document.getElementById("filter");
-  const effect = document.getElementById("effect");
-  const shown = document.getElementById("shown");
-  const rows = Array.from(document.querySelectorAll("#decisions tbody tr"), (row) => [row, row.textContent.toLowerCase()]);
-  const apply = () => {
-    const wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const [row, text] of rows) {
-      const fits = (!effect.value || row.dataset.effect === effect.value) && wanted.every((word) => text.includes(word));
-      row.hidden = !fits;
-      count += fits ? 1 : 0;
-    }
-    shown.textContent = count + " of " + rows.length + " shown";
-  };
-  words.addEventListener("input", apply);
-  effect.addEventListener("change", apply);
-  apply();
+  for (const label of document.querySelectorAll(".head label")) {
+    const part = label.closest("section");
+    const rows = Array.from(part.querySelectorAll("tbody tr"), (row) => [row, row.textContent.toLowerCase()]);
+    const field = label.querySelector("input");
+    const shown = label.querySelector("output");
+    label.hidden = false;
+    field.addEventListener("input", () => {
+      const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let count = 0;
+      for (const [row, text] of rows) {
+        row.hidden = !wanted.every((word) => text.includes(word));
+        count += row.hidden ? 0 : 1;
+      }
+      shown.textContent = wanted.length ? count + " of " + rows.length : "";
+    });
+  }
 })();

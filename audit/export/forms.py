@@ -1,19 +1,14 @@
-"""A report as CSV, JSON, JSON lines, Markdown, or one HTML page."""
+"""A report as CSV, JSON, JSON lines or Markdown."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any, Final, TextIO
 
-from markupsafe import Markup
-
 from audit.errors import AuditQueryError
-from audit.export.csv import safe_cell
-from audit.export.html import make_visible, page_environment, read_template, source_hash
+from audit.export.csv import write_rows
+from audit.export.visible import make_visible
 from audit.report import Report, Section
 from audit.report_build import as_rows
 
@@ -31,19 +26,22 @@ def write_csv(report: Report, out: TextIO) -> None:
     if len(report.sections) != 1:
         raise AuditQueryError("CSV takes one report at a time: name it with `--report`")
     section = report.sections[0]
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(section.columns)
-    writer.writerows([safe_cell(cell) for cell in row] for row in section.rows)
+    write_rows(section.columns, section.rows, out)
 
 
 def write_json(report: Report, out: TextIO) -> None:
-    """Write the report as one JSON object: the range, the days, each section with its rows."""
+    """Write the report as one JSON object: the range, the overview, each section with its rows."""
     json.dump(
         {
             "title": report.title,
             "range": report.range,
             "intact": report.verification.intact,
-            "days": [asdict(day) for day in report.days],
+            "overview": {
+                "decisions": report.overview.total,
+                "allowed": report.overview.allowed,
+                "denied": report.overview.denied,
+                **asdict(report.overview),
+            },
             "sections": [_section_object(section) for section in report.sections],
         },
         out,
@@ -76,7 +74,10 @@ def write_markdown(report: Report, out: TextIO) -> None:
     verdict = "intact" if report.verification.intact else "**BROKEN**"
     out.write(f"# {_plain(report.title)}\n\n")
     out.write(f"- Range: {_plain(report.range)}\n- Record: {verdict}\n")
-    out.write(f"- Decisions: {report.allowed} allowed, {report.denied} denied\n")
+    seen = report.overview
+    out.write(f"- Decisions: {seen.allowed} allowed, {seen.denied} denied\n")
+    out.write(f"- Callers: {seen.callers_count}, workloads: {seen.workloads_count}\n")
+    out.write(f"- Without a peer: {seen.anonymous}, failed open: {seen.failed_open}\n")
     for section in report.sections:
         out.write(f"\n## {section.title}\n\n{section.question}\n\n")
         if section.rows:
@@ -100,28 +101,3 @@ def _plain(value: object) -> str:
     # Some readers make links of bare addresses, which here are strangers'.
     shown = make_visible(value).translate(_MARKDOWN)
     return shown.replace("://", "\\://").replace("www.", "www\\.")
-
-
-def write_html(report: Report, out: TextIO) -> None:
-    """Write the report as one page that fetches nothing and runs nothing."""
-    style = read_template("report.css") + read_template("sections.css")
-    page = page_environment().get_template("sections.html.j2")
-    out.writelines(
-        page.generate(
-            report=report,
-            busiest=max((day.allowed + day.denied for day in report.days), default=1) or 1,
-            style=Markup(style),  # noqa: S704 - our own files
-            style_hash=source_hash(style),
-        )
-    )
-
-
-REPORT_FORMATS: Final[Mapping[str, Callable[[Report, TextIO], None]]] = MappingProxyType(
-    {
-        "csv": write_csv,
-        "json": write_json,
-        "jsonl": write_jsonl,
-        "md": write_markdown,
-        "html": write_html,
-    }
-)

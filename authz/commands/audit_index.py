@@ -1,0 +1,68 @@
+"""`meshwarden audit index`: columns of sealed segments, made before anybody asks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from audit.column_files import ColumnStore, Progress, forget_columns, open_columns, segments_of
+from audit.logs import find_all_logs
+from authz.commands.failing import clear_errors
+from authz.commands.progress import showing_progress
+
+_LOOK_SECONDS = 5.0
+_KIND = 10  # how much the machine's other work goes before it
+
+
+@click.command("index")
+@click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on as segments are sealed.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to keep columns in, one's own; else `columns` beside the segments.",
+)
+def index_command(logs: tuple[Path, ...], is_following: bool, cache: Path | None) -> None:
+    """Make the columns that questions are asked of, for each sealed segment that has none.
+
+    Without it the first question makes them. It gives way to other work of the machine, and
+    removes columns of segments that are gone or were changed.
+    """
+    stop = threading.Event()
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    with clear_errors():
+        os.nice(_KIND)
+        if is_following:
+            signal.signal(signal.SIGINT, end)
+            signal.signal(signal.SIGTERM, end)
+        store, known = ColumnStore(folder=cache), set[Path]()
+        try:
+            with showing_progress() as stage:
+                _index(logs, store, known, stage("making columns"))
+            if not is_following:
+                click.echo(f"{len(known)} sealed segments have columns", err=True)
+            # WHY looking: no event of the standard library tells that another process made a file.
+            while is_following and not stop.wait(_LOOK_SECONDS):
+                _index(logs, store, known, None)
+        finally:
+            store.close()
+
+
+def _index(
+    logs: Sequence[Path], store: ColumnStore, known: set[Path], progress: Progress | None
+) -> None:
+    """Make what is missing for segments that are not known yet, and forget what is gone."""
+    for log in find_all_logs(logs):
+        sealed = [each for each in segments_of(log) if each.is_sealed and each.path not in known]
+        open_columns(sealed, store, progress=progress)
+        known.update(each.path for each in sealed)
+        forget_columns(log, store)
