@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from authz.bundle_settings import with_absolute_bundles
 from authz.identity_settings import IdentitySettings
-from authz.settings import Settings
+from authz.settings import ListenSettings, Settings
 from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.documents import YamlList, YamlMap, YamlNode, parse_documents
 
@@ -29,6 +29,7 @@ def load_settings(path: Path) -> Settings:
     base = path.resolve().parent
     return settings.model_copy(
         update={
+            "listen": _with_absolute_tls(base, settings.listen),
             "policies": settings.policies.model_copy(
                 update={"paths": _absolute(base, settings.policies.paths)}
             ),
@@ -39,6 +40,12 @@ def load_settings(path: Path) -> Settings:
             "audit": settings.audit.made_absolute(base),
         }
     )
+
+
+def _with_absolute_tls(base: Path, settings: ListenSettings) -> ListenSettings:
+    if settings.tls is None:
+        return settings
+    return settings.model_copy(update={"tls": settings.tls.made_absolute(base)})
 
 
 def _with_absolute_files(base: Path, settings: IdentitySettings) -> IdentitySettings:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from authz.check_pool import CheckPool
 from authz.errors import ListenError
+from authz.listener_tls import ListenerTls
+from authz.overload import Overload
 
 SERVICE = "envoy.service.auth.v3.Authorization"
 _METHOD = "Check"
@@ -27,6 +29,8 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
 )
+# BUDGET: checks that may wait for a thread; gRPC refuses more by itself (RESOURCE_EXHAUSTED).
+_WAITING_MAX = 2000
 
 
 Check = Callable[..., bytes]
@@ -35,6 +39,9 @@ Check = Callable[..., bytes]
 With a metadata key, its values are a second argument; a `timed` server's adds `seconds=`, how
 long the caller still waits (None: nobody knows).
 """
+
+
+_Handle = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
 class GrpcServer:
@@ -48,20 +55,34 @@ class GrpcServer:
         *,
         metadata_key: str = "",
         timed: bool = False,
+        tls: ListenerTls | None = None,
+        overload: Overload | None = None,
     ) -> None:
         """Bind and begin to serve; health says SERVING.
 
         With a `metadata_key`, `check` also gets what the call's metadata holds under it;
-        `timed`, also what is left of the call's deadline.
+        `timed`, also what is left of the call's deadline. With `tls`, only its clients ask;
+        with `overload`, checks that wait too long are refused.
 
         Raises:
             ListenError: the address cannot be bound.
         """
-        self._server = grpc.server(ThreadPoolExecutor(threads, "check"), options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((_check_handler(check, metadata_key, timed=timed),))
+        pool = CheckPool(threads)
+        self._server = grpc.server(
+            pool, options=_OPTIONS, maximum_concurrent_rpcs=threads + _WAITING_MAX
+        )
+        handle = _check_handler(check, metadata_key, timed=timed)
+        if overload is not None:
+            handle = _unless_overloaded(overload, pool, handle)
+        if tls is not None:
+            handle = _only_admitted(tls, handle)
+        # No (de)serializer: bytes in, bytes out.
+        method = grpc.unary_unary_rpc_method_handler(handle)
+        handlers = grpc.method_handlers_generic_handler(SERVICE, {_METHOD: method})
+        self._server.add_generic_rpc_handlers((handlers,))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self.port = _bind(self._server, address)
+        self.port = _bind(self._server, address, tls)
         self._server.start()
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -72,7 +93,7 @@ class GrpcServer:
         self._server.stop(drain_seconds).wait()
 
 
-def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> grpc.GenericRpcHandler:
+def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> _Handle:
     def handle(message: bytes, context: grpc.ServicerContext) -> bytes:
         more = {"seconds": _seconds_left(context)} if timed else {}
         if not metadata_key:
@@ -80,9 +101,29 @@ def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> grpc.Gene
         found = (pair for pair in context.invocation_metadata() or () if pair[0] == metadata_key)
         return check(message, tuple(_text(value) for _, value in found), **more)
 
-    # No (de)serializer: bytes in, bytes out.
-    method = grpc.unary_unary_rpc_method_handler(handle)
-    return grpc.method_handlers_generic_handler(SERVICE, {_METHOD: method})
+    return handle
+
+
+def _only_admitted(tls: ListenerTls, handle: _Handle) -> _Handle:
+    """Return a handler that answers nobody whom the listener's TLS does not admit."""
+
+    def guarded(message: bytes, context: grpc.ServicerContext) -> bytes:
+        if not tls.admits(context):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client may not ask")
+        return handle(message, context)
+
+    return guarded
+
+
+def _unless_overloaded(overload: Overload, pool: CheckPool, handle: _Handle) -> _Handle:
+    """Return a handler that does not look at checks which have waited too long."""
+
+    def guarded(message: bytes, context: grpc.ServicerContext) -> bytes:
+        if overload.refuses(pool.waited()):
+            return overload.answer
+        return handle(message, context)
+
+    return guarded
 
 
 def _seconds_left(context: grpc.ServicerContext) -> float | None:
@@ -96,13 +137,16 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
 
 
-def _bind(server: Any, address: str) -> int:
+def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
     """Bind the address and return the port (0 for a Unix socket)."""
     path = Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
     if path is not None:
         _remove_stale(path)
     try:
-        port = int(server.add_insecure_port(address))
+        if tls is None:
+            port = int(server.add_insecure_port(address))
+        else:
+            port = int(server.add_secure_port(address, tls.credentials()))
     except RuntimeError as exc:
         raise ListenError(f"`{address}` cannot be listened on: is it in use?") from exc
     if path is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from audit.settings import AuditSettings
 from authz.dryrun_settings import DryRunSettings
 from authz.identity_settings import IdentitySettings
+from authz.listen_tls_settings import ListenTlsSettings
 from authz.mesh_settings import MeshSettings
 from authz.policy_bundle_settings import PolicyBundleSettings, check_policy_bundles
 from authz.provider_settings import (
@@ -69,9 +70,30 @@ class ListenSettings(Section):
         description="Threads that answer checks; one that waits for Rego, keys or introspection "
         "answers nobody else.",
     )
+    overload_milliseconds: int = Field(
+        default=20,
+        ge=0,
+        le=10_000,
+        description="How long a check may wait for a thread once the queue stands (every check of "
+        "the last 100 ms waited longer): one that waited longer is refused unread, with 503 as an "
+        "`error_response`. Zero refuses none.",
+    )
     drain_seconds: float = Field(
         default=5.0, ge=0, description="How long open checks may finish after SIGTERM."
     )
+    tls: ListenTlsSettings | None = Field(
+        default=None,
+        description="TLS of `grpc`, and which clients may ask. Unset: plain, which is for loopback "
+        "and Unix sockets.",
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_for_addresses(self) -> Self:
+        if self.tls is not None and self.grpc.startswith("unix://"):
+            raise ValueError(
+                "`tls` is for `host:port`; who may use a Unix socket says its file's mode"
+            )
+        return self
 
 
 class PolicySettings(Section):

@@ -136,17 +136,30 @@ def refused_start(folder: Path) -> str:
     return done.stdout + done.stderr
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS between the test and the house: `listen.tls`, and what the test shows and believes."""
+
+    settings: Mapping[str, Any]
+    credentials: grpc.ChannelCredentials
+    server_name: str
+
+
 @contextmanager
-def serving(folder: Path, files: Mapping[str, str | bytes], **sections: Any) -> Iterator[House]:
+def serving(
+    folder: Path, files: Mapping[str, str | bytes], *, tls: Tls | None = None, **sections: Any
+) -> Iterator[House]:
     """Serve `sections` of meshwarden.yaml over `files`, and stop in the end."""
     write(folder, files)
     # A path of a Unix socket has room for some 100 bytes, and pytest's folders are deep.
     with tempfile.TemporaryDirectory(prefix="mw-") as sockets:
         http = f"127.0.0.1:{_free_port()}"
         listen = {"grpc": f"unix://{sockets}/grpc.sock", "http": http, "drainSeconds": 0}
+        if tls is not None:
+            listen |= {"grpc": f"127.0.0.1:{_free_port()}", "tls": dict(tls.settings)}
         path = configure(folder, listen=listen, **sections)
-        with _running(path), grpc.insecure_channel(str(listen["grpc"])) as channel:
-            grpc.channel_ready_future(channel).result(timeout=_PATIENCE)
+        with _running(path) as failures, _channel(str(listen["grpc"]), tls) as channel:
+            _wait_ready(channel, failures)
             house = House(folder, channel, f"http://{http}")
             try:
                 yield house
@@ -154,8 +167,22 @@ def serving(folder: Path, files: Mapping[str, str | bytes], **sections: Any) -> 
                 house.close()
 
 
+def _wait_ready(channel: grpc.Channel, failures: list[Exception]) -> None:
+    is_ready = grpc.channel_ready_future(channel)
+    eventually(lambda: failures or is_ready.done(), bool)
+    assert failures == []
+
+
+def _channel(address: str, tls: Tls | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(address)
+    options = (("grpc.ssl_target_name_override", tls.server_name),)
+    return grpc.secure_channel(address, tls.credentials, options)
+
+
 @contextmanager
-def _running(configuration: Path) -> Iterator[None]:
+def _running(configuration: Path) -> Iterator[list[Exception]]:
+    """Serve, and yield what ended it."""
     stop, failures = threading.Event(), list[Exception]()
 
     def run() -> None:
@@ -167,7 +194,7 @@ def _running(configuration: Path) -> Iterator[None]:
     thread = threading.Thread(target=run, name="serve")
     thread.start()
     try:
-        yield
+        yield failures
     finally:
         stop.set()
         thread.join(_PATIENCE)

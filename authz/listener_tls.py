@@ -1,0 +1,184 @@
+"""TLS of the gRPC listener: a certificate from files that others replace, and who may ask.
+
+Theory of operation. gRPC asks for the certificate with each new connection. The files
+are looked at then, and read again when they look different; what was read counts once
+certificate, key and roots are whole and belong together. Until then the last good ones
+are shown, and the fault is told.
+
+Spec: RFC 8446; SPIFFE X.509-SVID section 5 (validation is by chain, never by host name).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+
+from authz.errors import ListenError
+from authz.listen_tls_settings import ListenTlsSettings
+
+_log = structlog.get_logger(__name__)
+# What gRPC calls the one URI of a client's certificate when that is a SPIFFE ID.
+_SPIFFE_ID = "peer_spiffe_id"
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shown:
+    """What is shown to clients, and the state of the files that it was read from."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    not_after: datetime
+    stamp: _Stamp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTlsStatus:
+    """How the certificate stands; `fault` is why newer files are not shown, empty: they are."""
+
+    not_after: datetime
+    fault: str = ""
+
+
+class ListenerTls:
+    """The listener's certificate, kept up with its files. Safe from many threads."""
+
+    def __init__(
+        self,
+        settings: ListenTlsSettings,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Read the files.
+
+        Raises:
+            ListenError: they cannot be read, do not belong together, or have expired.
+        """
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._fault = ""
+        self._refused: _Stamp = ()
+        self._shown = self._given = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what a secure port is opened with; it keeps asking this object."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._shown.configuration,
+            self._fetch,
+            require_client_authentication=self._settings.client_ca_file is not None,
+        )
+
+    def status(self) -> ListenerTlsStatus:
+        """Return how the certificate stands, its files looked at now."""
+        with self._lock:
+            self._refresh()
+            return ListenerTlsStatus(not_after=self._shown.not_after, fault=self._fault)
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether no client can believe the certificate any longer."""
+        return self._clock() > self.status().not_after
+
+    def admits(self, context: grpc.ServicerContext) -> bool:
+        """Return whether the caller of a call may ask; its certificate was verified before."""
+        if not self._settings.client_ids:
+            return True
+        found = context.auth_context().get(_SPIFFE_ID, ())
+        spiffe_id = found[0].decode("utf-8", "replace") if len(found) == 1 else ""
+        if self._settings.may_ask(spiffe_id):
+            return True
+        _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=context.peer())
+        return False
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what gRPC is to show from now on, None for what it shows already."""
+        with self._lock:
+            self._refresh()
+            if self._given is self._shown:
+                return None
+            self._given = self._shown
+            return self._shown.configuration
+
+    def _refresh(self) -> None:
+        """Show what the files hold, if it is news and good."""
+        try:
+            stamp = self._look()
+            if stamp == self._shown.stamp:
+                self._fault = ""
+            elif stamp != self._refused:
+                self._refused = stamp
+                self._shown = self._read()
+                self._fault = ""
+                _log.info("certificate_reloaded", not_after=self._shown.not_after.isoformat())
+        except ListenError as exc:
+            if self._fault != str(exc):
+                _log.error("certificate_not_reloaded", error=str(exc))
+            self._fault = str(exc)
+
+    def _files(self) -> tuple[Path, ...]:
+        settings = self._settings
+        roots = () if settings.client_ca_file is None else (settings.client_ca_file,)
+        return (settings.certificate_file, settings.key_file, *roots)
+
+    def _look(self) -> _Stamp:
+        """Return what changes with the files."""
+        try:
+            found = [path.stat() for path in self._files()]
+        except OSError as exc:
+            raise ListenError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
+        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+
+    def _read(self) -> _Shown:
+        """Return what the files hold, once it belongs together."""
+        stamp = self._look()
+        try:
+            chain, key, *roots = (path.read_bytes() for path in self._files())
+        except OSError as exc:
+            raise ListenError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
+        not_after = self._check_pair(chain, key)
+        for raw in roots:
+            self._certificates(raw, self._files()[-1])
+        configuration = grpc.ssl_server_certificate_configuration(
+            [(key, chain)], root_certificates=roots[0] if roots else None
+        )
+        return _Shown(configuration=configuration, not_after=not_after, stamp=stamp)
+
+    def _check_pair(self, chain: bytes, key: bytes) -> datetime:
+        """Return when the certificate ends; refuse it without its key, or after its end."""
+        # WHY here: gRPC would take anything, log a line, and then fail each handshake.
+        leaf = self._certificates(chain, self._settings.certificate_file)[0]
+        try:
+            private = serialization.load_pem_private_key(key, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+            raise ListenError(
+                f"`{self._settings.key_file}` is not a private key in PEM without a password"
+            ) from exc
+        if private.public_key() != leaf.public_key():
+            raise ListenError(
+                f"`{self._settings.key_file}` is not the key of `{self._settings.certificate_file}`"
+            )
+        not_after = leaf.not_valid_after_utc
+        if self._clock() > not_after:
+            raise ListenError(
+                f"`{self._settings.certificate_file}` ended at {not_after.isoformat()}"
+            )
+        return not_after
+
+    def _certificates(self, raw: bytes, path: Path) -> list[x509.Certificate]:
+        try:
+            found = x509.load_pem_x509_certificates(raw)
+            for each in found:
+                each.public_key()
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+            raise ListenError(f"`{path}` does not hold certificates in PEM") from exc
+        return found
