@@ -26,6 +26,7 @@ from audit.record import (
 )
 from audit.redact import Redactor
 from audit.replay_facts import ReplayPart, replay_part
+from audit.trace import TracePart, trace_part
 
 _STRICT = ConfigDict(extra="forbid")
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -155,9 +156,7 @@ class DecisionDocument(TypedDict):
     subject: SubjectPart | None
     destination: DestinationPart | None
     source: SourcePart
-    xfcc: NotRequired[
-        Annotated[str, Field(description="what became of X-Forwarded-Client-Cert, and why")]
-    ]
+    xfcc: NotRequired[Annotated[str, Field(description="what became of that header, and why")]]
     request: RequestPart
     decision: DecisionPart
     audited_by: list[str]
@@ -165,9 +164,8 @@ class DecisionDocument(TypedDict):
     failed_open: NotRequired[
         Annotated[list[FailedOpenPart], Field(description="providers passed without a verdict")]
     ]
-    replay: NotRequired[
-        Annotated[ReplayPart, Field(description="what else the decision saw, for `policy replay`")]
-    ]
+    replay: NotRequired[Annotated[ReplayPart, Field(description="what `policy replay` needs more")]]
+    trace: NotRequired[Annotated[TracePart, Field(description="how it came about, where wanted")]]
     duration_microseconds: Count
     masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
 
@@ -299,6 +297,8 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
             _failed_open_part(facts, index, redactor, masked)
             for index, facts in enumerate(record.failed_open)
         ]
+    if record.trace is not None:
+        document["trace"] = trace_part(record.trace)
     if record.replay is not None:
         subject = document["subject"]
         document["replay"] = replay_part(

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from audit.replay_facts import ReplayFacts
+from audit.trace import TraceFacts
 
 SCHEMA_VERSION: Final = 1
 
@@ -147,7 +148,7 @@ class AuditRecord:
     """One decision, ready for the record. `decision_id` is 32 hex digits (a UUID4).
 
     `xfcc` is what became of the header of that name, empty where there is nothing to say.
-    `replay` is None where no policy was looked at.
+    `replay` is None where no policy was looked at. `trace` is None where none is wanted.
     """
 
     decision_id: str
@@ -165,6 +166,7 @@ class AuditRecord:
     shadow: tuple[ShadowFacts, ...] = ()
     failed_open: tuple[FailedOpenFacts, ...] = ()
     replay: ReplayFacts | None = None
+    trace: TraceFacts | None = None
     duration_microseconds: int = 0
 
 

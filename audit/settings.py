@@ -29,6 +29,14 @@ class AuditMode(StrEnum):
     BEST_EFFORT = "best-effort"
 
 
+class TraceOf(StrEnum):
+    """Which decisions are recorded with the trace of how they came about."""
+
+    OFF = "off"
+    DENIED = "denied"
+    ALL = "all"
+
+
 class Compression(StrEnum):
     """What becomes of a segment that is closed."""
 
@@ -129,6 +137,18 @@ class AuditSettings(BaseModel):
         default=1000,
         ge=1,
         description="Pause before a failed write (disk full, folder gone) is tried again.",
+    )
+    trace: TraceOf = Field(
+        default=TraceOf.OFF,
+        description="Which decisions are recorded with their trace: the policies that were asked, "
+        "what became of each, and which conditions its rules lacked, by name and place; nothing "
+        "of the request stands in it.",
+    )
+    trace_rules: int = Field(
+        default=20,
+        ge=1,
+        le=500,
+        description="Rules in a trace: those that came nearest; the others are counted.",
     )
     checkpoint_key_file: Path | None = Field(
         default=None,

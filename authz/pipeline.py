@@ -20,6 +20,7 @@ from audit.record import AuditRecord
 from authz.check_request import MalformedRequestError, decode_check_request
 from authz.check_response import encode_check_response
 from authz.denial import denial
+from authz.explain.trace import Trace, no_trace
 from authz.metrics import Metrics
 from authz.prepared_answer import decision_metadata, prepared_answer, with_id
 from authz.record import record_decision
@@ -50,13 +51,17 @@ def _new_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorizer:
-    """Answers serialized CheckRequests. Thread-safe; holds no state of its own."""
+    """Answers serialized CheckRequests. Thread-safe; holds no state of its own.
+
+    `trace` says what goes on record beside a decision of how it came about.
+    """
 
     state: Callable[[], ServingState]
     around: Surroundings
     recorder: Recorder
     metrics: Metrics
     new_id: Callable[[], str] = _new_id
+    trace: Trace = no_trace
 
     def check(
         self, message: bytes, forwarded: tuple[str, ...] = (), seconds: float | None = None
@@ -115,6 +120,7 @@ class Authorizer:
             revision=revision,
             decided_at=decided_at,
             duration=time.perf_counter() - begun,
+            trace=self.trace(outcome),
         )
         try:
             self.recorder.offer(record)

@@ -18,13 +18,20 @@ from audit.record import (
     SubjectFacts,
 )
 from audit.replay_facts import ReplayFacts
+from audit.trace import TraceFacts
 from authz.walk import Basis, Outcome
 from policies.decision import Decision, ShadowVerdict
 from policies.request import Request
 
 
-def record_decision(
-    outcome: Outcome, *, decision_id: str, revision: str, decided_at: float, duration: float
+def record_decision(  # noqa: PLR0913 - keyword-only facts of one decision
+    outcome: Outcome,
+    *,
+    decision_id: str,
+    revision: str,
+    decided_at: float,
+    duration: float,
+    trace: TraceFacts | None = None,
 ) -> AuditRecord:
     """Return the record; times are epoch seconds, `duration` is seconds."""
     request = outcome.request
@@ -47,6 +54,7 @@ def record_decision(
             for each in outcome.decision.failed_open
         ),
         replay=None if outcome.basis is None else _replay_facts(request, outcome.basis),
+        trace=trace,
         duration_microseconds=max(0, int(duration * 1e6)),
     )
 
