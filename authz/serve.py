@@ -22,10 +22,13 @@ from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
 from authz.candidate_parts import Candidate
 from authz.errors import ListenError
 from authz.explain.trace import tracer
+from authz.explain.trace import tracer
 from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
+from authz.listener_tls_parts import open_listener_tls, with_listener_tls
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
+from authz.overload import Overload
 from authz.policy_bundle_parts import (
     PolicyBundles,
     TakeBundle,
@@ -177,6 +180,8 @@ def _run(
 ) -> None:
     """Listen until `stop`; health turns red before the listener closes."""
     listen = settings.listen
+    tls = open_listener_tls(listen.tls, metrics)
+    ready = with_listener_tls(ready, tls)
     host, _, port = listen.http.rpartition(":")
     try:
         http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
@@ -190,6 +195,8 @@ def _run(
             authorizer.check,
             metadata_key=settings.identity.waypoint.peer_metadata_key,
             timed=True,
+            tls=tls,
+            overload=_watch_overload(listen.overload_milliseconds, metrics),
         )
         try:
             _log.info("serving", grpc=listen.grpc, http=listen.http)
@@ -199,6 +206,17 @@ def _run(
             grpc_server.stop(listen.drain_seconds)
     finally:
         http.close()
+
+
+def _watch_overload(milliseconds: int, metrics: Metrics) -> Overload:
+    """Return what refuses checks that waited longer, counted in the metrics."""
+    overload = Overload(milliseconds / 1000)
+    metrics.watch(
+        "meshwarden_checks_refused",
+        "Checks refused unread because more came than can be answered; none is on record.",
+        lambda: overload.refused,
+    )
+    return overload
 
 
 class _LateAudit:
