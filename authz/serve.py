@@ -22,7 +22,6 @@ from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
 from authz.candidate_parts import Candidate
 from authz.errors import ListenError
 from authz.explain.trace import tracer
-from authz.explain.trace import tracer
 from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.listener_tls_parts import open_listener_tls, with_listener_tls
