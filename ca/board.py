@@ -120,6 +120,11 @@ class SecretBoard:
         self._svid = svid
         self._wake()
 
+    def withdraw_svid(self) -> None:
+        """Take the SVID down: it is denied, and nobody who asks from now on gets it."""
+        self._svid_secrets, self._svid = {}, None
+        self._wake()
+
     def look(self, names: Sequence[str]) -> tuple[VersionedSecret, ...]:
         """Return those of `names` that can be had now, in that order."""
         secrets = dict(self._trust)

@@ -15,18 +15,23 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.reflection.service import ServerReflection
 
+from ca.grpc_bounds import Bounded
+
 _SERVICE: Final = "grpc.health.v1.Health"
 # BUDGET: how late a watcher learns that we can sign no more, or again.
 _LOOK_SECONDS: Final = 1.0
 
 
 def with_companions(service: Any, pool: DescriptorPool, is_able: Callable[[], bool]) -> list[Any]:
-    """Return `service` with health, which `is_able` decides, and reflection of its descriptors."""
+    """Return `service` with health, which `is_able` decides, and reflection of its descriptors.
+
+    Of each of them callers may send messages of a bounded length.
+    """
     name = next(iter(service.__mapping__())).split("/")[1]
     services: list[Any] = ServerReflection.extend(
         [service, _Health(frozenset({"", name}), is_able)], pool=_Pools(pool)
     )
-    return services
+    return [Bounded(each) for each in services]
 
 
 class _Health:

@@ -20,14 +20,10 @@ from cryptography import x509
 
 from ca.caller import Caller
 from ca.clock import Clock
-from ca.csr import spki_digest
 from ca.entries import RegistrationEntry
 from ca.errors import CaError, SvidInvalidError
-from ca.key_kinds import check_public_key
-from ca.ledger import format_serial
 from ca.registry import RegistryState
 from ca.renewal import renew_at
-from ca.revocations import DeniedKind
 from ca.svid import X509Svid
 from ca.validate import verify_x509_svid
 from identity.spiffe_id import SpiffeId
@@ -143,13 +139,9 @@ class HeldSvids:
         self, held: HeldSvid, state: RegistryState, roots: Sequence[x509.Certificate]
     ) -> bool:
         """Return whether peers would take an SVID still, and nobody has denied it."""
-        now, leaf = self._parts.clock(), held.svid.leaf
-        for kind, value in (
-            (DeniedKind.SERIAL, format_serial(leaf.serial_number)),
-            (DeniedKind.KEY, spki_digest(check_public_key(leaf.public_key()))),
-        ):
-            if state.denial(kind, value, now) is not None:
-                return False
+        now, svid = self._parts.clock(), held.svid
+        if state.denial_of(svid.spiffe_id, svid.leaf, now) is not None:
+            return False
         try:
             verify_x509_svid(held.svid, roots, now=now)
         except SvidInvalidError:

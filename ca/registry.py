@@ -6,13 +6,18 @@ recorder compares the two within the transaction of the row; where they differ, 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
 from ca.caller import Caller
 from ca.entries import EntryIndex, RegistrationEntry, load_entries
+from ca.ledger import format_serial
 from ca.revocations import DeniedKind, Revocation, load_revocations
 from ca.store import Store, counter_value
 from ca.store_schema import REGISTRY_REVISION
@@ -41,6 +46,17 @@ class RegistryState:
         """Return the denial of a value that is in force, or None."""
         found = self.denied.get((kind, value))
         return found if found is not None and found.is_in_force(now) else None
+
+    def denial_of(
+        self, spiffe_id: SpiffeId, leaf: x509.Certificate, now: datetime
+    ) -> Revocation | None:
+        """Return the denial that an SVID falls under, by its serial, key or ID, or None."""
+        named = (
+            (DeniedKind.SERIAL, format_serial(leaf.serial_number)),
+            (DeniedKind.KEY, _key_digest(leaf)),
+            (DeniedKind.SPIFFE_ID, str(spiffe_id)),
+        )
+        return next(filter(None, (self.denial(kind, value, now) for kind, value in named)), None)
 
 
 class Registry:
@@ -94,6 +110,14 @@ class Registry:
             return False
         self.refresh()
         return True
+
+
+def _key_digest(leaf: x509.Certificate) -> str:
+    """Return the digest of a certificate's key, of whatever kind it is."""
+    spki = leaf.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _read(store: Store) -> RegistryState:

@@ -10,17 +10,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cryptography import x509
-
 from ca.caller import Caller, Method
 from ca.clock import Clock
-from ca.csr import spki_digest
-from ca.errors import AttestationError, KeyRefusedError
-from ca.key_kinds import check_public_key
+from ca.errors import AttestationError
 from ca.ledger import LedgerFilter, find_rows, format_serial
 from ca.refusal import Refusal
 from ca.registry import Registry
-from ca.revocations import DeniedKind
 from ca.store import Store
 from identity.svid_fault import SvidRefusal
 from identity.trust_bundle import TrustBundle
@@ -66,16 +61,11 @@ class SvidAttestor:
         leaf = verdict.path[0]
         serial = format_serial(leaf.serial_number)
         self._check_record(evidence.chain[0], serial)
-        state = self._registry.state
-        for kind, value in (
-            (DeniedKind.SERIAL, serial),
-            (DeniedKind.KEY, _key_digest(leaf)),
-            (DeniedKind.SPIFFE_ID, str(verdict.spiffe_id)),
-        ):
-            if state.denial(kind, value, now) is not None:
-                raise AttestationError(
-                    f"the SVID is denied by its {kind.value}", reason=Refusal.CALLER_REVOKED
-                )
+        denial = self._registry.state.denial_of(verdict.spiffe_id, leaf, now)
+        if denial is not None:
+            raise AttestationError(
+                f"the SVID is denied by its {denial.kind.value}", reason=Refusal.CALLER_REVOKED
+            )
         return Caller(
             method=Method.X509_SVID,
             selectors=frozenset({f"x509_svid:id:{verdict.spiffe_id}"}),
@@ -90,11 +80,3 @@ class SvidAttestor:
         digest = hashlib.sha256(der).hexdigest()
         if not any(row.der_sha256 == digest for row in rows):
             raise AttestationError("the SVID is not on record", reason=Refusal.SVID_UNKNOWN)
-
-
-def _key_digest(leaf: x509.Certificate) -> str:
-    """Return the digest of a leaf's key; one of a strange kind is on no list."""
-    try:
-        return spki_digest(check_public_key(leaf.public_key()))
-    except KeyRefusedError:
-        return ""

@@ -190,13 +190,26 @@ def _keep_up(ca: RunningCa, renewals: Sequence[Renewal]) -> None:
 
     ca.probes.append(lambda: renewal_troubles(renewals, ca.clock()))
 
-    def hand_over() -> None:
-        # The slots may be changed from another thread; boards belong to this loop.
-        loop.call_soon_threadsafe(update)
-
-    ca.keeper.on_change(hand_over)
+    # Slots and denials may be changed from another thread; boards belong to this loop.
+    ca.keeper.on_change(lambda: _soon(loop, update))
+    ca.books.registry.on_change(lambda: _soon(loop, partial(_withdraw_denied, ca, renewals)))
     # Called on this loop, by the service that looks for them.
     ca.on_federated.append(update)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    """Let `act` run on the loop, whichever thread asks for it."""
+    loop.call_soon_threadsafe(act)
+
+
+def _withdraw_denied(ca: RunningCa, renewals: Sequence[Renewal]) -> None:
+    """Take down what is denied; only a certificate or a key may be, then there is another."""
+    state, now = ca.books.registry.state, ca.clock()
+    for renewal in renewals:
+        svid = renewal.board.svid
+        if svid is not None and state.denial_of(svid.spiffe_id, svid.leaf, now) is not None:
+            renewal.board.withdraw_svid()
+            renewal.renew_early()
 
 
 async def _watch(ca: RunningCa, stop: asyncio.Event) -> None:

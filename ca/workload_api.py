@@ -33,6 +33,7 @@ from ca.issuance import Issuance
 from ca.jwt_issue import TokenDesk
 from ca.refusal import Refusal
 from ca.registry import Registry
+from ca.revocations import DeniedKind
 from ca.streams import OpenStreams
 from ca.unix_peer import UnixPeer
 from ca.wire_messages import WORKLOAD_API
@@ -171,6 +172,11 @@ class WorkloadApi:
             )
             if not isinstance(found, JwtSvid):
                 raise GRPCError(Status.INVALID_ARGUMENT, f"the token is not valid: {found}")
+            denied = parts.registry.state.denial(
+                DeniedKind.SPIFFE_ID, str(found.spiffe_id), parts.clock()
+            )
+            if denied is not None:
+                raise GRPCError(Status.INVALID_ARGUMENT, "the token's holder is denied")
             response = WORKLOAD_API["ValidateJWTSVIDResponse"](spiffe_id=str(found.spiffe_id))
             try:
                 ParseDict(_told_claims(found, parts.trust_domain), response.claims)

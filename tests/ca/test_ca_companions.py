@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Iterable
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain, repeat
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,6 +20,7 @@ from grpclib.reflection.v1.reflection_pb2 import (
     ServerReflectionRequest,
     ServerReflectionResponse,
 )
+from h2.connection import H2Connection
 from signing_clients import signing_ca
 
 ISTIO = "istio.v1.auth.IstioCertificateService"
@@ -94,3 +99,61 @@ def test_health_follows_the_records(tmp_path):
         audit.with_name("away").rename(audit)
         assert next(watching).status == HealthCheckResponse.SERVING
         watching.cancel()
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _raw_call(endpoint: str, path: str, parts: Iterable[bytes]) -> tuple[str, int]:
+    """Send a call's bytes as they are; return its status and how many bytes were taken."""
+    connection = H2Connection()
+    connection.initiate_connection()
+    address = endpoint.removeprefix("unix://")
+    sent = 0
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.connect(address)
+        plain.settimeout(10)
+        names = [(":method", "POST"), (":scheme", "http"), (":authority", "x"), (":path", path)]
+        names += [("te", "trailers"), ("content-type", "application/grpc")]
+        names += [("workload.spiffe.io", "true")]
+        connection.send_headers(1, names)
+        waiting, status = iter(parts), ""
+        while not status:
+            while not status and connection.local_flow_control_window(1) >= 16_384:
+                part = next(waiting, b"")
+                if not part:
+                    break
+                connection.send_data(1, part)
+                sent += len(part)
+            plain.sendall(connection.data_to_send())
+            for event in connection.receive_data(plain.recv(65_536)):
+                headers = dict(getattr(event, "headers", ()))
+                status = headers.get(b"grpc-status", headers.get("grpc-status", status))
+    return (status.decode() if isinstance(status, bytes) else status), sent
+
+
+@pytest.mark.parametrize(
+    ("prefix", "status"),
+    [
+        (b"\0\xff\xff\xff\xff", str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])),
+        (b"\0\x00\x10\x00\x00", str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])),
+        (b"\1\x00\x00\x00\x01x", str(grpc.StatusCode.INVALID_ARGUMENT.value[0])),
+        (b"\0\x00\x00\x00\x01\xff", str(grpc.StatusCode.INVALID_ARGUMENT.value[0])),
+    ],
+    ids=["4 GiB", "1 MiB", "compressed", "no message"],
+)
+def test_a_caller_cannot_fill_the_memory(tmp_path, prefix, status):
+    """A message that says to be huge is refused by its first five bytes, whoever sends it."""
+    with delivering_ca(tmp_path) as ca:
+        before = _resident_bytes()
+        parts = chain([prefix], repeat(b"\0" * 16_384, 2000 if len(prefix) == 5 else 0))
+        path = "/SpiffeWorkloadAPI/FetchJWTSVID"
+        found, sent = _raw_call(ca.endpoint, path, parts)
+        assert found == status
+        assert sent < 16 << 20
+        assert _resident_bytes() - before < 32 << 20
+        with grpc.insecure_channel(ca.endpoint) as channel:
+            found = HealthStub(channel).Check(HealthCheckRequest())
+            assert found.status == HealthCheckResponse.SERVING

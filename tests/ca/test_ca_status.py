@@ -151,6 +151,34 @@ def test_expired_intermediate(serving):
     asyncio.run(run())
 
 
+def test_a_denied_workload_gets_nothing_more(serving):
+    """A denied certificate is replaced at once; under a denied ID none is served any more."""
+
+    async def run():
+        async with serving() as ca:
+            state = ca.folder / "state"
+
+            async def asked(**request):
+                return await asyncio.to_thread(ask, state, request)
+
+            before = await _default_secret(ca)
+            [row] = (await asked(do="list", spiffeId=CART))["issued"]
+            await asked(do="revoke", kind="serial", value=row["serial"])
+            async with asyncio.timeout(10):
+                while await _default_secret(ca) in (before, grpc.StatusCode.UNAVAILABLE):
+                    await asyncio.sleep(0.02)
+            await asked(do="revoke", kind="spiffe_id", value=CART)
+            status = await _status_with(ca, "svid_missing")
+            assert "is denied" in status["troubles"][0]["message"]
+            assert await _default_secret(ca) is grpc.StatusCode.UNAVAILABLE
+            await asked(do="lift", kind="spiffe_id", value=CART)
+            async with asyncio.timeout(20):
+                while await _default_secret(ca) is grpc.StatusCode.UNAVAILABLE:
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(run())
+
+
 def test_retirement_knows_the_last_leaf(serving):
     """The ledger says when the last leaf of the retired authority ends: no day has to pass."""
 

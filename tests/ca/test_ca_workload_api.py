@@ -331,6 +331,20 @@ class TestRefusals:
         assert set(answer.claims) == {"sub", "aud", "exp", "iat", "jti"}
         assert answer.claims["exp"] - answer.claims["iat"] == 300
 
+    def test_a_token_of_a_denied_id(self, ca, stub):
+        """A token outlives the denial of its ID, but is valid for nobody."""
+        ca.add(CART, MINE)
+        ca.add(PAY, MINE)
+        asked = workload_pb2.JWTSVIDRequest(audience=["pay"], spiffe_id=CART)
+        token = stub.FetchJWTSVID(asked, metadata=HEADER).svids[0].svid
+        denial = Revocation(kind=DeniedKind.SPIFFE_ID, value=CART, revoked_at=datetime.now(UTC))
+        with ca.ca.store.write() as connection:
+            insert_revocation(connection, denial)
+        ca.ca.registry.refresh()
+        request = workload_pb2.ValidateJWTSVIDRequest(audience="pay", svid=token)
+        code = _code(lambda: stub.ValidateJWTSVID(request, metadata=HEADER))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+
     def test_wit_is_unimplemented(self, ca):
         """What this house does not issue is UNIMPLEMENTED, which clients take for an answer."""
         with grpc.insecure_channel(ca.endpoint) as channel:
