@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from identity.errors import XfccError
 from identity.xfcc import XfccElement, parse_xfcc
 from tests.fuzz.target import Target
 
+_QUOTABLE = re.compile(r'(?:[^"\\]|\\.)*')
 _WEB = "spiffe://cluster.local/ns/shop/sa/web"
 
 
@@ -33,9 +35,9 @@ def _written(element: XfccElement) -> str:
         ("Chain", f'"{quote(element.chain)}"'),
     ]
     if element.subject is not None:
-        # A subject keeps its escapes; one without quotes may hold a backslash anywhere.
-        is_plain = not any(mark in element.subject for mark in ',;"')
-        pairs.append(("Subject", element.subject if is_plain else f'"{element.subject}"'))
+        # A subject keeps its escapes; one that came without quotes may hold a backslash anywhere.
+        is_quotable = _QUOTABLE.fullmatch(element.subject)
+        pairs.append(("Subject", f'"{element.subject}"' if is_quotable else element.subject))
     return ";".join(f"{key}={value}" for key, value in pairs)
 
 
