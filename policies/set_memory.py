@@ -41,7 +41,10 @@ class SetMemory:
 
     def files(self, texts: Texts, pace: Pace) -> list[Inspected]:
         """Return what each file holds, read now or before."""
-        keys = [(file, hashlib.sha256(text.encode()).digest()) for file, text in texts]
+        keys = [
+            (file, hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+            for file, text in texts
+        ]
         fresh = [index for index, key in enumerate(keys) if key not in self._files]
         found = dict(zip(keys, map(self._files.get, keys), strict=True))
         read = self._read([texts[index] for index in fresh], pace)
