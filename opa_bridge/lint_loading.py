@@ -99,7 +99,8 @@ def _compiled(sources: tuple[Source, ...]) -> tuple[Spot, ...]:
         return ()
     spots: list[Spot] = []
     for source in sources:
-        for found in _problems((source,)):
+        # What follows the first fault is guesswork.
+        for found in _problems((source,))[:1]:
             spots.append(
                 Spot(
                     message=found.message,

@@ -25,7 +25,7 @@ from policies.lint.catalogue import entry_for, load_catalogue
 from policies.lint.facts import Facts, Known, resource_name
 from policies.lint.finding import LintFinding, LintSeverity, Spot
 from policies.lint.registry import RULES
-from policies.lint.suppression import read_suppressions, sift
+from policies.lint.suppression import read_rego_suppressions, read_suppressions, sift
 from policies.load import Inspected, inspect_resources
 from policies.model import AuthorizationPolicy, Resource
 
@@ -88,7 +88,8 @@ def lint_texts(
             step(done, steps)
             confirmed.take(code, rule(facts))
     findings = [*_of_loader(inspected.findings), *confirmed.findings]
-    sifted = sift(findings, read_suppressions(inspected.resources, today))
+    suppressions = read_suppressions(inspected.resources, today)
+    sifted = sift(findings, (*suppressions, *read_rego_suppressions(known.rego, today)))
     kept = [*sifted.kept, *(_named("MW0813", spot) for spot in sifted.faults)]
     step(steps, steps)
     return LintResult(

@@ -58,10 +58,11 @@ def bare_request(workload: Workload) -> Request:
 
 
 def probes_of(workload: Workload, mesh: Mesh) -> Iterator[Request]:
-    """Yield requests of nobody in particular, and some of a peer that nobody knows."""
+    """Yield requests of nobody in particular, of an unknown peer, and of an unknown neighbour."""
     bare = bare_request(workload)
-    peer = Peer.from_principal(f"spiffe://{mesh.trust_domain}/ns/{PROBE}/sa/{PROBE}")
-    for request in (bare, replace(bare, peer=peer)):
+    for namespace in ("", PROBE, workload.namespace):
+        name = f"spiffe://{mesh.trust_domain}/ns/{namespace}/sa/{PROBE}" if namespace else ""
+        request = replace(bare, peer=Peer.from_principal(name))
         yield request
         yield replace(request, path=f"/{PROBE}")
         yield replace(request, path=f"/{PROBE}", method="PUT")
