@@ -46,6 +46,7 @@ class CheckpointCheck:
     _frontiers: FrontierCheck = field(default_factory=FrontierCheck)
     _tree: Frontier = field(default_factory=Frontier)
     _has_broken: bool = False
+    _ended: int = 0
 
     @property
     def is_wanted(self) -> bool:
@@ -78,6 +79,7 @@ class CheckpointCheck:
     def begin(self, tree: Frontier) -> None:
         """Begin after lines that were retained away, with the tree of these."""
         self._tree = Frontier(tree.size, list(tree.peaks))
+        self._ended = tree.size
         self._by_size = {size: each for size, each in self._by_size.items() if size >= tree.size}
         self._compare_here()
 
@@ -121,17 +123,21 @@ class CheckpointCheck:
 
     def end_segment(self, number: int, *, is_last: bool) -> None:
         """Look at a segment's own checkpoint once its last line was taken."""
-        if not self._of_segment or is_last:
+        begin, self._ended = self._ended, self._tree.size
+        if not self._of_segment:
             return
-        checkpoint = self._of_segment.get(number)
+        checkpoint, end = self._of_segment.get(number), self._tree.size
         if checkpoint is None:
-            if number > min(self._of_segment):
+            if number > min(self._of_segment) and not is_last:
                 self._fault(checkpoint_name(number), "the sealed segment's checkpoint is missing")
-        elif checkpoint.size < self._tree.size and not self._has_broken:
-            self._fault(
-                checkpoint_name(number),
-                f"it covers {checkpoint.size} lines, the sealed segment ends at {self._tree.size}",
-            )
+        elif not self._has_broken and checkpoint.size <= begin:
+            what = f"it covers {checkpoint.size} lines, the segment begins after {begin}"
+            self._fault(checkpoint_name(number), what)
+        elif not self._has_broken and not is_last and checkpoint.size != end:
+            what = f"it covers {checkpoint.size} lines, the sealed segment ends at {end}"
+            self._fault(checkpoint_name(number), what)
+        if not self._has_broken:
+            self._frontiers.end_segment(number, begin, end)
 
     def finish(self) -> None:
         """Report what was signed and is not there."""

@@ -27,6 +27,7 @@ class FrontierCheck:
     faults: list[tuple[str, str]] = field(default_factory=list)
     _open: dict[int, Frontier] = field(default_factory=dict)
     _there: set[int] = field(default_factory=set)
+    _sizes: dict[int, int] = field(default_factory=dict)
 
     def load_folder(self, folder: Path, first: int) -> None:
         """Take the frontiers of segment `first` and those after it.
@@ -51,6 +52,14 @@ class FrontierCheck:
                 del self._open[number]
                 if frontier.peaks != tree.peaks:
                     self._fault(number, "it is not that of the lines before it")
+
+    def end_segment(self, number: int, begin: int, end: int) -> None:
+        """Report a frontier that is not of a place within its own segment's lines."""
+        size = self._sizes.get(number)
+        if size is not None and not begin < size <= end:
+            what = f"it is of {size} lines, its segment holds those from {begin + 1} to {end}"
+            self._fault(number, what)
+            self._open.pop(number, None)
 
     def pair(self, checkpoints: set[int], folder: Path, *, is_written: bool) -> None:
         """Report what stands without the other of its pair; `checkpoints` has all that are there.
@@ -82,6 +91,7 @@ class FrontierCheck:
         if raw != frontier_bytes(frontier):
             self._fault(number, "it is not written as frontiers are")
         self._open[number] = frontier
+        self._sizes[number] = frontier.size
 
     def _fault(self, number: int, what: str) -> None:
         self.faults.append((frontier_name(number), what))

@@ -149,9 +149,9 @@ def verify_folder(
             walk.signed.end_segment(number, is_last=file == segments[-1][1])
         if path.is_dir():
             walk.signed.finish()
-            _check_beginning(segments[0][1], walk)
         for fault in walk.signed.faults:
             walk.report(Problem(file=fault.file, line=0, what=fault.what))
+        _check_beginning(segments[0][1], walk)
         notes = _notes(path, segments, walk)
     except OSError as exc:
         raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
