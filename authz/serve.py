@@ -26,8 +26,8 @@ from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.listener_tls_parts import open_listener_tls, with_listener_tls
 from authz.metrics import Metrics
-from authz.pipeline import Authorizer
 from authz.overload import Overload
+from authz.pipeline import Authorizer
 from authz.policy_bundle_parts import (
     PolicyBundles,
     TakeBundle,

@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 
 from bench.check_contest.load import CLIENT_CORE, METHOD, missing_tool
-from bench.check_contest.servers import Server, start_meshwarden
+from bench.check_contest.servers import Server, resident_megabytes, start_meshwarden
 from bench.check_contest.workload import Workload
 from bench.harness import RESULTS
 
@@ -64,7 +64,7 @@ def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dic
     """Edit every file under load, and tell what the load saw of it."""
     body, log = scratch / "body", scratch / "log"
     body.write_bytes(work.body())
-    before_memory = _resident_megabytes(server)
+    before_memory = resident_megabytes(server)
     load = _start_load(server.port, body, log)
     threading.Event().wait(_BEFORE_SECONDS)
     revision = _revision(server)
@@ -93,7 +93,7 @@ def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dic
         "limit": _LIMIT,
         "seconds_until_it_served": round(loaded - edited, 2),
         "megabytes_before": before_memory,
-        "megabytes_after": _resident_megabytes(server),
+        "megabytes_after": resident_megabytes(server),
         "met": not failed and not denied and during / before <= _LIMIT,
     }
 
@@ -128,12 +128,6 @@ def _wait_for(holds: Callable[[], bool]) -> None:
         if time.monotonic() > until:
             raise RuntimeError("the new policies do not come to serve")
         pause.wait(0.1)
-
-
-def _resident_megabytes(server: Server) -> int:
-    lines = Path(f"/proc/{server.process.pid}/status").read_text("utf-8").splitlines()
-    told = next(line for line in lines if line.startswith("VmRSS"))
-    return int(told.split()[1]) // 1024
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def start_opa(folder: Path, work: Workload) -> Server | None:
             "envoy_ext_authz_grpc": {"addr": f"127.0.0.1:{port}", "path": "envoy/authz/allow"}
         },
     }
-    plugin, stand_in = _find("opa-envoy-plugin"), _find("opa-envoy-standin")
+    plugin, stand_in = find_program("opa-envoy-plugin"), find_program("opa-envoy-standin")
     if plugin is None:
         del configuration["plugins"]
     path = folder / "opa.json"
@@ -183,8 +183,15 @@ def start_opa(folder: Path, work: Workload) -> Server | None:
     return Server("OPA behind grpc-go", command, folder, port)
 
 
-def _find(program: str) -> str | None:
+def find_program(program: str) -> str | None:
     """Return the program from where the interop stage builds, a folder of choice, or the PATH."""
     built = Path(sys.prefix) / "interop"
-    chosen = os.environ.get("MESHWARDEN_OPA_ENVOY", "")
+    chosen = os.environ.get("MESHWARDEN_BENCH_TOOLS", "")
     return shutil.which(program, path=f"{built}:{chosen}:{os.environ.get('PATH', '')}")
+
+
+def resident_megabytes(server: Server) -> int:
+    """Return the memory that a contestant has in use."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text("utf-8").splitlines()
+    told = next(line for line in lines if line.startswith("VmRSS"))
+    return int(told.split()[1]) // 1024
