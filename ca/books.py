@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Lock
 
+import structlog
 from cryptography import x509
 
 from ca.audit_chain import AuditChain
@@ -18,6 +19,7 @@ from ca.desk import Desk, DeskParts
 from ca.errors import CaError, StoreError
 from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
+from ca.ledger_check import catch_up
 from ca.limits import CallerLimit, RefusalLines
 from ca.published import publish_crls, publish_deny_list
 from ca.recorder import Recorder
@@ -27,6 +29,8 @@ from ca.settings import CaSettings
 from ca.state import Phase
 from ca.store import Store
 from ca.troubles import Trouble
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Books:
     listeners: list[Callable[[], None]] = field(default_factory=list)
     publish_error: str = ""
     ledger_error: str = field(default="")
+    caught_up: str = ""
 
     def refresh(self) -> None:
         """Take up what other replicas changed, publish it, and look what works again."""
@@ -60,11 +65,19 @@ class Books:
         except CaError as exc:
             self.ledger_error = str(exc)
 
+    def note_caught_up(self, words: str) -> None:
+        """Say loudly, and on record, that the ledger was older than the chain."""
+        self.caught_up = words
+        _log.error("ledger_behind_its_chain", error=words)
+        self.desk.record_catching_up(words)
+
     def troubles(self) -> Iterator[Trouble]:
         """Yield what is wrong with the records."""
         fault = self.recorder.health() or self.ledger_error
         if fault:
             yield Trouble(code="records", subject="ledger", message=fault, is_failing=True)
+        if self.caught_up:
+            yield Trouble(code="ledger_restored", subject="ledger", message=self.caught_up)
         if self.publish_error:
             yield Trouble(code="publishing", subject="deny list", message=self.publish_error)
 
@@ -89,6 +102,7 @@ def open_books(
         chain = AuditChain(records.audit_folder_in(folder), node=records.node_name, clock=clock)
         recorder = Recorder(store, chain)
         try:
+            caught_up = catch_up(records.audit_folder_in(folder), store)
             registry = Registry(store)
             parts = IssuanceParts(
                 authority=keeper.current,
@@ -103,6 +117,8 @@ def open_books(
                 count_refused=count_refused,
             )
             books = _books(settings, parts, store, keeper)
+            if caught_up is not None:
+                books.note_caught_up(str(caught_up))
             # Before the first of them signs anything.
             books.record_intermediates()
             try:

@@ -191,6 +191,14 @@ class Desk:
         """
         self._record(EventName.AUTHORITY_CHANGED, details)
 
+    def record_catching_up(self, words: str) -> None:
+        """Put on the audit chain that the ledger was older than it.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        self._record(EventName.RESUME, {"of": "ca", "cause": words})
+
     def find(self, wanted: LedgerFilter) -> tuple[LedgerRow, ...]:
         """Return the ledger's rows that fit, the newest first.
 
