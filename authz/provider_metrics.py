@@ -74,6 +74,21 @@ class _EngineCollector(Collector):
             "Evaluations answered with the remembered result of the same input.",
             labels=("provider",),
         )
+        in_process = CounterMetricFamily(
+            "meshwarden_rego_in_process",
+            "Evaluations that needed no worker.",
+            labels=("provider",),
+        )
+        handed_over = CounterMetricFamily(
+            "meshwarden_rego_handed_over",
+            "Evaluations that began in process and went to a worker.",
+            labels=("provider",),
+        )
+        evaluation = GaugeMetricFamily(
+            "meshwarden_rego_evaluation",
+            "1, with where a provider's entrypoint is evaluated, and why not in process.",
+            labels=("provider", "where", "why"),
+        )
         fails_open = GaugeMetricFamily(
             "meshwarden_rego_fails_open",
             "1 for a provider that is configured to fail open.",
@@ -82,8 +97,11 @@ class _EngineCollector(Collector):
         for name, stats in _stats(state):
             replaced.add_metric((name,), stats.workers_replaced)
             hits.add_metric((name,), stats.remembered_hits)
+            in_process.add_metric((name,), stats.in_process)
+            handed_over.add_metric((name,), stats.handed_over)
+            evaluation.add_metric((name, stats.where, stats.why), 1.0)
             fails_open.add_metric((name,), float(state.terms.terms_of(name).fails_open))
-        yield from (replaced, hits, fails_open)
+        yield from (replaced, hits, in_process, handed_over, evaluation, fails_open)
 
 
 def _stats(state: ServingState) -> Iterator[tuple[str, EngineStats]]:

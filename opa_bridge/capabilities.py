@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from opa_bridge.builtin_table import BUILTINS, NAMESPACES, OPA_VERSION, USABLE, Kind
+from opa_bridge.direct.parse import parse_negations
+from opa_bridge.direct.syntax import Outside
 from opa_bridge.rego_module import (
     Chain,
     Module,
@@ -84,6 +86,7 @@ def _check_module(
         help_ = "correct the name, or bind it with `:=`, `some` or `every`"
         yield _error("rego.unbound", message, module.file, token.line, help_)
     yield from _check_ordering(module)
+    yield from _check_negations(module)
 
 
 def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Iterator[Diagnostic]:
@@ -137,6 +140,15 @@ def _check_ordering(module: Module) -> Iterator[Diagnostic]:
         message = f"`{orderings[0].text}` between different types is answered otherwise than by OPA"
         help_ = "test with is_number or is_string first"
         yield _error("rego.ordering", message, module.file, orderings[0].line, help_, warning=True)
+
+
+def _check_negations(module: Module) -> Iterator[Diagnostic]:
+    """Yield an error where it cannot be told what OPA takes out of a negated literal."""
+    for found in parse_negations(module.tokens):
+        if isinstance(found, Outside):
+            message = f"what `not` needs cannot be told: {found.why}"
+            help_ = "give what stands behind `not` a name with `:=` first, and negate the name"
+            yield _error("rego.negation", message, module.file, found.line, help_)
 
 
 def _error(  # noqa: PLR0913 - one builder for every finding of this file

@@ -120,6 +120,8 @@ class EmbeddedEngine:
             remembered=len(self._memory),
             in_process=self._answered,
             handed_over=self._handed_over,
+            where="worker" if self._direct is None else "process",
+            why=self.outside,
         )
 
     def close(self) -> None:

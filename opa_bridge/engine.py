@@ -13,7 +13,8 @@ class EngineStats:
 
     `workers_replaced` were stopped or died, `remembered_hits` are results that were not
     worked out anew, of the `remembered` ones. `in_process` needed no worker; `handed_over`
-    began in process and went to one.
+    began in process and went to one. `where` the entrypoint is evaluated is `process`,
+    `worker` or `opa`; `why` says what keeps it from being the first.
     """
 
     workers_replaced: int = 0
@@ -21,6 +22,8 @@ class EngineStats:
     remembered: int = 0
     in_process: int = 0
     handed_over: int = 0
+    where: str = "opa"
+    why: str = ""
 
 
 class Engine(Protocol):

@@ -24,8 +24,12 @@ from regopy.rego_shared import rego as _library
 
 from opa_bridge.direct.values import MAX_DEPTH, rank
 from opa_bridge.errors import EngineError, EngineInputError, EvaluationError
+from opa_bridge.hidden_names import part_names
+from opa_bridge.negated_needs import state_needs
+from opa_bridge.polyfills import PACKAGE
 from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
 from opa_bridge.rego_module import Module, scan_module
+from opa_bridge.scanner import ScanError
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 _INT64 = range(-(2**63), 2**63)
@@ -146,7 +150,7 @@ def compile_with_data(
     try:
         interpreter.add_data_json(data)
         for file, source in modules:  # noqa: B007 - the last file is named in the error
-            interpreter.add_module(file, source)
+            interpreter.add_module(file, _written_out(file, source))
         bundle = interpreter.build(None, list(entrypoints))
         if not bundle.ok():
             raise RegoError("(errormsg 0:the modules do not compile)")
@@ -160,6 +164,16 @@ def compile_with_data(
         message = f"the temporary folder cannot be used: {exc.strerror or exc}"
         problem = Diagnostic(code="rego.file", message=message, location=Location(file))
         raise LoadError([problem]) from exc
+
+
+def _written_out(file: str, source: str) -> str:
+    """Return a module so that the library evaluates it as OPA does; no line moves."""
+    if file.startswith(f"{PACKAGE}/"):
+        return source
+    try:
+        return part_names(state_needs(source))
+    except ScanError:
+        return source
 
 
 def _outline(

@@ -25,6 +25,8 @@ UNDEFINED: Final = Undefined()
 _BLANKS: Final = "\t\n\v\f\r "
 # BUDGET: characters of a text that a built-in makes; the library's worker has a limit of memory.
 _TEXT_MOST: Final = 1024 * 1024
+_PARTS_MOST: Final = 20_000
+_WHOLE_MOST: Final = 2**53
 
 
 def _of_texts(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,6 +49,8 @@ def _ascii(text: str) -> str:
 
 
 def _split(text: str, delimiter: str) -> list[str]:
+    if (text.count(delimiter) if delimiter else len(text)) > _PARTS_MOST:
+        raise Inexact("a text is parted into very many")
     return text.split(delimiter) if delimiter else list(text)
 
 
@@ -108,6 +112,22 @@ def _order(accepts: Callable[[int], bool]) -> Callable[[Any, Any], bool]:
     return compare
 
 
+def _calculation(function: Callable[[int, int], int]) -> Callable[[Any, Any], Any]:
+    """Return arithmetic on whole numbers; on other numbers and on sets it is the library's."""
+
+    def answer(left: Any, right: Any) -> Any:
+        if type(left) is not int or type(right) is not int:
+            if all(_is_number(value) or isinstance(value, RegoSet) for value in (left, right)):
+                raise Inexact("arithmetic on fractions or sets")
+            return UNDEFINED
+        result = function(left, right)
+        if abs(result) >= _WHOLE_MOST:
+            raise Inexact("a whole number beyond 2^53 is worked out")
+        return result
+
+    return answer
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -121,6 +141,9 @@ BUILTINS: Final[Mapping[str, tuple[int, Callable[..., Any]]]] = MappingProxyType
         "gt": (2, _order(lambda sign: sign > 0)),
         "gte": (2, _order(lambda sign: sign >= 0)),
         "internal.member_2": (2, _is_member),
+        "plus": (2, _calculation(lambda left, right: left + right)),
+        "minus": (2, _calculation(lambda left, right: left - right)),
+        "mul": (2, _calculation(lambda left, right: left * right)),
         "startswith": (2, _of_texts(lambda text, part: text.startswith(part))),
         "endswith": (2, _of_texts(lambda text, part: text.endswith(part))),
         "contains": (2, _of_texts(lambda text, part: part in text)),

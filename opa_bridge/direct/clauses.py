@@ -175,7 +175,10 @@ class ClauseCompiler:
         match literal:
             case Condition(negated=True):
                 core = self.term(literal.term, scope)
-                needed = [self.term(each, scope) for each in taken_out(literal.term, scope)]
+                needed = [
+                    self.term(each, scope)
+                    for each in taken_out(literal.term, lambda name: scope.find(name) is not None)
+                ]
                 steps.test(bodies.negation(core, needed))
             case Condition():
                 term = self._extracted(literal.term, scope, steps)

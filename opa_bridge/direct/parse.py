@@ -10,6 +10,10 @@ ends at its line, at `;` or at its bracket.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from opa_bridge.direct.negation import taken_out
 from opa_bridge.direct.syntax import (
     Assign,
     Body,
@@ -41,8 +45,41 @@ def parse_module(file: str, source: str) -> Source:
     return _Parser(scan_tokens(source)).module(file)
 
 
+@dataclass(frozen=True, slots=True)
+class Negation:
+    """A negated literal in tokens: where its `not` stands, where it ends, what it needs.
+
+    `needed` are begin and end of each term that OPA takes out of it.
+    """
+
+    begin: int
+    end: int
+    needed: tuple[tuple[int, int], ...]
+
+
+def parse_negations(tokens: tuple[Token, ...]) -> Iterator[Negation | Outside]:
+    """Yield each negated literal of a module, or why it cannot be told what it needs."""
+    for index, token in enumerate(tokens):
+        is_field = index > 0 and tokens[index - 1].text == "."
+        if token.kind is Kind.NAME and token.text == "not" and not is_field:
+            try:
+                yield _Parser(tokens).negation(index)
+            except Outside as exc:
+                yield exc.at("", token.line)
+
+
 class _Parser(TermParser):
     """The half of the parser that knows modules, clauses and literals."""
+
+    def negation(self, begin: int) -> Negation:
+        """Return the negated literal whose `not` is the token of an index."""
+        self._index = begin + 1
+        term = self._expression()
+        needed = tuple(self.spans[id(each)] for each in taken_out(term, lambda _name: False))
+        is_end = self._token.starts_line or self._at(";", "}", "]", "else")
+        if not (is_end or (self._at("with") and not needed)):
+            raise self._outside("a negation goes on in a form that is not known")
+        return Negation(begin, self._index, needed)
 
     # -- modules
 
@@ -86,13 +123,15 @@ class _Parser(TermParser):
             self._index += 1
 
     def _note(self, begin: int, exc: Outside, outside: dict[str, Outside]) -> None:
-        tokens = self._tokens[begin : self._index]
-        if any(token.text == "import" and not token.depth for token in tokens):
-            raise exc
-        for token in tokens:
-            if not token.depth:
-                name = token.text.strip('"`')
-                outside.setdefault(name, exc)
+        """Keep, for each name that a statement left out may define, why it was."""
+        before = ""
+        for token in self._tokens[begin : self._index]:
+            if token.depth == 0 and token.kind is Kind.NAME:
+                if token.text == "import":
+                    raise exc
+                if token.starts_line or before in (";", "}", "default"):
+                    outside.setdefault(token.text, exc)
+            before = token.text
 
     def _import(self, imports: dict[str, tuple[str, ...]]) -> None:
         path = [self._name()]

@@ -9,6 +9,7 @@ always was, in a process that can be ended.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -91,7 +92,7 @@ def _sources(modules: Sequence[tuple[str, str]]) -> list[Source]:
 
 def _admitted(data: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = admit(data)
+        found: dict[str, Any] = admit(data, most=sys.maxsize)
     except (EngineInputError, Inexact, RecursionError):
         raise Outside("the data hold numbers or a nesting that are not for the fragment") from None
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from opa_bridge.direct.syntax import (
@@ -32,6 +33,8 @@ _OPERATORS: Final = {
     ">=": "gte",
     "in": "internal.member_2",
 }
+_SUMS: Final = {"+": "plus", "-": "minus"}
+_PRODUCTS: Final = {"*": "mul", "/": "div"}
 CONSTANTS: Final = {"true": True, "false": False, "null": None}
 # Up to 15 digits a double tells decimals apart as exactly as OPA's comparison of their texts.
 _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -48,6 +51,10 @@ class TermParser(ABC):
         self._tokens = tokens
         self._index = 0
         self._depth = 0
+        self.spans: dict[int, tuple[int, int]] = {}
+        """Begin and end of each term in the tokens, by its identity."""
+        # An identity is a term's as long as the term is there.
+        self._kept: list[Term] = []
 
     # -- tokens
 
@@ -94,15 +101,32 @@ class TermParser(ABC):
         """Return the literals up to a bracket, which is taken."""
 
     def _expression(self) -> Term:
-        """Return a term, or two with one operator between them."""
-        left = self._term()
+        """Return a sum, or two with one comparison between them."""
+        left = self._sum()
         token = self._token
         if token.kind is Kind.STRING or token.text not in _OPERATORS:
             return left
         if token.starts_line:
             raise self._outside("an operator at the start of a line")
         self._index += 1
-        return Call(_OPERATORS[token.text], (left, self._term()))
+        return Call(_OPERATORS[token.text], (left, self._sum()))
+
+    def _sum(self) -> Term:
+        return self._row(_SUMS, lambda: self._row(_PRODUCTS, self._term))
+
+    def _row(self, operators: Mapping[str, str], part: Callable[[], Term]) -> Term:
+        """Return parts with operators of one precedence between them, from left to right."""
+        begin = self._index
+        left = part()
+        while self._at(*operators):
+            if self._token.starts_line:
+                raise self._outside("an operator at the start of a line")
+            name = operators[self._token.text]
+            self._index += 1
+            left = Call(name, (left, part()))
+            self.spans[id(left)] = (begin, self._index)
+            self._kept.append(left)
+        return left
 
     # -- terms
 
@@ -110,10 +134,14 @@ class TermParser(ABC):
         self._depth += 1
         if self._depth > _DEPTH_MOST:
             raise self._outside("a term nested too deep")
+        begin = self._index
         try:
-            return self._bare_term()
+            term = self._bare_term()
         finally:
             self._depth -= 1
+        self.spans[id(term)] = (begin, self._index)
+        self._kept.append(term)
+        return term
 
     def _bare_term(self) -> Term:
         token = self._token

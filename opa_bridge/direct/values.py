@@ -19,6 +19,9 @@ MAX_DEPTH: Final = 128
 _INT64: Final = range(-(2**63), 2**63)
 # Up to here a double is what its text says; OPA compares the texts.
 _EXACT: Final = float(2**53)
+# BUDGET: values of an input that are looked through here, in some ten milliseconds; what has
+# more is the library's, behind a faster way to JSON.
+_VALUES_MOST: Final = 20_000
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -98,44 +101,83 @@ def rank(value: Any) -> tuple[Any, ...]:
             return (6, [rank(each) for each in value])
 
 
-def admit(value: Any, depth: int = MAX_DEPTH) -> Any:  # noqa: PLR0911 - one branch a JSON type
-    """Return a JSON document as values.
+def admit(document: Any, most: int = _VALUES_MOST) -> Any:
+    """Return a JSON document of so many values at most.
 
     Raises:
-        EngineInputError: it is none, or is nested deeper than `depth`.
-        Inexact: it holds a double of 2^53 or more.
+        EngineInputError: it is none, or is nested too deep.
+        Inexact: it holds a double of 2^53 or more, or very many values.
     """
-    if depth == 0:
-        raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")
-    kind = type(value)
-    if kind is str:
-        return value if value.isascii() else _HALF.sub("\ufffd", value)
-    if value is None or kind is bool:
-        return value
-    if kind is int:
+    return _Admission(most).admit(document, MAX_DEPTH)
+
+
+class _Admission:
+    """One document on its way in; it counts what it has seen."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def admit(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one branch a JSON type
+        """Return a value of the document, which may be nested so deep."""
+        if depth == 0:
+            raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")
+        kind = type(value)
+        if kind is str:
+            return _text(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int or kind is float:
+            return _number(value)
+        if isinstance(value, Mapping):
+            return self._object(value, depth - 1)
+        if isinstance(value, (list, tuple)):
+            self._count(len(value))
+            return [self.admit(each, depth - 1) for each in value]
+        return _of_subclass(value)
+
+    def _object(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        self._count(len(value))
+        found = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise EngineInputError("the input holds an object key that is not a text")
+            found[_text(key)] = self.admit(item, depth)
+        return dict(sorted(found.items())) if len(found) > 1 else found
+
+    def _count(self, values: int) -> None:
+        self._left -= values
+        if self._left < 0:
+            raise Inexact("the input holds very many values")
+
+
+def _text(value: str) -> str:
+    """Return a text of which each half of a surrogate pair is U+FFFD, as in Go."""
+    return value if value.isascii() else _HALF.sub("\ufffd", value)
+
+
+def _number(value: float) -> float:
+    if type(value) is int:
         if value not in _INT64:
             raise EngineInputError("the input holds an integer of more than 64 bits")
         return value
-    if kind is float:
-        if not math.isfinite(value):
-            raise EngineInputError("the input holds a number that is not finite")
-        if abs(value) >= _EXACT:
-            raise Inexact("the input holds a number beyond 2^53 that is no integer")
-        return value
-    if isinstance(value, Mapping):
-        return _admit_object(value, depth - 1)
-    if isinstance(value, (list, tuple)):
-        return [admit(each, depth - 1) for each in value]
-    raise EngineInputError(f"the input holds a {kind.__name__}, which is no JSON value")
+    if not math.isfinite(value):
+        raise EngineInputError("the input holds a number that is not finite")
+    if abs(value) >= _EXACT:
+        raise Inexact("the input holds a number beyond 2^53 that is no integer")
+    return value
 
 
-def _admit_object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    found = {}
-    for key, item in value.items():
-        if type(key) is not str:
-            raise EngineInputError("the input holds an object key that is not a text")
-        found[key if key.isascii() else _HALF.sub("\ufffd", key)] = admit(item, depth)
-    return dict(sorted(found.items())) if len(found) > 1 else found
+def _of_subclass(value: Any) -> Any:
+    """Return a text or number of another class as the plain one."""
+    if isinstance(value, str):
+        return _text(str.__str__(value))
+    if isinstance(value, int):
+        return _number(int(value))
+    if isinstance(value, float):
+        return _number(float(value))
+    raise EngineInputError(f"the input holds a {type(value).__name__}, which is no JSON value")
 
 
 def plain(value: Any, depth: int = MAX_DEPTH) -> Any:

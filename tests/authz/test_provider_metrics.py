@@ -51,11 +51,34 @@ def test_what_is_counted_of_a_provider(tmp_path: Path) -> None:
         'meshwarden_rego_evaluations_total{provider="gate",result="denied"} 1.0',
         'meshwarden_rego_evaluations_total{provider="gate",result="provider_error"} 1.0',
         'meshwarden_rego_seconds_count{provider="gate"} 4.0',
-        # The sample requests at load are alike to this policy.
-        'meshwarden_rego_remembered_total{provider="gate"} 2.0',
+        # Two sample requests at load.
+        'meshwarden_rego_in_process_total{provider="gate"} 5.0',
+        'meshwarden_rego_handed_over_total{provider="gate"} 0.0',
+        'meshwarden_rego_evaluation{provider="gate",where="process",why=""} 1.0',
+        'meshwarden_rego_remembered_total{provider="gate"} 0.0',
         'meshwarden_rego_workers_replaced_total{provider="gate"} 0.0',
         'meshwarden_rego_fails_open{provider="gate"} 1.0',
         'meshwarden_provider_failed_open_total{provider="gate",reason="provider_error"} 1.0',
+    ):
+        assert line in told
+
+
+def test_what_is_counted_of_workers(tmp_path: Path) -> None:
+    """What is for the workers tells why, and remembers its answers."""
+    module = "package envoy.authz\nallow := count(numbers.range(1, 3)) == 3\n"
+    (tmp_path / "p.rego").write_text(module)
+    rego = RegoSettings(paths=(tmp_path / "p.rego",), timeout_seconds=5, workers=1)
+    state = load_state((), Mesh(), [ProviderSettings(name="gate", rego=rego, default=True)])
+    registry = CollectorRegistry()
+    ProviderMetrics(registry, lambda: state)
+    told = generate_latest(registry).decode()
+
+    why = f"{tmp_path}/p.rego:2: the built-in `numbers.range`"
+    for line in (
+        # The sample requests at load are alike to this policy.
+        'meshwarden_rego_remembered_total{provider="gate"} 1.0',
+        'meshwarden_rego_in_process_total{provider="gate"} 0.0',
+        f'meshwarden_rego_evaluation{{provider="gate",where="worker",why="{why}"}} 1.0',
     ):
         assert line in told
 

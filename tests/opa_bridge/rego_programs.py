@@ -51,8 +51,8 @@ def document(rand: random.Random) -> dict[str, Any]:
 class Program:
     """One random program; `modules` are file names and sources, `p<number>/r` is asked.
 
-    A `plain` one leaves out what the library is known to answer otherwise than OPA: `not` of
-    anything but a reference, names that hide others, the order of different types.
+    A `plain` one leaves out what the library is known to answer otherwise than OPA: the order
+    of different types.
     """
 
     def __init__(self, number: int, seed: str, *, plain: bool = False) -> None:
@@ -104,7 +104,7 @@ class Program:
 
     def _new(self, prefix: str = "v") -> str:
         # Seldom a name that is there already: in an inner body it hides the outer one.
-        if not self._plain and self._chance(0.08):
+        if self._chance(0.08):
             return f"{prefix}0"
         self._names += 1
         return f"{prefix}{self._names}"
@@ -208,9 +208,6 @@ class Program:
         return self._expression(scope, depth)
 
     def _negation(self, scope: list[str], depth: int) -> str:
-        if self._plain:
-            base = self._pick(["input.a", "data.d.b", "input.o"])
-            return f"not {base}{self._pick(['', '.a', '[0]'])}"
         return f"not {self._condition(scope, depth)}"
 
     def _expression(self, scope: list[str], depth: int) -> str:
@@ -219,6 +216,8 @@ class Program:
         left, right = self._named(scope, depth - 1), self._term(scope, depth - 1)
         if self._chance(0.3):
             left, right = right, left
+        if self._chance(0.1):
+            left = f"{left} {self._pick(['+', '-', '*'])} {self._pick(['1', '2', 'input.b'])}"
         return f"{left} {sign} {right}"
 
     def _some(self, scope: list[str], depth: int) -> str:

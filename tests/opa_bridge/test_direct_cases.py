@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,34 @@ def test_result_is_bounded() -> None:
         policy.evaluate({"x": nested(124)})
 
 
+class Word(StrEnum):
+    """A text of another class, as the parts of an input may be."""
+
+    A = "a"
+
+
+def test_values_of_other_classes() -> None:
+    """A text or number of a class of its own is what it is in JSON."""
+    policy = DirectPolicy(
+        [("a.rego", 'package a\nr := [h, input.y]\nh := input.x == "a"\n')], "a/r", {}
+    )
+    assert policy.evaluate({"x": Word.A, "y": HTTPStatus.OK}) == [True, 200]
+
+
+def test_large_inputs_go_to_the_library() -> None:
+    """What would take long to look through is for the worker, whatever the policy asks of it."""
+    policy = DirectPolicy([("a.rego", "package a\nr if input.x\n")], "a/r", {})
+    for large in ([1] * 20_001, {str(n): n for n in range(20_001)}, [[1] * 200] * 200):
+        with pytest.raises(HandOver):
+            policy.evaluate({"x": large})
+
+
+def test_large_data_are_no_hindrance() -> None:
+    """Data are admitted once, however large."""
+    source = "package a\nr := data.x[input.x]\n"
+    assert DirectPolicy([("a.rego", source)], "a/r", {"x": [1] * 100_000}).evaluate({"x": 9}) == 1
+
+
 def test_halves_of_surrogates_are_one_character() -> None:
     """Half of a surrogate pair is U+FFFD, as Go reads it, in keys as in texts."""
     source = 'package a\nr := [input.x == "\ufffd", input.y["\ufffd"], input.x]\n'
@@ -179,11 +209,29 @@ def test_data_may_put_a_policy_outside(data: Any, why: str) -> None:
 
 def test_what_cannot_be_read_leaves_the_rest() -> None:
     """A statement outside the fragment matters to those alone who may mean it."""
-    source = "package a\nr if input.x\nother := input.x + 1\nthird if other == 2\n"
+    source = "package a\nr if input.x\nother := input.x % 2\nthird if other == 1\n"
     assert DirectPolicy([("a.rego", source)], "a/r", {}).evaluate({"x": 1}) is True
     with pytest.raises(Outside) as outside:
         DirectPolicy([("a.rego", source)], "a/third", {})
     assert outside.value.place == "a.rego:3"
-    hidden = "package a\nr if input.x; r if input.y + 1 == 2\n"
+    tests = "package a\nr if input.x\ntest_r if r with input as {}\n"
+    assert DirectPolicy([("a.rego", tests)], "a/r", {}).evaluate({"x": 1}) is True
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "s if input.x % 2 == 1; r if input.y",
+        "s if { input.x % 2 == 1 } r if input.y",
+        "s if input.x % 2 == 1; default r := 1",
+        "default r := input.x % 2",
+        "r.x := 1 if input.y",
+        "r[x] if { some x in input.y }",
+        "r := 1 if { input.x % 2 == 1 }\nelse := 2",
+        "import data.x % 2",
+    ],
+)
+def test_no_clause_is_overlooked(more: str) -> None:
+    """A statement that is left out puts every rule outside that it may be a clause of."""
     with pytest.raises(Outside):
-        DirectPolicy([("a.rego", hidden)], "a/r", {})
+        DirectPolicy([("a.rego", f"package a\nr if input.x\n{more}\n")], "a/r", {})
