@@ -146,15 +146,15 @@ def short_name(name: str) -> str:
 
 
 def short_count(count: float) -> str:
-    """Return a count in a few signs: `950`, `1.2k`, `34M`.
+    """Return a count in a few signs: `950`, `1.23k`, `34M`.
 
     >>> [short_count(each) for each in (0, 950, 1234, 34_000_000)]
-    ['0', '950', '1.2k', '34M']
+    ['0', '950', '1.23k', '34M']
     """
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
-            return f"{count / size:.1f}".removesuffix(".0")[:4].removesuffix(".") + unit
-    return f"{count:.1f}".removesuffix(".0")
+            return f"{float(f'{count / size:.3g}'):g}{unit}"
+    return f"{count:g}"
 
 
 def nice_top(most: float) -> float:

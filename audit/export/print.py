@@ -33,7 +33,7 @@ from audit.report import Bar, Overview, Report, Section
 ROWS: Final = 1000  # BUDGET: rows of a section in print; the other forms have all
 _LONGEST: Final = 600  # BUDGET: signs of a cell in print; one that fills a page cannot be set
 _MARGIN: Final = 15 * mm
-_WIDTH: Final = A4[0] - 2 * _MARGIN
+_WIDTH: Final = A4[0] - 2 * _MARGIN - 12  # a frame keeps 6 points on each side
 _INK, _SOFT, _LINE = (
     colors.HexColor("#14181c"),
     colors.HexColor("#55606a"),
@@ -205,7 +205,7 @@ def _week(overview: Overview) -> list[Flowable]:
 
 def _side_by_side(one: list[Flowable], other: list[Flowable]) -> Flowable:
     table = Table([[one, other]], colWidths=[_WIDTH / 2] * 2)
-    table.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (0, 0), 0)])
+    table.setStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)])
     return table
 
 
@@ -224,7 +224,13 @@ def _table(section: Section) -> Flowable:
     weights = [_WEIGHTS.get(name, 3.0) for name in section.columns]
     widths = [_WIDTH * weight / sum(weights) for weight in weights]
     rows = [[_paragraph(name.replace("_", " "), _NAME) for name in section.columns]]
-    rows += [[_paragraph(_cell(cell), _CELL) for cell in row] for row in section.rows[:ROWS]]
+    rows += [
+        [
+            _paragraph(_cell(name, cell), _CELL)
+            for name, cell in zip(section.columns, row, strict=True)
+        ]
+        for row in section.rows[:ROWS]
+    ]
     table = LongTable(rows, colWidths=widths, repeatRows=1)
     table.setStyle(
         [
@@ -237,10 +243,14 @@ def _table(section: Section) -> Flowable:
     return table
 
 
-def _cell(value: object) -> str:
+def _cell(name: str, value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     text = "" if value is None else str(value)
+    if name in ("at", "first", "last"):
+        return text.replace("T", " ")[:19]
+    if name == "peer" and not text:
+        return "no peer"
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
 
 
