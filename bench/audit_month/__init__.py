@@ -1,0 +1,1 @@
+"""The month of decisions that questions to the record are measured on."""
