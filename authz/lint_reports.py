@@ -46,6 +46,8 @@ def print_lint(result: LintResult, lines: Mapping[str, Sequence[str]], console: 
             told.append(counted(number, word))
     if result.suppressed:
         told.append(f"{len(result.suppressed)} suppressed")
+    if result.refuted:
+        told.append(f"{result.refuted} not told: the evaluator answers otherwise")
     worst = min((found.severity for found in result.findings), key=_rank, default=None)
     style = _STYLES[worst] if worst else "bold green"
     head = Text(f"{counted(result.resources, 'resource')}: ")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Final
 
 from authz.lint_sources import Given, gather
@@ -148,8 +149,8 @@ def main() -> int:
         print(f"{shape.name}: {POLICIES} policies linted in {seconds:.1f} s "
               f"(at most {SECONDS_MOST:.0f}), {len(result.findings)} findings")  # fmt: skip
         contestants += [
-            Contestant(f"load: {shape.name}", lambda texts=texts: inspect_resources(texts, Mesh())),
-            Contestant(f"lint: {shape.name}", lambda texts=texts: lint(texts, Mesh())),
+            Contestant(f"load: {shape.name}", partial(inspect_resources, texts, mesh)),
+            Contestant(f"lint: {shape.name}", partial(lint, texts, mesh)),
         ]
         goals.append(
             Goal(

@@ -9,7 +9,7 @@ from typing import Final
 
 from policies.decision import Effect, Layer
 from policies.lint.claims import Claim
-from policies.lint.cover import list_covers, rule_covers
+from policies.lint.cover import alternatives, list_covers, rule_covers
 from policies.lint.cover_index import CoverIndex, Placed, Scope, Scopes, scope_of
 from policies.lint.facts import Facts, resource_name, rules_of
 from policies.lint.finding import Related, Spot
@@ -72,6 +72,17 @@ def _is_always(each: Rule) -> bool:
 def _is_met(clause: Clause) -> bool:
     always = _ALWAYS.get(clause.key, frozenset())
     return not clause.not_values and any(value.text in always for value in clause.values)
+
+
+@rule("MW0000")
+def not_analysed(facts: Facts) -> Iterator[Spot]:
+    """A rule of more alternatives than are held against others."""
+    for policy in facts.policies:
+        for path, each in rules_of(policy):
+            if not alternatives(each):
+                ways = len(each.sources or "-") * len(each.operations or "-")
+                message = f"the rule matches in {ways} ways, more than are held against others"
+                yield _rule_spot(policy, path, each, message)
 
 
 @rule("MW0302")
