@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from audit_records import make_record
 from browsing import BROWSER, Browser
-from conftest import make_record
 
 from audit.chain import ChainState, link_line, segment_name
 from audit.document import document_from_record

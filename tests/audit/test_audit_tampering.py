@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from audit_records import make_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,8 +51,6 @@ class Log:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Log:
     """A log of every kind of file."""
-    from conftest import make_record  # noqa: PLC0415 - a fixture of this scope can ask for none
-
     folder = tmp_path_factory.mktemp("tampering")
     key = folder / "key.pem"
     key.write_bytes(new_private_key())

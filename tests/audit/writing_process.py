@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from conftest import make_record
+from audit_records import make_record
 
 from audit.settings import AuditSettings
 from audit.writer import AuditWriter
