@@ -26,6 +26,12 @@ def worker_folder(folder: Path, worker: str) -> Path:
     return folder / name
 
 
+def worker_of(folder: Path) -> str:
+    """Return the worker whose log a folder is, empty where it is nobody's own."""
+    found = _WORKER.fullmatch(folder.absolute().name)
+    return found[0].removeprefix("worker-") if found else ""
+
+
 def find_logs(path: Path) -> tuple[Path, ...]:
     """Return the logs under a path: itself (a folder of segments, or one segment), its workers'.
 

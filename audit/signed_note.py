@@ -67,6 +67,12 @@ class NoteVerifier:
         blob = base64.b64encode(_ED25519 + self.key.public_bytes_raw()).decode()
         return f"{self.name}+{self.key_id.hex()}+{blob}"
 
+    def of_worker(self, worker: str) -> NoteVerifier:
+        """Return the verifier of one worker of this name, which signs as `NAME/WORKER`."""
+        if not worker or self.name.endswith(f"/{worker}"):
+            return self
+        return NoteVerifier(f"{self.name}/{worker}", self.key)
+
     def check(self, note: bytes) -> str:
         """Return the text of a note that this key signed.
 

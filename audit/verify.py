@@ -30,6 +30,7 @@ from audit.checkpoint_check import CheckpointCheck
 from audit.compressing import digest_fault
 from audit.errors import AuditReadError, DamagedLineError
 from audit.folder_lock import is_being_written
+from audit.logs import worker_of
 from audit.record import EventName, Kind
 from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
@@ -125,7 +126,8 @@ def verify_folder(
     """Return what is true of a folder of segments, or of one segment on its own.
 
     The checkpoints beside the segments, and those `kept` elsewhere, are compared with
-    the lines; with a `verifier` their signatures are checked, and there must be one.
+    the lines; with a `verifier` their signatures are checked, and there must be one. That of an
+    instance holds for each of its workers.
     `on_decision` is given the id of each decision on record. `chained` are segments that were
     read already, by their absolute paths, and had no fault of their own: of these it is asked
     only how they follow each other and whether their lines are those that were signed.
@@ -135,6 +137,8 @@ def verify_folder(
     """
     try:
         segments = _find_segments(path)
+        if verifier is not None:
+            verifier = verifier.of_worker(worker_of(path if path.is_dir() else path.parent))
         walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision, chained=chained)
         if path.is_file():
             walk.next_seq = walk.next_prev = None  # what came before is not here to be asked

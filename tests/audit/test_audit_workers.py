@@ -16,7 +16,7 @@ from audit.query_engine import LogQueries
 from audit.query_tail import Damaged, follow
 from audit.reader import count_lines, read_records
 from audit.settings import AuditSettings
-from audit.signed_note import new_private_key
+from audit.signed_note import load_signer, new_private_key
 from audit.writer import AuditWriter
 
 
@@ -65,6 +65,27 @@ def test_record_is_read_in_the_order_of_time(workers: Path) -> None:
     assert _numbers(seen) == list(range(24, 30))
     lines = sum(count_lines(log) for log in find_logs(workers))
     assert count_lines(workers) == lines > 30
+
+
+@pytest.mark.parametrize("origin", ["", "example.org/log"])
+def test_key_of_the_instance_holds_for_its_workers(
+    workers: Path, tmp_path: Path, record, origin: str
+) -> None:
+    """One verifier key checks every worker's signatures; another's checks none."""
+    log = workers
+    if origin:
+        log = tmp_path / "named"
+        settings = AuditSettings(
+            folder=log, checkpoint_key_file=tmp_path / "key.pem", checkpoint_origin=origin
+        )
+        for worker in range(2):
+            _write(settings.for_worker(str(worker), node="front"), range(5), record)
+    verifier = load_signer(tmp_path / "key.pem", origin or "meshwarden/front").verifier
+    out = io.StringIO()
+    assert run_verify(log, out, verifier=verifier) == EXIT_INTACT
+    assert "signatures" not in out.getvalue()
+    other = load_signer(tmp_path / "key.pem", "meshwarden/other").verifier
+    assert run_verify(log, io.StringIO(), verifier=other) == EXIT_BROKEN
 
 
 def test_break_in_one_worker_is_found(workers: Path) -> None:
