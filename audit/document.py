@@ -167,6 +167,14 @@ class DecisionDocument(TypedDict):
     replay: NotRequired[Annotated[ReplayPart, Field(description="what `policy replay` needs more")]]
     trace: NotRequired[Annotated[TracePart, Field(description="how it came about, where wanted")]]
     duration_microseconds: Count
+    phases_microseconds: NotRequired[
+        Annotated[
+            dict[str, Count],
+            Field(
+                description="how the duration is split; what comes after the record is not in it"
+            ),
+        ]
+    ]
     masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
 
 
@@ -297,6 +305,8 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
             _failed_open_part(facts, index, redactor, masked)
             for index, facts in enumerate(record.failed_open)
         ]
+    if record.phases:
+        document["phases_microseconds"] = dict(record.phases)
     if record.trace is not None:
         document["trace"] = trace_part(record.trace)
     if record.replay is not None:

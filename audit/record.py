@@ -149,6 +149,7 @@ class AuditRecord:
 
     `xfcc` is what became of the header of that name, empty where there is nothing to say.
     `replay` is None where no policy was looked at. `trace` is None where none is wanted.
+    `phases` are the microseconds of each part of the decision.
     """
 
     decision_id: str
@@ -168,6 +169,7 @@ class AuditRecord:
     replay: ReplayFacts | None = None
     trace: TraceFacts | None = None
     duration_microseconds: int = 0
+    phases: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

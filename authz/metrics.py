@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from authz.phase_metrics import PhaseMetrics
+from authz.policy_metrics import PolicyMetrics
+
 # Seconds; the range in which Envoy's 200 ms timeout matters.
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -58,6 +61,8 @@ class Metrics:
             "AuthorizationPolicies in the serving set.",
             registry=self.registry,
         )
+        self.by_policy = PolicyMetrics(self.registry)
+        self.phases = PhaseMetrics(self.registry)
         self.loaded_at = Gauge(
             "meshwarden_loaded_timestamp_seconds",
             "When the serving set was loaded.",

@@ -22,6 +22,7 @@ from authz.check_response import encode_check_response
 from authz.denial import denial
 from authz.explain.trace import Trace, no_trace
 from authz.metrics import Metrics
+from authz.phases import Phase, PhaseClock
 from authz.prepared_answer import decision_metadata, prepared_answer, with_id
 from authz.record import record_decision
 from authz.serving_state import ServingState
@@ -72,35 +73,46 @@ class Authorizer:
         `seconds` is how long the caller waits, None where nobody knows.
         """
         begun = time.perf_counter()
+        clock = PhaseClock(begun)
         until = None if seconds is None else begun + seconds * _SHARE_OF_PROVIDERS
         decision_id = self.new_id()
         state = self.state()
         # WHY encoded before it is recorded: the record must tell the answer that is sent.
-        decided = self._decide(message, forwarded, state, until)
+        decided = self._decide(message, forwarded, state, until, clock)
         outcome, answer = self._encoded(decided, decision_id)
-        recorded = self._recorded(outcome, decision_id, state.revision, begun)
+        clock.end(Phase.ANSWER)
+        recorded = self._recorded(outcome, decision_id, state.revision, clock)
+        clock.end(Phase.RECORD)
         if recorded is not outcome:
             outcome, answer = self._encoded(recorded, decision_id)
-        self._count(outcome, time.perf_counter() - begun)
+        self._count(outcome, clock)
         return answer
 
     def outcome(self, message: bytes, forwarded: tuple[str, ...] = ()) -> Outcome:
         """Return what `check` would answer by, with all it rests on; nothing is recorded."""
-        decided = self._decide(message, forwarded, self.state(), None)
+        clock = PhaseClock(time.perf_counter())
+        decided = self._decide(message, forwarded, self.state(), None, clock)
         return self._encoded(decided, self.new_id())[0]
 
     def _decide(
-        self, message: bytes, forwarded: tuple[str, ...], state: ServingState, until: float | None
+        self,
+        message: bytes,
+        forwarded: tuple[str, ...],
+        state: ServingState,
+        until: float | None,
+        clock: PhaseClock,
     ) -> Outcome:
         """Return the outcome; a message or a walk that fails is a denial."""
         request = _NOTHING
         try:
             request = decode_check_request(message, forwarded)
+            clock.end(Phase.DECODE)
             return walk(
                 request,
                 state,
                 self.around,
                 lambda: None if until is None else until - time.perf_counter(),
+                clock.end,
             )
         except MalformedRequestError as exc:
             refused = denial(Reason.REQUEST_MALFORMED, Layer.REQUEST, detail=str(exc))
@@ -111,7 +123,9 @@ class Authorizer:
             _log.exception("check_failed")
             return Outcome(request=request, decision=_failure("the decision", exc))
 
-    def _recorded(self, outcome: Outcome, decision_id: str, revision: str, begun: float) -> Outcome:
+    def _recorded(
+        self, outcome: Outcome, decision_id: str, revision: str, clock: PhaseClock
+    ) -> Outcome:
         """Hand the record over, or turn the outcome into a denial."""
         decided_at = self.around.wall_clock()
         record = record_decision(
@@ -119,7 +133,8 @@ class Authorizer:
             decision_id=decision_id,
             revision=revision,
             decided_at=decided_at,
-            duration=time.perf_counter() - begun,
+            duration=time.perf_counter() - clock.begun,
+            phases=clock.microseconds(),
             trace=self.trace(outcome),
         )
         try:
@@ -162,10 +177,14 @@ class Authorizer:
         headers = with_id(decision.mutations, header, decision_id)
         return encode_check_response(decision, metadata, response_headers=headers, is_http=is_http)
 
-    def _count(self, outcome: Outcome, seconds: float) -> None:
+    def _count(self, outcome: Outcome, clock: PhaseClock) -> None:
         decision = outcome.decision
         self.metrics.decision(decision.effect, decision.layer, decision.reason)
-        self.metrics.seconds.observe(seconds)
+        if decision.rule is not None:
+            rule = decision.rule
+            self.metrics.by_policy.fired(f"{rule.namespace}/{rule.policy}", decision.effect)
+        self.metrics.seconds.observe(time.perf_counter() - clock.begun)
+        self.metrics.phases.count(clock)
         for passed in decision.failed_open:
             self.metrics.failed_open.labels(passed.provider, passed.reason).inc()
         for verdict in outcome.shadow:

@@ -5,7 +5,9 @@ What a record may hold is chosen and masked in `audit`; here everything is hande
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from audit.record import (
     AuditRecord,
@@ -31,9 +33,13 @@ def record_decision(  # noqa: PLR0913 - keyword-only facts of one decision
     revision: str,
     decided_at: float,
     duration: float,
+    phases: Mapping[str, int] = MappingProxyType({}),
     trace: TraceFacts | None = None,
 ) -> AuditRecord:
-    """Return the record; times are epoch seconds, `duration` is seconds."""
+    """Return the record; times are epoch seconds, `duration` is seconds.
+
+    `phases` is how it is split, in microseconds.
+    """
     request = outcome.request
     return AuditRecord(
         decision_id=decision_id,
@@ -56,6 +62,7 @@ def record_decision(  # noqa: PLR0913 - keyword-only facts of one decision
         replay=None if outcome.basis is None else _replay_facts(request, outcome.basis),
         trace=trace,
         duration_microseconds=max(0, int(duration * 1e6)),
+        phases=phases,
     )
 
 
