@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -36,6 +36,7 @@ SETTINGS_KEY: Final = "meshwarden.yaml"
 CA_KEY: Final = "ca.yaml"
 """A ConfigMap's key of the CA's settings."""
 _REGO: Final = ".rego"
+_RESOURCE: Final = re.compile(r"^(apiVersion|kind):", re.MULTILINE)
 _TEST: Final = re.compile(r"_test\.rego$")
 _LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 
@@ -88,8 +89,10 @@ def gather(texts: Sequence[tuple[str, str]], mesh: Mesh, given: Given) -> Known:
 
 def _is_readable(text: Embedded) -> bool:
     """Whether settings inside a ConfigMap are YAML; if not, whoever serves with them says so."""
-    if text.name not in (SETTINGS_KEY, CA_KEY):
-        return False
+    return text.name in (SETTINGS_KEY, CA_KEY) and _is_yaml(text)
+
+
+def _is_yaml(text: Embedded) -> bool:
     try:
         parse_documents(text.text, text.file)
     except LoadError:
@@ -100,6 +103,30 @@ def _is_readable(text: Embedded) -> bool:
 def is_module(name: str) -> bool:
     """Whether a file or key names a Rego module that serves: no test."""
     return name.endswith(_REGO) and not _TEST.search(name)
+
+
+def without_settings(
+    texts: Sequence[tuple[str, str]], folders: Collection[Path], given: Given
+) -> tuple[list[tuple[str, str]], Given]:
+    """Return the texts without our own settings files, and what is given with those of them.
+
+    One is known by its name and by being no resource. It counts where it stands at the top of
+    one of the folders, is the only one that does, and none is given.
+    """
+    found: dict[str, list[Embedded]] = {SETTINGS_KEY: [], CA_KEY: []}
+    left: list[tuple[str, str]] = []
+    for file, text in texts:
+        name = Path(file).name
+        if name not in found or _RESOURCE.search(text):
+            left.append((file, text))
+        elif Path(file).parent in folders:
+            found[name].append(plain_text(file, text))
+    alone = {name: each[0] for name, each in found.items() if len(each) == 1 and _is_yaml(each[0])}
+    return left, replace(
+        given,
+        settings=given.settings or alone.get(SETTINGS_KEY),
+        ca=given.ca or alone.get(CA_KEY),
+    )
 
 
 def holds_rego(path: Path) -> bool:

@@ -25,7 +25,14 @@ from authz.lint_reports import (
     render_json,
     render_sarif,
 )
-from authz.lint_sources import Given, gather, holds_rego, modules_of_settings, read_rego_below
+from authz.lint_sources import (
+    Given,
+    gather,
+    holds_rego,
+    modules_of_settings,
+    read_rego_below,
+    without_settings,
+)
 from opa_bridge import lint_loading, lint_meaning
 from policies.diagnostic import Diagnostic, LoadError
 from policies.lint.baseline import new_findings, parse_baseline, render_baseline
@@ -167,10 +174,15 @@ def _lint(asked: _Asked) -> None:
     if asked.diff and not asked.fix:
         raise click.UsageError("--diff goes with --fix")
     with clear_errors():
-        mesh = _read_mesh(asked)
+        mesh = read_mesh(asked.mesh_file)
+        if asked.mesh_file is None and asked.config is not None:
+            load_settings(asked.config)
         given = _read_given(asked)
         known = _read_baseline(asked.baseline)
     texts, problems = read_policy_texts(asked.paths)
+    texts, given = without_settings(texts, asked.paths, given)
+    if asked.mesh_file is None and given.settings is not None:
+        mesh = _mesh_beside(given.settings, problems)
     if asked.fix:
         with clear_errors():
             texts = mend(texts, mesh, given, is_diff=asked.diff)
@@ -209,10 +221,13 @@ def read_policy_texts(
     return texts, [each for each in problems if not holds_rego(Path(each.location.file))]
 
 
-def _read_mesh(asked: _Asked) -> Mesh:
-    if asked.mesh_file is None and asked.config is not None:
-        return load_settings(asked.config).mesh.to_mesh()
-    return read_mesh(asked.mesh_file)
+def _mesh_beside(settings: Embedded, problems: list[Diagnostic]) -> Mesh:
+    """Return the mesh of a settings file; what is wrong with the file is a problem of its own."""
+    try:
+        return load_settings(Path(settings.file)).mesh.to_mesh()
+    except LoadError as exc:
+        problems.extend(exc.diagnostics)
+        return Mesh()
 
 
 def _read_given(asked: _Asked) -> Given:

@@ -79,6 +79,19 @@ def test_settings_tell_mesh_and_rego(world: Path) -> None:
     assert "envoy/authz/allow" in found["help"]
 
 
+def test_settings_in_the_folder_are_no_policy(world: Path) -> None:
+    """A folder with everything in it is linted as one; the settings of a part are not its own."""
+    assert _codes(world) == ["MW0610"]
+    (world / "meshwarden.yaml").write_text(CONFIG.replace("authz/allow", "authz/alow"))
+    assert _codes(world) == ["MW0906", "MW0610"]
+    (world / "other").mkdir()
+    (world / "other" / "meshwarden.yaml").write_text(CONFIG)
+    assert _codes(world) == ["MW0906", "MW0610"]
+    assert _codes(world, world / "other") == ["MW0610"]
+    (world / "other" / "meshwarden.yaml").write_text("kind: AuthorizationPolici\n")
+    assert "no-kind" in _codes(world)
+
+
 def test_a_foreign_trust_domain(world: Path) -> None:
     """A trust domain that the settings do not know is told; one that is federated is not."""
     policy = world / "policies" / "front.yaml"
