@@ -23,6 +23,8 @@ from ca.state import ManifestStore, StateFolder
 from ca.store import Store
 from ca.streams import OpenStreams
 
+_REFRESHES_BEFORE_USE = 3
+
 
 def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
     """Return what the settings say of authorities."""
@@ -37,6 +39,17 @@ def plan_of(settings: CaSettings, clock: Clock) -> AuthorityPlan:
         plugged=None if folder is None else lambda: load_plugged_of(settings, folder, clock),
         new_key=partial(generate_key, KeyKind(settings.authority_key)),
     )
+
+
+def publication_of(settings: CaSettings) -> timedelta:
+    """Return how long a new root is published before other trust domains can be taken to have it.
+
+    SPIFFE Federation: new keys are published three to five times the refresh hint before their use.
+    """
+    endpoint = settings.bundle_endpoint
+    if endpoint is None:
+        return timedelta(0)
+    return _REFRESHES_BEFORE_USE * timedelta(seconds=endpoint.refresh_hint_seconds)
 
 
 def load_plugged_of(settings: CaSettings, folder: Path, clock: Clock) -> PluggedAuthority:
@@ -109,7 +122,7 @@ def open_state(settings: CaSettings, clock: Clock) -> Iterator[tuple[AuthorityKe
         keeper = AuthorityKeeper(stores.manifest, stores.keys, plan, clock, must_sign=False)
         wait = timedelta(seconds=settings.rotation_wait_seconds)
         rotation = Rotation(keeper, OpenStreams(clock), clock, wait)
-        rotation.replicas = stores.replicas
+        rotation.replicas, rotation.publication = stores.replicas, publication_of(settings)
         yield keeper, rotation
 
 

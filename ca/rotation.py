@@ -2,9 +2,10 @@
 
 Theory of operation. A prepared authority's roots are in the bundle and sign nothing. It may be
 activated when every open stream that carries roots has acknowledged them, or when the stated wait
-is over, for those who have no stream. A retired authority's roots stay until the last leaf it can
-have signed is over. A wait counts anew from a jump of the wall clock, which proves nothing about
-how long others had.
+is over, for those who have no stream; and not before other trust domains have had the time to fetch
+them, and callers of the signing endpoints to come back. A retired authority's roots stay until the
+last leaf it can have signed is over. A wait counts anew from a jump of the wall clock, which proves
+nothing about how long others had.
 """
 
 from __future__ import annotations
@@ -46,13 +47,17 @@ class Rotation:
     def __init__(
         self, keeper: AuthorityKeeper, streams: OpenStreams, clock: Clock, wait: timedelta
     ) -> None:
-        """Guard `keeper`; `wait` is what clients without acknowledgements get."""
+        """Guard `keeper`; `wait` is what clients without acknowledgements get.
+
+        `publication`, none at first, is how long other trust domains need to fetch a new bundle.
+        """
         self._keeper = keeper
         self._streams = streams
         self._clock = clock
         self._wait = wait
         self._wait_from: datetime | None = None
         self.last_leaf: LastLeaf | None = None
+        self.publication = timedelta(0)
         self.replicas: Replicas | None = None
         self.record: RecordStep | None = None
         self._unrecorded: list[Mapping[str, object]] = []
@@ -111,15 +116,32 @@ class Rotation:
         slot = self._keeper.in_phase(Phase.PREPARED)
         if slot is None or self._is_known_root(slot):
             return ()
+        away = self._away(slot)
         lagging = _named(self._streams.lagging(slot.entry.sequence))
         lagging += self._lagging_replicas(slot.entry.sequence)
         if self._streams.carriers() and not lagging:
-            return ()
+            return away
         ends_at = max(slot.entry.since, self._wait_from or slot.entry.since) + self._wait
         left = ends_at - self._clock()
         if left <= timedelta(0):
-            return ()
-        return (*lagging, f"{_seconds(left)} s of the wait are left")
+            return away
+        return (*lagging, f"{_seconds(left)} s of the wait are left", *away)
+
+    def _away(self, slot: Slot) -> tuple[str, ...]:
+        """Return who cannot have heard of a prepared authority yet and has no stream to say so."""
+        now, since = self._clock(), max(slot.entry.since, self._wait_from or slot.entry.since)
+        waits: list[str] = []
+        if (left := since + self.publication - now) > timedelta(0):
+            waits.append(f"other trust domains may fetch it for {_seconds(left)} s more")
+        if self.last_leaf is None:
+            return tuple(waits)
+        try:
+            ends_at = self.last_leaf.unheard_until(slot.entry.since, now)
+        except StoreError as exc:
+            return (*waits, f"the ledger cannot be asked who has not heard of it: {exc}")
+        if ends_at is not None and (left := ends_at + timedelta(seconds=1) - now) > timedelta(0):
+            waits.append(f"signed certificates without it may live for {_seconds(left)} s")
+        return tuple(waits)
 
     def retirement_waits_for(self) -> tuple[str, ...]:
         """Return what stands against retiring the retired authority, nothing when it may be."""

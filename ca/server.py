@@ -35,7 +35,7 @@ from ca.key_kinds import KeyKind, generate_key
 from ca.keys import KeyStore
 from ca.last_leaf import LastLeaf
 from ca.metrics import CaMetrics
-from ca.opening import authority_stores, plan_of
+from ca.opening import authority_stores, plan_of, publication_of
 from ca.records_service import keep_records
 from ca.renewal import RecordIssuance, Renewal, RenewalParts
 from ca.rotation import Rotation
@@ -129,6 +129,7 @@ def _running(
     streams, watch = OpenStreams(clock), ClockWatch(clock)
     wait = timedelta(seconds=settings.rotation_wait_seconds)
     rotation = Rotation(keeper, streams, clock, wait)
+    rotation.publication = publication_of(settings)
     metrics = CaMetrics()
     metrics.observe(keeper, streams, clock)
     ca = RunningCa(

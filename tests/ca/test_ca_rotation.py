@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from issuing import CART, CART_CALLER, open_ca, request_of
 
 from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
+from ca.last_leaf import LastLeaf
 from ca.rotation import Rotation
 from ca.state import Phase
+from ca.store import Store
 from ca.streams import OpenStreams
 from ca.validate import verify_x509_svid
 from identity.spiffe_id import SpiffeId
@@ -124,6 +127,47 @@ def test_acknowledgements_open_the_way(keeper_of, rotation_of, streams, tmp_path
                     rotation.activate()
             # The laggard went away; who listens without roots was never asked.
             rotation.activate()
+
+
+def test_those_who_have_no_stream_are_waited_for(keeper_of, rotation_of, streams, clock, tmp_path):
+    """Other trust domains get time to fetch a root, callers of the signing endpoints to return."""
+    with keeper_of(tmp_path / "s") as keeper, open_ca(tmp_path, keeper.current(), clock) as ca:
+        ca.add()
+        ca.issuance.sign(request_of(CART), CART_CALLER)
+        clock.now += timedelta(minutes=30)
+        rotation = rotation_of(keeper)
+        rotation.publication = timedelta(minutes=15)
+        rotation.last_leaf = LastLeaf(ca.store, timedelta(hours=24))
+        with streams.opened("sds", "spiffe://example.org/a") as one:
+            one.carries_roots, one.acknowledged = True, keeper.sequence + 1
+            rotation.prepare()
+            assert rotation.activation_waits_for() == (
+                "other trust domains may fetch it for 900 s more",
+                "signed certificates without it may live for 1801 s",
+            )
+            clock.now += timedelta(minutes=15)
+            # Who comes now gets the new root with its certificate.
+            ca.issuance.sign(request_of(CART), CART_CALLER)
+            [signed] = rotation.activation_waits_for()
+            assert signed == "signed certificates without it may live for 901 s"
+            with pytest.raises(RotationRefusedError, match="901 s"):
+                rotation.activate()
+            clock.now += timedelta(seconds=901)
+            rotation.activate()
+
+
+def test_a_ledger_that_cannot_be_asked(keeper_of, rotation_of, streams, clock, tmp_path):
+    """Without its ledger the CA does not know who has not heard of a root, and waits."""
+    with keeper_of(tmp_path / "s") as keeper:
+        rotation = rotation_of(keeper)
+        store = Store(f"sqlite:///{tmp_path / 'ledger.db'}", clock=clock)
+        rotation.last_leaf = LastLeaf(store, timedelta(hours=24))
+        store.close()
+        (tmp_path / "ledger.db").unlink()
+        (tmp_path / "ledger.db").mkdir()
+        rotation.prepare()
+        clock.now += WAIT
+        assert "cannot be asked who has not heard" in rotation.activation_waits_for()[0]
 
 
 def test_a_jump_of_the_clock_is_no_wait(keeper_of, rotation_of, clock, tmp_path):
