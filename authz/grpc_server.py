@@ -25,10 +25,7 @@ _UNIX = "unix://"
 # gRPC tells of a call without a deadline as of one that ends in centuries.
 _NO_DEADLINE_SECONDS = 86_400.0
 # BUDGET: Envoy's request headers and a buffered body; what is larger is no question for us.
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-)
+_OPTIONS = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 # BUDGET: checks that may wait for a thread: more would wait longer than Envoy does (200 ms). gRPC
 # refuses them itself (RESOURCE_EXHAUSTED).
 _WAITING_MAX = 1000
@@ -58,19 +55,23 @@ class GrpcServer:
         timed: bool = False,
         tls: ListenerTls | None = None,
         overload: Overload | None = None,
+        shares_port: bool = False,
     ) -> None:
         """Bind and begin to serve; health says SERVING.
 
         With a `metadata_key`, `check` also gets what the call's metadata holds under it;
         `timed`, also what is left of the call's deadline. With `tls`, only its clients ask;
-        with `overload`, checks that wait too long are refused.
+        with `overload`, checks that wait too long are refused; with `shares_port`, other
+        processes may listen on the same port.
 
         Raises:
             ListenError: the address cannot be bound.
         """
         pool = CheckPool(threads)
         self._server = grpc.server(
-            pool, options=_OPTIONS, maximum_concurrent_rpcs=threads + _WAITING_MAX
+            pool,
+            options=(("grpc.so_reuseport", int(shares_port)), *_OPTIONS),
+            maximum_concurrent_rpcs=threads + _WAITING_MAX,
         )
         handle = _check_handler(check, metadata_key, timed=timed)
         if overload is not None:

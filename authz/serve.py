@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from audit.open_log import OpenLog
-from audit.record import AuditEvent, EventName
-from audit.writer import AuditWriter
-from authz.audit_parts import open_audit, sink_states
+from authz.audit_parts import open_audit
 from authz.build import build_state
-from authz.bundle_parts import build_bundle_watch, shown_bundle, watch_bundles
+from authz.bundle_parts import build_bundle_watch, watch_bundles
 from authz.candidate_parts import Candidate
 from authz.errors import ListenError
 from authz.explain.trace import tracer
@@ -26,32 +22,49 @@ from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.listener_tls_parts import open_listener_tls, with_listener_tls
 from authz.metrics import Metrics
-from authz.overload import Overload
 from authz.pipeline import Authorizer
-from authz.policy_bundle_parts import (
-    PolicyBundles,
-    TakeBundle,
-    shown_policy_bundle,
-    watch_policy_bundles,
-)
+from authz.policy_bundle_parts import PolicyBundles, TakeBundle, watch_policy_bundles
 from authz.policy_reading import PolicyReading
 from authz.provider_memory import ProviderMemory
 from authz.provider_metrics import ProviderMetrics
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
+from authz.serving_watch import (
+    LateAudit,
+    note_reload,
+    note_state,
+    readiness,
+    watch_keys,
+    watch_overload,
+)
 from authz.settings import Settings, WorkloadSettings
-from authz.token_parts import build_token_parts
+from authz.token_parts import TokenParts, build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
 from identity.deny_list import DenyListWatch, FindDenied, nobody_denied
-from identity.jwks_cache import JwksCache, KeySourceStatus
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
 
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Which of several workers a server is; alone it has no name.
+
+    `listening` is told the port of the HTTP endpoints once checks are answered; with
+    `shares_port` others listen on the same port for checks.
+    """
+
+    worker: str = ""
+    shares_port: bool = False
+    listening: Callable[[int], None] = lambda port: None
+
+
+ALONE = Seat()
+
+
+def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat = ALONE) -> None:
     """Serve until SIGTERM, SIGINT, or `stop` is set; then drain and return.
 
     Raises:
@@ -63,78 +76,132 @@ def serve(settings: Settings, *, stop: threading.Event | None = None) -> None:
     stop = stop or threading.Event()
     _stop_on_signals(stop)
     with ExitStack() as stack:
-        tokens = build_token_parts(settings.identity)
-        keys = tokens.keys
-        stack.callback(tokens.close)
-        bundles = build_bundle_watch(settings.identity)
-        stack.callback(bundles.stop)
-        metrics = Metrics()
-        audit = _LateAudit()
-        policy_bundles = PolicyBundles(settings.bundles)
-        stack.callback(policy_bundles.stop)
-        memory = ProviderMemory()
-        reading = PolicyReading()
-
-        def build(take: TakeBundle) -> ServingState:
-            return build_state(
-                settings, keys, take=take, memory=memory, snapshot_of_texts=reading.snapshot
-            )
-
-        keeper = StateKeeper(
-            policy_bundles.begin(build),
-            watched_paths(settings),
-            interval_seconds=settings.policies.reload_seconds,
-            on_reload=lambda state, problems: _note_reload(metrics, audit, state, problems),
-            hand_over=reading.hand_over,
-            let_go=reading.let_go,
-        )
-        state = keeper.current()
-        _note_state(metrics, state)
-        provider_metrics = ProviderMetrics(metrics.registry, keeper.current)
-        log = open_audit(settings.audit, metrics, revision=state.revision)
-        stack.callback(log.close)
-        audit.writer = log.writer
-        _watch_keys(metrics, keys)
-        watch_bundles(metrics, bundles)
-        watch_policy_bundles(metrics.registry, policy_bundles)
-        around = Surroundings(
-            keys=keys,
-            on_unknown_key=keys.hasten,
-            verify_token=tokens.verify,
-            static_workload=static_workload(settings.workload),
-            headers=settings.identity_headers,
-            peer_rules=settings.identity.to_peer_rules(_watch_deny_list(settings, stack)),
-            bundles=bundles.current,
-            observe=provider_metrics.observe,
-        )
-        candidate: Candidate | None = None
-        if settings.dryrun.candidate is not None:
-            candidate = Candidate(settings, around, metrics, take=policy_bundles.take)
-            stack.callback(candidate.stop)
-            candidate.start()
+        house = _open_house(settings, stack)
+        log = _open_log(house, seat, stack)
+        watch_keys(house.metrics, house.tokens.keys)
+        watch_bundles(house.metrics, house.bundles)
+        watch_policy_bundles(house.metrics.registry, house.policy_bundles)
+        around = _surroundings(house, stack)
+        candidate = _start_candidate(house, around, stack)
+        if candidate is not None:
             around = replace(around, candidate=candidate.shadow.verdict)
         authorizer = Authorizer(
-            state=keeper.current,
+            state=house.keeper.current,
             around=around,
             recorder=log.writer,
-            metrics=metrics,
+            metrics=house.metrics,
             trace=tracer(settings.audit),
         )
-        bundles.start()
-
-        def adopt(take: TakeBundle, keep: Callable[[], None]) -> Sequence[Diagnostic]:
-            problems = keeper.adopt(lambda: build(take), keep)
-            if candidate is not None and not problems:
-                candidate.refresh()
-            return problems
-
-        policy_bundles.start(adopt)
-        reading.begin_serving()
-        keeper.start()
-        stack.callback(keeper.stop)
-        ready = _readiness(keeper, log, keys, bundles, stop, policy_bundles)
-        _run(settings, stop, authorizer, ready, metrics)
+        _begin_to_watch(house, candidate, stack)
+        ready = readiness(
+            house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles
+        )
+        _run(settings, stop, authorizer, ready, house.metrics, seat)
     _log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _House:
+    """The parts that a server is made of, policies loaded, nothing watched yet."""
+
+    settings: Settings
+    tokens: TokenParts
+    bundles: BundleWatch
+    policy_bundles: PolicyBundles
+    keeper: StateKeeper
+    build: Callable[[TakeBundle], ServingState]
+    reading: PolicyReading
+    audit: LateAudit
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+def _open_house(settings: Settings, stack: ExitStack) -> _House:
+    """Load everything that the configuration names; `stack` lets go of it."""
+    tokens = build_token_parts(settings.identity)
+    stack.callback(tokens.close)
+    bundles = build_bundle_watch(settings.identity)
+    stack.callback(bundles.stop)
+    metrics, audit = Metrics(), LateAudit()
+    policy_bundles = PolicyBundles(settings.bundles)
+    stack.callback(policy_bundles.stop)
+    memory, reading = ProviderMemory(), PolicyReading()
+
+    def build(take: TakeBundle) -> ServingState:
+        return build_state(
+            settings, tokens.keys, take=take, memory=memory, snapshot_of_texts=reading.snapshot
+        )
+
+    keeper = StateKeeper(
+        policy_bundles.begin(build),
+        watched_paths(settings),
+        interval_seconds=settings.policies.reload_seconds,
+        on_reload=lambda state, problems: note_reload(metrics, audit, state, problems),
+        hand_over=reading.hand_over,
+        let_go=reading.let_go,
+    )
+    note_state(metrics, keeper.current())
+    return _House(
+        settings=settings,
+        tokens=tokens,
+        bundles=bundles,
+        policy_bundles=policy_bundles,
+        keeper=keeper,
+        build=build,
+        reading=reading,
+        audit=audit,
+        metrics=metrics,
+    )
+
+
+def _open_log(house: _House, seat: Seat, stack: ExitStack) -> OpenLog:
+    """Open the record, which reloads are told to from now on."""
+    revision = house.keeper.current().revision
+    log = open_audit(house.settings.audit, house.metrics, revision=revision, worker=seat.worker)
+    stack.callback(log.close)
+    house.audit.writer = log.writer
+    return log
+
+
+def _surroundings(house: _House, stack: ExitStack) -> Surroundings:
+    """Return what a walk needs besides the request and the state."""
+    settings, tokens = house.settings, house.tokens
+    provider_metrics = ProviderMetrics(house.metrics.registry, house.keeper.current)
+    return Surroundings(
+        keys=tokens.keys,
+        on_unknown_key=tokens.keys.hasten,
+        verify_token=tokens.verify,
+        static_workload=static_workload(settings.workload),
+        headers=settings.identity_headers,
+        peer_rules=settings.identity.to_peer_rules(_watch_deny_list(settings, stack)),
+        bundles=house.bundles.current,
+        observe=provider_metrics.observe,
+    )
+
+
+def _start_candidate(house: _House, around: Surroundings, stack: ExitStack) -> Candidate | None:
+    """Return the running candidate set, where one is configured."""
+    if house.settings.dryrun.candidate is None:
+        return None
+    candidate = Candidate(house.settings, around, house.metrics, take=house.policy_bundles.take)
+    stack.callback(candidate.stop)
+    candidate.start()
+    return candidate
+
+
+def _begin_to_watch(house: _House, candidate: Candidate | None, stack: ExitStack) -> None:
+    """Follow bundles and files from now on."""
+
+    def adopt(take: TakeBundle, keep: Callable[[], None]) -> Sequence[Diagnostic]:
+        problems = house.keeper.adopt(lambda: house.build(take), keep)
+        if candidate is not None and not problems:
+            candidate.refresh()
+        return problems
+
+    house.bundles.start()
+    house.reading.begin_serving()
+    house.policy_bundles.start(adopt)
+    house.keeper.start()
+    stack.callback(house.keeper.stop)
 
 
 def _watch_deny_list(settings: Settings, stack: ExitStack) -> FindDenied:
@@ -170,12 +237,13 @@ def static_workload(settings: WorkloadSettings) -> Workload | None:
     )
 
 
-def _run(
+def _run(  # noqa: PLR0913, PLR0917 - the parts, joined here
     settings: Settings,
     stop: threading.Event,
     authorizer: Authorizer,
     ready: Callable[[], tuple[bool, Mapping[str, Any]]],
     metrics: Metrics,
+    seat: Seat,
 ) -> None:
     """Listen until `stop`; health turns red before the listener closes."""
     listen = settings.listen
@@ -195,118 +263,18 @@ def _run(
             metadata_key=settings.identity.waypoint.peer_metadata_key,
             timed=True,
             tls=tls,
-            overload=_watch_overload(listen.overload_milliseconds, metrics),
+            shares_port=seat.shares_port,
+            overload=watch_overload(listen.overload_milliseconds, metrics),
         )
         try:
             _log.info("serving", grpc=listen.grpc, http=listen.http)
+            seat.listening(http.port)
             stop.wait()
             _log.info("draining", seconds=listen.drain_seconds)
         finally:
             grpc_server.stop(listen.drain_seconds)
     finally:
         http.close()
-
-
-def _watch_overload(milliseconds: int, metrics: Metrics) -> Overload:
-    """Return what refuses checks that waited longer, counted in the metrics."""
-    overload = Overload(milliseconds / 1000)
-    metrics.watch(
-        "meshwarden_checks_refused",
-        "Checks refused unread because more came than can be answered; none is on record.",
-        lambda: overload.refused,
-    )
-    return overload
-
-
-class _LateAudit:
-    """The writer, which opens only after the first state was built."""
-
-    writer: AuditWriter | None = None
-
-
-def _note_state(metrics: Metrics, state: ServingState) -> None:
-    metrics.reloads.labels("loaded").inc()
-    metrics.policies.set(len(state.snapshot.policies))
-    metrics.loaded_at.set(time.time())
-    for warning in state.warnings:
-        _log.warning("policy_warning", finding=str(warning))
-
-
-def _note_reload(
-    metrics: Metrics,
-    audit: _LateAudit,
-    state: ServingState | None,
-    problems: Sequence[Diagnostic],
-) -> None:
-    """Put a reload on the record and count it: who decided what is half of the evidence.
-
-    Raises:
-        AuditUnavailable: the record takes nothing now; the caller tells it again.
-    """
-    if state is None:
-        details: dict[str, Any] = {"result": "refused", "problems": [str(p) for p in problems]}
-    else:
-        details = {"result": "loaded", "revision": state.revision}
-    if audit.writer is not None:
-        audit.writer.offer(AuditEvent(event=EventName.RELOAD, at=time.time(), details=details))
-    metrics.reloads.labels(details["result"]).inc()
-    if state is not None:
-        metrics.policies.set(len(state.snapshot.policies))
-        metrics.loaded_at.set(time.time())
-
-
-def _watch_keys(metrics: Metrics, keys: JwksCache) -> None:
-    metrics.watch(
-        "meshwarden_key_sources_without_keys",
-        "Issuers whose keys could not be had, or only too long ago: their tokens are refused.",
-        lambda: sum(not each.is_ready for each in keys.status()),
-    )
-    metrics.watch(
-        "meshwarden_key_sources_failing",
-        "Issuers whose last fetch of keys failed; the last good keys count.",
-        lambda: sum(bool(each.last_error) for each in keys.status()),
-    )
-
-
-def _key_status(status: KeySourceStatus) -> Mapping[str, Any]:
-    """Return how one issuer's keys stand, with why the last fetch failed."""
-    return {
-        "source": status.source,
-        "ready": status.is_ready,
-        "keys": status.key_count,
-        "age_seconds": status.age_seconds,
-        "fault": status.last_error,
-        "notes": list(status.notes),
-    }
-
-
-def _readiness(
-    keeper: StateKeeper,
-    log: OpenLog,
-    keys: JwksCache,
-    bundles: BundleWatch,
-    stop: threading.Event,
-    policy_bundles: PolicyBundles,
-) -> Callable[[], tuple[bool, Mapping[str, Any]]]:
-    def ready() -> tuple[bool, Mapping[str, Any]]:
-        status = keeper.status()
-        audit_fault = log.writer.health()
-        is_ready = not log.writer.is_denying and not stop.is_set()
-        return is_ready, {
-            "ready": is_ready,
-            "revision": status.revision,
-            "loaded_at": datetime.fromtimestamp(status.loaded_at, UTC).isoformat(),
-            "policies": len(keeper.current().snapshot.policies),
-            "refused": [str(problem) for problem in status.problems],
-            "audit": audit_fault or "ok",
-            "audit_sinks": sink_states(log),
-            "draining": stop.is_set(),
-            "keys": [_key_status(each) for each in keys.status()],
-            "trust_bundles": [shown_bundle(each) for each in bundles.status()],
-            "bundles": [shown_policy_bundle(each) for each in policy_bundles.status()],
-        }
-
-    return ready
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

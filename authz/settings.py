@@ -63,6 +63,13 @@ class ListenSettings(Section):
         default="127.0.0.1:9192",
         description="Address of `/healthz`, `/readyz` and `/metrics`: `host:port`.",
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that answer checks, all on the port of `grpc`: as many as there "
+        "are cores to use. Each loads the policies and keeps keys, tokens and a log for itself.",
+    )
     threads: int = Field(
         default=16,
         ge=1,

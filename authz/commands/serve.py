@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import click
@@ -27,12 +28,41 @@ _config_option = click.option(
 
 @click.command("serve")
 @_config_option
-def serve_command(config: Path) -> None:
-    """Answer Envoy's ext_authz checks until SIGTERM."""
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that answer checks, on one port; else `listen.workers` says.",
+)
+@click.option("--worker", default="", hidden=True)
+@click.option("--leash", type=int, default=-1, hidden=True)
+def serve_command(config: Path, workers: int | None, worker: str, leash: int) -> None:
+    """Answer Envoy's ext_authz checks until SIGTERM.
+
+    With several workers, SIGHUP replaces them one by one, and nobody waits for it.
+    """
     with clear_errors():
         settings = load_settings(config)
         set_up_logging(settings.log)
-        serve(settings)
+        count = workers or settings.listen.workers
+        if worker:
+            _work(settings, worker, leash)
+        elif count > 1:
+            # WHY here: one process that answers alone needs nothing of it.
+            from authz.workers import serve_with_workers  # noqa: PLC0415
+
+            serve_with_workers(settings, config, count)
+        else:
+            serve(settings)
+
+
+def _work(settings: Settings, worker: str, leash: int) -> None:
+    """Serve as one of several workers, whose HTTP endpoints only their server asks."""
+    from authz.worker_process import sit_down  # noqa: PLC0415 - as above
+
+    stop = threading.Event()
+    seat = sit_down(worker, leash, stop)
+    listen = settings.listen.model_copy(update={"http": "127.0.0.1:0"})
+    serve(settings.model_copy(update={"listen": listen}), stop=stop, seat=seat)
 
 
 @click.command("envoy-config")

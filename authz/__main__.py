@@ -1,0 +1,5 @@
+"""`python -m authz`: the command line `meshwarden`."""
+
+from authz.cli import main
+
+main()
