@@ -11,9 +11,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from audit.document_parts import (
+    STRICT,
+    Count,
+    DecisionPart,
+    DestinationPart,
+    FailedOpenPart,
+    Hash,
+    PeerPart,
+    RequestPart,
+    ShadowPart,
+    SourcePart,
+    SubjectPart,
+    Time,
+)
 from audit.record import (
     SCHEMA_VERSION,
     AuditEvent,
@@ -28,120 +42,8 @@ from audit.redact import Redactor
 from audit.replay_facts import ReplayPart, replay_part
 from audit.trace import TracePart, trace_part
 
-_STRICT = ConfigDict(extra="forbid")
-Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Time = Annotated[
-    str,
-    Field(
-        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$",
-        description="RFC 3339, UTC, always with microseconds: texts sort as times do",
-    ),
-]
-Count = Annotated[int, Field(ge=0)]
 
-
-@with_config(_STRICT)
-class MappedPart(TypedDict):
-    """The words of policies for a workload that is not of Kubernetes."""
-
-    mapping: str
-    namespace: str
-    service_account: str
-    labels: dict[str, str]
-
-
-@with_config(_STRICT)
-class PeerPart(TypedDict):
-    """The peer, and what proves it; `mapped` is what a mapping made of a name not of Kubernetes."""
-
-    principal: str
-    spiffe_id: str | None
-    proof: NotRequired[str]
-    mapped: NotRequired[MappedPart]
-
-
-@with_config(_STRICT)
-class SubjectPart(TypedDict):
-    """The subject of a verified token, with the selected claims."""
-
-    issuer: str | None
-    sub: str | None
-    claims: dict[str, Any]
-
-
-@with_config(_STRICT)
-class DestinationPart(TypedDict):
-    """The workload that was asked about."""
-
-    namespace: str
-    service_account: str
-    labels: dict[str, str]
-    port: int
-
-
-@with_config(_STRICT)
-class SourcePart(TypedDict):
-    """Where the connection came from."""
-
-    address: str
-
-
-@with_config(_STRICT)
-class RequestPart(TypedDict):
-    """The request; secrets in `path` and `headers` are masked."""
-
-    id: str
-    method: str
-    host: str
-    path: str
-    protocol: str
-    headers: dict[str, list[str]]
-    size: Annotated[int, Field(ge=-1, description="bytes seen by Envoy; -1: unknown")]
-
-
-@with_config(_STRICT)
-class DecisionPart(TypedDict):
-    """The answer and its cause."""
-
-    effect: Literal["allow", "deny"]
-    reason: str
-    layer: str
-    http_status: int
-    policy: Annotated[str | None, Field(description="namespace/name of the deciding policy")]
-    rule: Annotated[int | None, Field(description="index in the policy's rules, from 0")]
-    place: Annotated[str, Field(description="file:line of the deciding rule, or empty")]
-    detail: str
-    near_miss: Annotated[str, Field(description="what nearly allowed, and what was missing")]
-
-
-@with_config(_STRICT)
-class FailedOpenPart(TypedDict):
-    """A provider that gave no verdict and was passed all the same."""
-
-    provider: str
-    reason: str
-    error: str
-
-
-@with_config(_STRICT)
-class ShadowPart(TypedDict):
-    """What a policy that is not enforced would have answered."""
-
-    policy: Annotated[
-        str,
-        Field(description="namespace/name; `together`: every dry-run policy; `candidate`: the set"),
-    ]
-    action: str
-    matched: str | None
-    effect: str
-    outcome: str
-    detail: str
-    would: NotRequired[Annotated[DecisionPart, Field(description="the answer, where it differs")]]
-    revision: NotRequired[Annotated[str, Field(description="digest of the candidate set")]]
-    rules: NotRequired[Annotated[int, Field(description="how many rules the policy has")]]
-
-
-@with_config(_STRICT)
+@with_config(STRICT)
 class DecisionDocument(TypedDict):
     """A decision, before it is chained."""
 
@@ -178,7 +80,7 @@ class DecisionDocument(TypedDict):
     masked: Annotated[list[str], Field(description="JSON pointers of what was masked")]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class EventDocument(TypedDict):
     """Something other than a decision, before it is chained."""
 
@@ -207,7 +109,7 @@ class EventDocument(TypedDict):
     details: dict[str, Any]
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class SegmentDocument(TypedDict):
     """The header of a segment, before it is chained; its `prev` ties it to the one before."""
 
@@ -220,7 +122,7 @@ class SegmentDocument(TypedDict):
     created_at: Time
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class DecisionLine(DecisionDocument):
     """A decision as written."""
 
@@ -229,7 +131,7 @@ class DecisionLine(DecisionDocument):
     hash: Hash
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class EventLine(EventDocument):
     """An event as written."""
 
@@ -238,7 +140,7 @@ class EventLine(EventDocument):
     hash: Hash
 
 
-@with_config(_STRICT)
+@with_config(STRICT)
 class SegmentLine(SegmentDocument):
     """A segment's header as written."""
 
