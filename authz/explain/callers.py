@@ -1,30 +1,40 @@
 """The callers that policies tell apart: one of each kind, to be tried on the server's walk.
 
-Theory of operation. Conditions on peers and tokens split the callers into kinds: those a
-value names, those a pattern fits, and the rest. One of each is tried; what a kind is
-called says whether it is one caller or stands for many.
+Theory of operation. Conditions on peers and tokens split the callers into kinds: two are of
+one kind when every condition says the same of both. Candidates are made of all that values
+name: trust domains, namespaces and accounts in every combination, claims likewise; of those
+of one kind the first is tried. What a kind is called says whether it is one caller or many.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from identity.claims import VerifiedClaims
 from identity.jwt_rule import JwtRule
+from identity.peer import Peer
 from policies.attributes import claim_path
 from policies.matchers import CompiledPolicy, CompiledRule
 from policies.mesh import Mesh
 from policies.model import Clause
+from policies.request import Request
 from policies.trust_domain import expand_principal
 
 PROBE: Final = "any-probe"
 """Stands in a made-up name where a policy does not care."""
 _ELSEWHERE: Final = "elsewhere.invalid"
-# BUDGET: ways to fill the claims that one rule asks for.
+# Names that nobody has, unlike at both ends: a pattern that fits one does not fit the next.
+_OTHERS: Final = (PROBE, "zq-none", "q9")
+# BUDGET: ways to fill the claims that one rule asks for; combinations over all rules.
 _WAYS_MAX: Final = 32
+_COMBINED_MAX: Final = 4096
+_ANYTHING: Final = Request(method="", path="", host="")
+Kind = tuple[bool, ...]
+"""What the conditions of a policy set say of one caller, or of one token."""
 _SHAPE: Final = re.compile(r"spiffe://([^/]+)/ns/([^/]+)/sa/([^/]+)")
 _CLAIMS: Final = "request.auth.claims"
 
@@ -49,7 +59,7 @@ class Carried:
     is_kind: bool = False
 
 
-def callers(policies: Iterable[CompiledPolicy], mesh: Mesh) -> tuple[Caller, ...]:
+def callers(policies: Sequence[CompiledPolicy], mesh: Mesh) -> tuple[Caller, ...]:
     """Return one caller of each kind that the policies tell apart, and of those they do not."""
     found: dict[str, Caller] = {}
     for policy in policies:
@@ -57,11 +67,6 @@ def callers(policies: Iterable[CompiledPolicy], mesh: Mesh) -> tuple[Caller, ...
             for value in (*clause.values, *clause.not_values):
                 for caller in _named(clause.key, value.text, policy.ref.namespace, mesh):
                     found.setdefault(caller.principal, caller)
-        for principal in _joined(policy, mesh):
-            found.setdefault(
-                principal,
-                Caller(label=f"a peer such as {principal}", principal=principal, is_kind=True),
-            )
     td = mesh.trust_domain
     rest = (
         _kind(f"any other peer of `{td}`", f"{td}/ns/{PROBE}/sa/{PROBE}"),
@@ -70,11 +75,49 @@ def callers(policies: Iterable[CompiledPolicy], mesh: Mesh) -> tuple[Caller, ...
     )
     for caller in rest:
         found.setdefault(caller.principal, caller)
+    known = {caller_kind(caller, policies) for caller in found.values()}
+    for principal in _combined(found):
+        caller = Caller(label=f"a peer such as {principal}", principal=principal, is_kind=True)
+        kind = caller_kind(caller, policies)
+        if kind not in known:
+            known.add(kind)
+            found.setdefault(principal, caller)
     # The named first, then kinds from the narrow to the wide.
     return tuple(sorted(found.values(), key=lambda each: (each.is_kind, each in rest)))
 
 
-def tokens(policies: Iterable[CompiledPolicy], rules: Iterable[JwtRule]) -> tuple[Carried, ...]:
+def _combined(principals: Iterable[str]) -> Iterator[str]:
+    """Yield every combination of the parts of principals, those of Kubernetes' shape."""
+    shapes = [found for each in principals if (found := _SHAPE.fullmatch(each)) is not None]
+    domains, homes, accounts = (
+        dict.fromkeys([*(found[part] for found in shapes), *others])
+        for part, others in ((1, ()), (2, _OTHERS), (3, _OTHERS))
+    )
+    combined = itertools.product(domains, homes, accounts)
+    for domain, home, account in itertools.islice(combined, _COMBINED_MAX):
+        yield f"spiffe://{domain}/ns/{home}/sa/{account}"
+
+
+def caller_kind(caller: Caller, policies: Iterable[CompiledPolicy]) -> Kind:
+    """Return what every condition on the peer says of a caller: callers of one kind are alike."""
+    peer = Peer.from_principal(caller.principal) if caller.principal else None
+    return _said(replace(_ANYTHING, peer=peer), policies, "source.")
+
+
+def _said(request: Request, policies: Iterable[CompiledPolicy], keys: str) -> Kind:
+    """Return what each value of the conditions on some attributes says of a request."""
+    return tuple(
+        test(request)
+        for policy in policies
+        for rule in policy.rules
+        for clauses in (*rule.sources, *rule.operations, rule.when)
+        for clause in clauses
+        if clause.source.key.startswith(keys)
+        for test in (*clause.positive, *clause.negative)
+    )
+
+
+def tokens(policies: Sequence[CompiledPolicy], rules: Iterable[JwtRule]) -> tuple[Carried, ...]:
     """Return one token of each kind that would be verified, the least telling first."""
     compiled = [rule for policy in policies for rule in policy.rules]
     subjects = dict.fromkeys(
@@ -84,55 +127,42 @@ def tokens(policies: Iterable[CompiledPolicy], rules: Iterable[JwtRule]) -> tupl
         if clause.key == "request.auth.principal"
         for value in (*clause.values, *clause.not_values)
     )
-    ways = _distinct(way for rule in compiled for way in _ways(rule))
-    found: list[Carried] = []
+    of_rules = (way for rule in compiled for way in _ways(rule))
+    ways = _distinct(itertools.chain(of_rules, _combined_ways(compiled)))
+    found: dict[tuple[str, Kind], Carried] = {}
     for rule in {each.issuer: each for each in rules}.values():
         named = [_subject(text, rule.issuer) for text in subjects]
-        for subject in dict.fromkeys([PROBE, *filter(None, named)]):
-            who = (
-                f"any subject of {rule.issuer}" if subject == PROBE else f"{rule.issuer}/{subject}"
-            )
-            for way in ({}, *ways):
-                told = "".join(f", {name} `{text}`" for name, text in way.items())
-                found.append(
-                    Carried(
-                        label=who + told, rule=rule, subject=subject,
-                        claims=_payload(way), is_kind=subject == PROBE,
-                    )
-                )  # fmt: skip
-    return tuple(found)
+        for subject, way in itertools.product(
+            dict.fromkeys([PROBE, *filter(None, named), *_OTHERS]), ({}, *ways)
+        ):
+            who = f"{rule.issuer}/{subject}"
+            if subject in _OTHERS:
+                who = f"any subject of {rule.issuer}"
+                who += "" if subject == PROBE else f" such as {subject}"
+            told = "".join(f", {name} `{text}`" for name, text in way.items())
+            carried = Carried(
+                label=who + told, rule=rule, subject=subject,
+                claims=_payload(way), is_kind=subject in _OTHERS,
+            )  # fmt: skip
+            found.setdefault((rule.issuer, token_kind(carried, policies)), carried)
+    return tuple(found.values())
+
+
+def token_kind(carried: Carried, policies: Iterable[CompiledPolicy]) -> Kind:
+    """Return what every condition on tokens says of one: tokens of one kind are alike."""
+    audiences = carried.rule.audiences
+    payload = {
+        "iss": carried.rule.issuer,
+        "sub": carried.subject,
+        **({"aud": audiences[0]} if audiences else {}),
+        **carried.claims,
+    }
+    return _said(replace(_ANYTHING, claims=VerifiedClaims(payload)), policies, "request.auth.")
 
 
 def _clauses(policy: CompiledPolicy) -> Iterator[Clause]:
     for rule in policy.rules:
         yield from _of_rule(rule)
-
-
-def _joined(policy: CompiledPolicy, mesh: Mesh) -> Iterator[str]:
-    """Yield principals for rules whose conditions on the peer must hold together."""
-    for rule in policy.rules:
-        for source in rule.sources or ((),):
-            asked = [
-                [
-                    found
-                    for value in clause.source.values
-                    for caller in _named(clause.source.key, value.text, policy.ref.namespace, mesh)
-                    if (found := _SHAPE.fullmatch(caller.principal)) is not None
-                ]
-                for clause in (*source, *rule.when)
-                if clause.source.key.startswith("source.")
-            ]
-            asked = [each for each in asked if each]
-            if len(asked) > 1:
-                for parts in itertools.islice(itertools.product(*asked), _WAYS_MAX):
-                    domain = min((each[1] for each in parts), key=mesh.trust_domain.__eq__)
-                    home = min((each[2] for each in parts), key=_vagueness)
-                    account = min((each[3] for each in parts), key=_vagueness)
-                    yield f"spiffe://{domain}/ns/{home}/sa/{account}"
-
-
-def _vagueness(part: str) -> bool:
-    return PROBE in part
 
 
 def _of_rule(rule: CompiledRule) -> Iterator[Clause]:
@@ -196,17 +226,32 @@ def _subject(text: str, issuer: str) -> str:
 
 
 def _ways(rule: CompiledRule) -> Iterator[dict[str, str]]:
-    """Yield ways to fill the claims that a rule asks for, by the name of the claim."""
-    asked: dict[str, list[str]] = {}
-    for clause in _of_rule(rule):
-        name = _claim_name(clause.key)
-        if name:
-            values = [value.text for value in (*clause.values, *clause.not_values)]
-            asked.setdefault(name, []).extend(text.replace("*", PROBE) for text in values)
+    """Yield ways to fill all claims that a rule asks for, by the name of the claim."""
+    asked = _asked([rule])
     if asked:
-        combinations = itertools.islice(itertools.product(*asked.values()), _WAYS_MAX)
-        for combination in combinations:
+        for combination in itertools.islice(itertools.product(*asked.values()), _WAYS_MAX):
             yield dict(zip(asked, combination, strict=True))
+
+
+def _combined_ways(rules: Iterable[CompiledRule]) -> Iterator[dict[str, str]]:
+    """Yield ways to fill any of the claims that the rules ask for, alone and together."""
+    asked = _asked(rules)
+    choices = [(None, *dict.fromkeys([*texts, *_OTHERS])) for texts in asked.values()]
+    for combination in itertools.islice(itertools.product(*choices), _COMBINED_MAX):
+        pairs = zip(asked, combination, strict=True)
+        yield {name: text for name, text in pairs if text is not None}
+
+
+def _asked(rules: Iterable[CompiledRule]) -> dict[str, list[str]]:
+    """Return what rules ask of claims, by the name of the claim."""
+    asked: dict[str, list[str]] = {}
+    for rule in rules:
+        for clause in _of_rule(rule):
+            name = _claim_name(clause.key)
+            if name:
+                values = [value.text for value in (*clause.values, *clause.not_values)]
+                asked.setdefault(name, []).extend(text.replace("*", PROBE) for text in values)
+    return asked
 
 
 def _claim_name(key: str) -> str:

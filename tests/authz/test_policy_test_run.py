@@ -11,7 +11,7 @@ import yaml
 from commanding import resources, run_policy
 
 from authz.policytest.matrix import cases_of
-from authz.policytest.model import Matrix
+from authz.policytest.model import Matrix, PolicyTestFile
 from policies.decision import Effect
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "policy-commands.md"
@@ -218,3 +218,14 @@ def test_the_documented_matrix_loads() -> None:
 
     assert 27 == len(list(cases_of(matrix)))
     assert 4 == sum(case.expect.decision is Effect.ALLOW for case in cases_of(matrix))
+
+
+def test_the_documented_file_loads() -> None:
+    """What docs/policy-commands.md shows of a test file is one, with every fixture it names."""
+    [text] = re.findall(r"```yaml\n(apiVersion:.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+
+    suite = PolicyTestFile.model_validate(yaml.safe_load(text))
+
+    assert {case.token for case in suite.cases} - {None} <= set(suite.tokens)
+    assert {suite.defaults.from_, "nobody"} <= set(suite.identities)
+    assert suite.cases[1].skip
