@@ -34,7 +34,7 @@ _UNBOUND: Final = frozenset({"rego.unbound", "rego.arguments"})
 _BUILTIN: Final = "rego.builtin"
 _WARNINGS: Final = frozenset({"rego.ordering"})
 _QUOTED: Final = re.compile(r"`([^`]+)`")
-_ARITHMETIC: Final = frozenset({"+", "*", "/"})
+_ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
 _LITERALS: Final = {"true": "boolean", "false": "boolean", "null": "null"}
 
 
@@ -214,16 +214,17 @@ def _wrong_types(source: Source, package_rules: set[str]) -> Iterator[Spot]:
     tokens = source.module.tokens
     for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
         texts = [each for each in (before, after) if each.kind is TokenKind.STRING]
-        numbers = [each for each in (before, after) if each.kind is TokenKind.NUMBER]
-        if token.text in _ARITHMETIC and texts and numbers:
+        if token.text in _ARITHMETIC and texts:
             message = f"`{token.text}` takes numbers, and `{shown(texts[0].text)}` is a text"
             yield spot_at(source, texts[0], message, "use `concat` or `sprintf` for texts")
     for call in builtin_calls(source.module, package_rules):
         wanted = BUILTINS[call.text].arguments
         for given, types in zip(arguments_of(source.module, call), wanted, strict=False):
             kind = _literal_kind(given)
-            if kind and kind not in types and "any" not in types:
-                message = f"`{call.text}` takes a {types} here, not a {kind}"
+            if kind and not {kind, "any"} & set(types.split("|")):
+                message = (
+                    f"`{call.text}` takes a {' or '.join(types.split('|'))} here, not a {kind}"
+                )
                 yield spot_at(source, given[0], message)
 
 
