@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from authz.http_endpoints import HttpEndpoints
 from authz.logging_setup import set_up_logging
 from authz.settings import LogSettings
 from ca.interpreter import tune_interpreter
+from ca.process_guard import guard_process
 from ca.running import RunningCa
 from ca.server import serve
 from ca.status import status_of
@@ -55,8 +55,7 @@ def serve_command(config: Path) -> None:
     with clear_errors():
         settings = load_ca_settings(config)
         set_up_logging(LogSettings())
-        # A core file would hold the keys of the authorities.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        guard_process()
         tune_interpreter()
         asyncio.run(serve(settings, services=[_http_endpoints]))
 
