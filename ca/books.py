@@ -19,6 +19,7 @@ from ca.desk import Desk, DeskParts
 from ca.errors import CaError, StoreError
 from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
+from ca.ledger import delete_ended
 from ca.ledger_check import catch_up
 from ca.limits import CallerLimit, RefusalLines
 from ca.published import publish_crls, publish_deny_list
@@ -31,6 +32,8 @@ from ca.store import Store
 from ca.troubles import Trouble
 
 _log = structlog.get_logger(__name__)
+# BUDGET: rows that are removed in one transaction, some ten milliseconds.
+_BATCH = 1000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +67,20 @@ class Books:
             self.ledger_error = ""
         except CaError as exc:
             self.ledger_error = str(exc)
+
+    def forget_ended(self, kept_since: datetime | None) -> int:
+        """Remove the rows of what ended before `kept_since`, a few at a time; return how many.
+
+        Raises:
+            StoreError: the ledger cannot be written.
+        """
+        removed, last = 0, _BATCH
+        while kept_since is not None and last == _BATCH:
+            # Each batch is a transaction, between which issuances have their turn.
+            with self.store.write() as connection:
+                last = delete_ended(connection, kept_since, _BATCH)
+            removed += last
+        return removed
 
     def note_caught_up(self, words: str) -> None:
         """Say loudly, and on record, that the ledger was older than the chain."""
@@ -102,7 +119,9 @@ def open_books(
         chain = AuditChain(records.audit_folder_in(folder), node=records.node_name, clock=clock)
         recorder = Recorder(store, chain)
         try:
-            caught_up = catch_up(records.audit_folder_in(folder), store)
+            caught_up = catch_up(
+                records.audit_folder_in(folder), store, records.kept_since(clock())
+            )
             registry = Registry(store)
             parts = IssuanceParts(
                 authority=keeper.current,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, insert, select
+from sqlalchemy import Connection, Row, Select, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from ca.errors import DuplicateSerialError
@@ -100,6 +100,28 @@ def insert_rows(connection: Connection, rows: Iterable[LedgerRow]) -> None:
         connection.execute(_INSERT, values)
     except IntegrityError as exc:
         raise DuplicateSerialError("the ledger holds this serial number already") from exc
+
+
+def delete_ended(connection: Connection, before: datetime, limit: int) -> int:
+    """Remove up to `limit` rows of what ended before a moment, within the caller's transaction.
+
+    Returns how many there were; intermediates stay.
+    """
+    columns = ISSUANCE.c
+    # What ended before was issued before, which is what the index knows.
+    ended = (
+        select(columns.serial)
+        .where(
+            columns.issued_at < to_microseconds(before),
+            columns.not_after < int(before.timestamp()),
+            columns.kind != AUTHORITY_KIND,
+        )
+        .order_by(columns.issued_at)
+        .limit(limit)
+    )
+    serials = list(connection.scalars(ended))
+    connection.execute(delete(ISSUANCE).where(columns.serial.in_(serials)))
+    return len(serials)
 
 
 def find_rows(connection: Connection, wanted: LedgerFilter) -> tuple[LedgerRow, ...]:

@@ -73,24 +73,26 @@ class _Acts:
                 self.removed.discard(details["entry_id"])
 
 
-def catch_up(folder: Path, store: Store) -> CaughtUp | None:
+def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> CaughtUp | None:
     """Return None where the ledger has what the chain in `folder` ends with; bring it up otherwise.
+
+    What ended before `kept_since` need not be there.
 
     Raises:
         StoreError: chain or ledger cannot be read, or the ledger not be written.
     """
     try:
         with store.read() as connection:
-            if not _missing(connection, _issued(_tail(folder))):
+            if not _missing(connection, _issued(_tail(folder), kept_since)):
                 return None
-        return _brought_up(folder, store)
+        return _brought_up(folder, store, kept_since)
     except OSError as exc:
         raise StoreError(f"the audit log cannot be read: {exc.strerror}") from exc
     except (KeyError, TypeError, ValueError) as exc:
         raise StoreError("the audit log holds a line that cannot be taken up again") from exc
 
 
-def _brought_up(folder: Path, store: Store) -> CaughtUp:
+def _brought_up(folder: Path, store: Store, kept_since: datetime | None) -> CaughtUp:
     """Read the whole chain into the ledger; return what was missing."""
     found, acts = CaughtUp(), _Acts()
     lines = (document for _, path in list_segments(folder) for document in _events(path))
@@ -98,7 +100,7 @@ def _brought_up(folder: Path, store: Store) -> CaughtUp:
         for document in batch:
             acts.take(document)
         with store.write() as connection:
-            missing = _missing(connection, _issued(batch))
+            missing = _missing(connection, _issued(batch, kept_since))
             insert_rows(connection, missing)
             found.rows += len(missing)
     with store.write() as connection:
@@ -117,11 +119,15 @@ def _missing(connection: Connection, rows: Iterable[LedgerRow]) -> list[LedgerRo
     return [row for serial, row in by_serial.items() if serial not in known]
 
 
-def _issued(documents: Iterable[Mapping[str, Any]]) -> Iterator[LedgerRow]:
-    """Yield the rows of the issuances among lines."""
+def _issued(
+    documents: Iterable[Mapping[str, Any]], kept_since: datetime | None
+) -> Iterator[LedgerRow]:
+    """Yield the rows of the issuances among lines, of those that are kept."""
     for document in documents:
         if document["event"] == "svid_issued":
-            yield _row(document)
+            row = _row(document)
+            if kept_since is None or row.not_after >= kept_since:
+                yield row
 
 
 def _row(document: Mapping[str, Any]) -> LedgerRow:

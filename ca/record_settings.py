@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +47,15 @@ class CaRecordSettings(_Settings):
         le=90 * _SECONDS_PER_DAY,
         description="The longest lifetime that a caller may ask for; more is refused, not cut.",
     )
+    keep_expired_days: int = Field(
+        default=0,
+        ge=0,
+        le=36_500,
+        description=(
+            "How long the ledger keeps rows of certificates and tokens that have ended; older ones "
+            "are removed, their lines stay on the audit chain. 0: for ever."
+        ),
+    )
     deny_list_file: Path | None = Field(
         default=None,
         description=(
@@ -60,6 +70,11 @@ class CaRecordSettings(_Settings):
             "`published/crl.pem` in the state folder where it is not given."
         ),
     )
+
+    def kept_since(self, now: datetime) -> datetime | None:
+        """Return since when what ended is still kept, None for ever."""
+        days = self.keep_expired_days
+        return now - timedelta(days=days) if days else None
 
     def ledger_url_in(self, state_folder: Path) -> str:
         """Return the URL of the ledger of a state folder."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from ca.books import Books, open_books
 from ca.crl import CRL_LIFETIME
@@ -17,6 +18,7 @@ from ca.running import RunningCa
 # issuance looks for itself.
 _REFRESH_SECONDS = 1.0
 _REPUBLISH = CRL_LIFETIME / 2
+_SWEEP = timedelta(hours=1)
 
 
 @asynccontextmanager
@@ -49,6 +51,7 @@ async def keep_records(ca: RunningCa) -> AsyncIterator[None]:
 async def _keep_fresh(ca: RunningCa, books: Books) -> None:
     """Take up what others changed, put new authorities on record, publish what grows old."""
     published_at, slots = ca.clock(), ca.keeper.slots
+    swept_at = published_at
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
         await asyncio.to_thread(books.refresh)
@@ -62,3 +65,8 @@ async def _keep_fresh(ca: RunningCa, books: Books) -> None:
         if is_other or ca.clock() - published_at >= _REPUBLISH or books.publish_error:
             await asyncio.to_thread(books.publish)
             published_at = ca.clock()
+        if ca.clock() - swept_at >= _SWEEP:
+            with contextlib.suppress(StoreError):
+                kept_since = ca.settings.records.kept_since(ca.clock())
+                await asyncio.to_thread(books.forget_ended, kept_since)
+            swept_at = ca.clock()

@@ -165,6 +165,25 @@ def test_a_good_ledger_is_asked_once(opened, tmp_path, monkeypatch):
         assert catch_up(tmp_path / "s/audit", books.store) is None
 
 
+def test_what_ended_long_ago_is_removed_and_stays_so(opened, tmp_path, clock, monkeypatch):
+    """Rows go when their time to be kept is over, in batches, and the chain does not bring back."""
+    monkeypatch.setattr("ca.books._BATCH", 2)
+    with opened() as (_, books):
+        ended = [_serial(_issue(books)) for _ in range(5)]
+        clock.now += timedelta(days=31)
+        kept = _serial(_issue(books))
+        assert books.forget_ended(None) == 0
+        assert books.forget_ended(clock() - timedelta(days=30)) == 5
+        assert [row.serial for row in books.desk.find(LedgerFilter(kinds=("x509",)))] == [kept]
+        assert len(books.desk.find(LedgerFilter(kinds=("authority",)))) == 1
+        audit = tmp_path / "s/audit"
+        assert catch_up(audit, books.store, clock() - timedelta(days=30)) is None
+        # Who keeps for ever gets them back.
+        assert catch_up(audit, books.store).rows == 5
+    lines = "".join(path.read_text() for path in audit.glob("*.jsonl"))
+    assert all(serial in lines for serial in ended)
+
+
 def test_lines_that_were_changed_say_nothing(opened, tmp_path, clock):
     """A line that does not hold its own hash denies nobody and puts no row back."""
     with opened() as (_, books):
