@@ -2,8 +2,10 @@
 
 Theory of operation. Callers hand over a row and an event and get a future. One thread takes all
 that waits, writes the rows in one transaction, then the events in one append, then resolves the
-futures; meanwhile the next group gathers. The ledger comes first: it refuses a serial number that
-is taken, and a row whose certificate never left harms nobody. While either cannot be written,
+futures; meanwhile the next group gathers. A group costs as much as five certificates do, whatever
+its size, and who was answered together comes back together: after a group of several the next
+waits until it is as large, or some milliseconds. The ledger comes first: it refuses a serial number
+that is taken, and a row whose certificate never left harms nobody. While either cannot be written,
 nothing is issued; each group tries anew, so no restart is needed.
 
 INVARIANT: a future that is resolved without an error stands for a row and a line on the disk.
@@ -30,6 +32,8 @@ from ca.store_schema import REGISTRY_REVISION
 _log = structlog.get_logger(__name__)
 # BUDGET: a group this size takes some ten milliseconds, which is what the last in it waits.
 _MAX_GROUP = 256
+# BUDGET: how much later an answer comes at a busy time, at most; who asks alone never waits.
+_GATHER_SECONDS = 0.010
 # BUDGET: beyond this the disk cannot keep up; callers are told at once and come back later.
 _MAX_WAITING = 4096
 
@@ -61,6 +65,8 @@ class Recorder:
         self._waiting: deque[Recording] = deque()
         self._wake = threading.Condition()
         self._is_closing = False
+        # How many must wait before the thread is woken.
+        self._enough = 1
         self._ledger_fault: str | None = None
         self._chain_fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="ca-recorder", daemon=True)
@@ -83,7 +89,8 @@ class Recorder:
             # A caller that goes away must not take back what is being written for its group.
             recording.done.set_running_or_notify_cancel()
             self._waiting.append(recording)
-            self._wake.notify()
+            if len(self._waiting) >= self._enough:
+                self._wake.notify()
         return recording.done
 
     def health(self) -> str | None:
@@ -117,7 +124,9 @@ class Recorder:
 
     def _run(self) -> None:
         """Write groups until closed and drained; the thread's top."""
-        while group := self._take():
+        last = 1
+        while group := self._take(last):
+            last = len(group)
             try:
                 self._write(group)
             except Exception as exc:
@@ -128,13 +137,20 @@ class Recorder:
                 _fail(group, StoreError(self._ledger_fault))
         self._chain.close()
 
-    def _take(self) -> list[Recording]:
-        """Return the next group, empty when closed and drained."""
+    def _take(self, last: int) -> list[Recording]:
+        """Return the next group, empty when closed and drained; the one before had `last`."""
         with self._wake:
-            while not self._waiting and not self._is_closing:
-                self._wake.wait()
+            self._enough = 1
+            self._wake.wait_for(self._is_enough)
+            if last > 1:
+                self._enough = last
+                self._wake.wait_for(self._is_enough, _GATHER_SECONDS)
             count = min(len(self._waiting), _MAX_GROUP)
             return [self._waiting.popleft() for _ in range(count)]
+
+    def _is_enough(self) -> bool:
+        """Return whether the next group may begin."""
+        return self._is_closing or len(self._waiting) >= self._enough
 
     def _write(self, group: Sequence[Recording]) -> None:
         """Make a group durable and resolve its futures."""

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -115,6 +116,23 @@ def test_many_threads_share_groups(ca):
     assert {row.serial for row in ca.rows()} == set(issued)
     assert {event["serial"] for event in ca.events("svid_issued")} == set(issued)
     assert ca.verified().intact
+
+
+def test_who_was_answered_together_is_written_together(ca, monkeypatch):
+    """After a group of two the next waits for a second one; closing waits for nobody."""
+    ask = partial(ca.issuance.begin, SigningRequest(csr=make_csr(CART)), CART_CALLER)
+    monkeypatch.setattr("ca.recorder._GATHER_SECONDS", 3600)
+    with ca.recorder._wake:
+        # Until the lock is given back nothing is taken, so these two are a group.
+        before = [ask(), ask()]
+    assert not wait(before, 30).not_done
+    first = ask()
+    assert not wait([first], 0.05).done
+    assert not wait([first, ask()], 30).not_done
+    last = ask()
+    ca.recorder.close()
+    assert last.done()
+    assert len(ca.rows()) == 5
 
 
 def test_two_processes_take_turns_at_one_file(tmp_path):
