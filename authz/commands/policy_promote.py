@@ -38,6 +38,12 @@ def promote_command(name: str, policies: tuple[Path, ...], diff: bool) -> None:
     Comments, order and everything else in the file stay as they are. The edit is made
     only when the file then says the same but for this annotation.
 
+    \b
+    Examples:
+      policy promote shop/retire-legacy --policies examples/policies --diff
+      policy promote retire-legacy
+
+    \b
     Exit codes: 0 done; 2 there is no such policy, or it is enforced already.
     """
     with clear_errors():

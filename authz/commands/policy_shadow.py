@@ -17,7 +17,12 @@ from dryrun.shadow_text import FORMATS
 
 @click.group("shadow")
 def shadow_group() -> None:
-    """Look at policies that are tried and not enforced."""
+    """Look at policies that are tried and not enforced.
+
+    \b
+    Examples:
+      policy shadow report --audit audit/
+    """
 
 
 @shadow_group.command("report")
@@ -40,6 +45,12 @@ def report_command(log: Path, format_: str, since: str | None, until: str | None
 
     The same is told of all dry-run policies `together`, and of a `candidate` set.
 
+    \b
+    Examples:
+      policy shadow report --audit audit/ --since 7d
+      policy shadow report --audit audit/ --format json
+
+    \b
     Exit codes: 0 done; 2 the record or the command line are wrong.
     """
     with clear_errors():
