@@ -6,7 +6,7 @@ Istio AuthorizationPolicy reference that it implements.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -31,12 +31,17 @@ class TokenStage:
 
     `refusal` is the answer where one does not hold. `verified` is the request as the
     DENY and ALLOW layers see it: the verification takes headers away and writes some.
-    None: it did neither. `owned_headers` are those that nobody but it writes.
+    None: it did neither. `owned_headers` are those that nobody but it writes, `taken_headers`
+    do not go upstream. `carriers` are the headers in which tokens are looked for; `again`
+    verifies those of a request that a provider changed.
     """
 
     refusal: Decision | None = None
     verified: Request | None = None
     owned_headers: frozenset[str] = frozenset()
+    taken_headers: frozenset[str] = frozenset()
+    carriers: frozenset[str] = frozenset()
+    again: Callable[[Request], TokenStage] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +94,34 @@ def judge(  # noqa: PLR0913 - keyword-only facts of one walk
     # Istio's JWT filter stands behind CUSTOM: what a provider made of a header that the
     # verification writes is overwritten, or taken away where there was no token.
     custom = replace(custom, mutations=without_headers(custom.mutations, token.owned_headers))
+    changed = as_changed(request, custom.mutations)
+    if token.again is not None and _moves_tokens(request, changed, token.carriers):
+        return _verified_again(policies, custom, token.again(changed), changed)
     # A filter sees the request as the one before it left it.
     seen = as_changed(verified, custom.mutations)
     is_known = seen is verified or token.refusal is not None
     verdict = as_it_came() if is_known else decide_rules(policies, seen)
+    return Judgement(decision=after_custom(custom, verdict), request=seen)
+
+
+def _moves_tokens(request: Request, changed: Request, carriers: Iterable[str]) -> bool:
+    """Return whether tokens would be found elsewhere, or others, after what providers changed."""
+    if changed is request:
+        return False
+    places = {name: request.headers.get(name) for name in carriers}
+    return changed.path != request.path or places != {
+        name: changed.headers.get(name) for name in carriers
+    }
+
+
+def _verified_again(
+    policies: WorkloadPolicies, custom: Decision, token: TokenStage, changed: Request
+) -> Judgement:
+    """Return the verdict on a request of which a provider wrote, or took away, the token."""
+    seen = token.verified or changed
+    verdict = token.refusal or decide_rules(policies, seen)
+    # What the verification takes away does not go upstream, whoever wrote it.
+    custom = replace(custom, mutations=without_headers(custom.mutations, token.taken_headers))
     return Judgement(decision=after_custom(custom, verdict), request=seen)
 
 

@@ -13,38 +13,24 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from authz.custom import Asking, Observe
-from authz.decide import TokenStage, decide_rules, judge
+from authz.decide import decide_rules, judge
 from authz.denial import denial
 from authz.mutations import merge_mutations
 from authz.phases import EndOfPhase, Phase, look_away_from
 from authz.selection import DEFAULT_CARRIERS, Selection
 from authz.serving_state import ServingState
 from authz.settings import IdentityHeaderSettings
-from authz.verified_request import as_verified
+from authz.token_stage import Tokens
 from authz.workload import resolve_workload
 from dryrun.istio_metadata import istio_metadata
 from dryrun.shadow import shadow_verdicts
-from identity.jwt_rule import JwtRule, RuleOrigin
+from identity.jwt_rule import JwtRule
 from identity.jwt_verify import Verify, verify_token
 from identity.peer_finding import PeerRules, find_peer
-from identity.request_authentication import (
-    Authentication,
-    KeyLookup,
-    TokenFailure,
-    TokenRules,
-    authenticate_request,
-)
+from identity.request_authentication import KeyLookup
 from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
-from policies.decision import (
-    Decision,
-    Effect,
-    Layer,
-    Mutations,
-    Reason,
-    RuleRef,
-    ShadowVerdict,
-)
+from policies.decision import Decision, Layer, Reason, ShadowVerdict
 from policies.http_path import normalize_path
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
@@ -223,16 +209,10 @@ def _judged(
 ) -> Outcome:
     """Return the outcome of token, policies and providers for a request of a known workload."""
     policies = selection.policies
-    authentication = _authenticate(request, selection.token_rules, around)
+    tokens = Tokens(request, selection, around)
+    token = tokens.verify(request)
     end(Phase.TOKEN)
-    failure = authentication.failure
-    if authentication.claims is not None:
-        request = request.altered(claims=authentication.claims)
-    token = TokenStage(
-        refusal=None if failure is None else _refusal(failure),
-        verified=request if failure is not None else as_verified(request, authentication),
-        owned_headers=authentication.owned_headers,
-    )
+    request = tokens.claimed(request)
     asked: list[tuple[str, str]] = []
 
     def observe(name: str, came: str, seconds: float) -> None:
@@ -244,6 +224,10 @@ def _judged(
         policies, request, state.providers, token=token, terms=state.terms, asking=asking
     )
     decision = judged.decision
+    # A provider may have left another token than it found.
+    authentication = tokens.authentication
+    failure = authentication.failure
+    request = tokens.claimed(request)
     end(Phase.POLICIES)
     # The shadows are set beside what policies decided, before identity is written into it.
     shadow = shadow_verdicts(policies, judged.request, decision, decide_rules)
@@ -277,41 +261,3 @@ def _with_path(request: Request, path: str) -> Request:
     if ":path" in headers:
         headers[":path"] = (path,)
     return request.altered(path=path, headers=headers)
-
-
-def _authenticate(request: Request, rules: TokenRules, around: Surroundings) -> Authentication:
-    return authenticate_request(
-        rules,
-        method=request.method,
-        path=request.path,
-        host=request.host,
-        scheme=request.scheme,
-        headers=request.headers,
-        keys=around.keys,
-        now=around.now(),
-        on_unknown_key=around.on_unknown_key,
-        verify=around.verify_token,
-    )
-
-
-def _refusal(failure: TokenFailure) -> Decision:
-    """Return the 401 or 403 that Envoy's jwt_authn gives."""
-    return Decision(
-        effect=Effect.DENY,
-        reason=Reason.TOKEN_INVALID,
-        layer=Layer.REQUEST_AUTHENTICATION,
-        rule=_rule_of(failure.origin),
-        detail=failure.detail,
-        http_status=failure.http_status,
-        body=failure.body,
-        mutations=Mutations(set_response_headers=(("www-authenticate", failure.www_authenticate),)),
-    )
-
-
-def _rule_of(origin: RuleOrigin | None) -> RuleRef | None:
-    if origin is None:
-        return None
-    return RuleRef(
-        namespace=origin.namespace, policy=origin.name, file=origin.file, line=origin.line
-    )
-

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.rpc import code_pb2
 
@@ -20,7 +21,7 @@ from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from identity.jwks_cache import JwksCache
-from policies.decision import Effect, ProviderVerdict
+from policies.decision import Effect, Mutations, ProviderVerdict
 from policies.request import Request, Workload
 from policies.snapshot import Snapshot
 from tests.differential.model import WORKLOAD_LABELS, WORKLOAD_NAMESPACE
@@ -28,6 +29,8 @@ from tests.differential.model import WORKLOAD_LABELS, WORKLOAD_NAMESPACE
 WORKLOAD = Workload(namespace=WORKLOAD_NAMESPACE, labels=WORKLOAD_LABELS)
 _ALLOW_HEADERS = {"checker": "x-custom", "second": "x-second"}
 _ALLOW_VALUE = "yes"
+# What the providers make of a request that they allow: `name: value` is set, `-name` removed.
+_LEAVE_HEADER = "x-leave"
 _ALLOWED_PORT = 8080
 
 
@@ -52,7 +55,10 @@ class LastRecord:
 
 
 class HeaderProvider:
-    """A provider as we ask it: its header says `yes`, or a connection is to port 8080."""
+    """A provider as we ask it: its header says `yes`, or a connection is to port 8080.
+
+    The header `x-leave` says what it makes of the request.
+    """
 
     def __init__(self, name: str) -> None:
         """Look at the header of the provider of this name."""
@@ -60,11 +66,24 @@ class HeaderProvider:
 
     def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
         """Return the verdict."""
+        mutations = Mutations()
         if request.is_http:
             is_allowed = request.header(self._header) == _ALLOW_VALUE
+            is_set, is_removed = _left(request.header(_LEAVE_HEADER) or "")
+            mutations = Mutations(set_request_headers=is_set, remove_request_headers=is_removed)
         else:
             is_allowed = request.destination_port == _ALLOWED_PORT
-        return ProviderVerdict(effect=Effect.ALLOW if is_allowed else Effect.DENY)
+        if not is_allowed:
+            return ProviderVerdict(effect=Effect.DENY)
+        return ProviderVerdict(effect=Effect.ALLOW, mutations=mutations)
+
+
+def _left(wish: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Return what is to be set, and what removed."""
+    if wish.startswith("-"):
+        return (), (wish[1:],)
+    name, sign, value = wish.partition(": ")
+    return ((name, value),) if sign else (), ()
 
 
 def _provider_check(name: str) -> Callable[[bytes], bytes]:
@@ -80,6 +99,11 @@ def _provider_check(name: str) -> Callable[[bytes], bytes]:
             is_allowed = port == _ALLOWED_PORT
         answer = CheckResponse()
         answer.status.code = code_pb2.OK if is_allowed else code_pb2.PERMISSION_DENIED
+        if is_allowed and attributes.request.HasField("http"):
+            is_set, is_removed = _left(attributes.request.http.headers.get(_LEAVE_HEADER, ""))
+            for key, value in is_set:
+                answer.ok_response.headers.add().header.MergeFrom(HeaderValue(key=key, value=value))
+            answer.ok_response.headers_to_remove.extend(is_removed)
         return bytes(answer.SerializeToString())
 
     return check

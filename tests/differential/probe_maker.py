@@ -55,6 +55,12 @@ def _rules(policies: PolicySet) -> list[Plain]:
     ]
 
 
+# What a provider makes of the token's header, and how often it does.
+_LEAVINGS = ("-authorization", "authorization: Bearer {token0}", "authorization: Bearer x",
+             "x-token: {token0}", "-x-token", "cookie: session={token0}", "-cookie")  # fmt: skip
+_LEFT = 0.1
+
+
 def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
     """Return the probe: the token put somewhere, and only what can be sent kept."""
     rng = draft.rng
@@ -67,6 +73,8 @@ def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
             token["fault"] = draft.fault
         tokens = (token,)
         query = _place_token(rng, rng.choice(jwt_rules), headers, query)
+        if rng.random() < _LEFT:
+            headers.append(("x-leave", rng.choice(_LEAVINGS)))
     target = _sendable(draft.path) or "/"
     if rng.random() < _ODD:
         # Envoy's parser of HTTP/1 takes no such byte, and answers 400 on either side.
