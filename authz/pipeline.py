@@ -46,6 +46,13 @@ class Recorder(Protocol):
         """Accept a record."""
 
 
+class DecisionSpans(Protocol):
+    """What makes spans of decisions; must never raise, nor wait."""
+
+    def decided(self, outcome: Outcome, decision_id: str, clock: PhaseClock) -> None:
+        """Make the spans of one decision."""
+
+
 def _new_id() -> str:
     return uuid.uuid4().hex
 
@@ -54,7 +61,8 @@ def _new_id() -> str:
 class Authorizer:
     """Answers serialized CheckRequests. Thread-safe; holds no state of its own.
 
-    `trace` says what goes on record beside a decision of how it came about.
+    `trace` says what goes on record beside a decision of how it came about; `spans` tells
+    OpenTelemetry, where it is wanted.
     """
 
     state: Callable[[], ServingState]
@@ -63,6 +71,7 @@ class Authorizer:
     metrics: Metrics
     new_id: Callable[[], str] = _new_id
     trace: Trace = no_trace
+    spans: DecisionSpans | None = None
 
     def check(
         self, message: bytes, forwarded: tuple[str, ...] = (), seconds: float | None = None
@@ -86,6 +95,8 @@ class Authorizer:
         if recorded is not outcome:
             outcome, answer = self._encoded(recorded, decision_id)
         self._count(outcome, clock)
+        if self.spans is not None:
+            self.spans.decided(outcome, decision_id, clock)
         return answer
 
     def outcome(self, message: bytes, forwarded: tuple[str, ...] = ()) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,8 +23,9 @@ from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
 from authz.listener_tls_parts import open_listener_tls, with_listener_tls
 from authz.metrics import Metrics
-from authz.pipeline import Authorizer
+from authz.pipeline import Authorizer, DecisionSpans
 from authz.policy_bundle_parts import PolicyBundles, TakeBundle, watch_policy_bundles
+from authz.policy_metrics import enforced_names
 from authz.policy_reading import PolicyReading
 from authz.provider_memory import ProviderMemory
 from authz.provider_metrics import ProviderMetrics
@@ -78,6 +80,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
     with ExitStack() as stack:
         house = _open_house(settings, stack)
         log = _open_log(house, seat, stack)
+        house.metrics.by_policy.watch(lambda: enforced_names(house.keeper.current()))
         watch_keys(house.metrics, house.tokens.keys)
         watch_bundles(house.metrics, house.bundles)
         watch_policy_bundles(house.metrics.registry, house.policy_bundles)
@@ -91,6 +94,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
             recorder=log.writer,
             metrics=house.metrics,
             trace=tracer(settings.audit),
+            spans=_open_spans(settings, stack),
         )
         _begin_to_watch(house, candidate, stack)
         ready = readiness(
@@ -98,6 +102,17 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
         )
         _run(settings, stop, authorizer, ready, house.metrics, seat)
     _log.info("stopped")
+
+
+def _open_spans(settings: Settings, stack: ExitStack) -> DecisionSpans | None:
+    """Return what makes spans, or None where none are wanted: then nothing of it is imported."""
+    if settings.tracing is None:
+        return None
+    from authz.tracing import Spans  # noqa: PLC0415 - off by default, and of an extra
+
+    spans = Spans(settings.tracing, settings.audit.node_name or socket.gethostname())
+    stack.callback(spans.close)
+    return spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from authz.provider_settings import (
     check_somebody_decides,
 )
 from authz.section import Section
+from authz.tracing_settings import TracingSettings
 
 _UNIX_ADDRESS = re.compile(r"unix:///.+", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", re.ASCII)
@@ -190,6 +191,9 @@ class Settings(Section):
         default_factory=DryRunSettings, description="What is tried and not enforced."
     )
     log: LogSettings = Field(default_factory=LogSettings, description="The process log.")
+    tracing: TracingSettings | None = Field(
+        default=None, description="Spans of decisions, by OpenTelemetry. Unset: none are made."
+    )
 
     @model_validator(mode="after")
     def _somebody_decides(self) -> Settings:

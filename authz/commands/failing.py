@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 
 from audit.errors import AuditError
-from authz.errors import ListenError
+from authz.errors import ListenError, TracingError
 from ca.errors import CaError
 from identity.errors import IdentityError
 from policies.diagnostic import LoadError
@@ -33,7 +33,7 @@ def clear_errors() -> Iterator[None]:
         where = f"`{exc.filename}`: " if exc.filename else ""
         click.echo(f"error: {where}{exc.strerror or exc}", err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc
-    except (AuditError, CaError, IdentityError, ListenError) as exc:
+    except (AuditError, CaError, IdentityError, ListenError, TracingError) as exc:
         click.echo(f"error: {exc}", err=True)
         advice = getattr(exc, "help", "")
         if advice:

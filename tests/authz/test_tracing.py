@@ -1,0 +1,158 @@
+"""Spans of decisions as a real collector takes them: by OTLP over HTTP, joined to the caller's."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from checking import MemoryRecorder, ask, make_authorizer, make_message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from authz.errors import TracingError
+from authz.phases import Phase
+from authz.tracing import Spans
+from authz.tracing_settings import TracingSettings
+
+_TRACE, _PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+_DENY_X = {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/x"]}}]}]}
+
+
+class _Collector(ThreadingHTTPServer):
+    """Takes traces by OTLP over HTTP, and keeps them."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[ExportTraceServiceRequest] = []
+
+    @property
+    def spans(self) -> list[Span]:
+        """Every span that came."""
+        return [
+            span
+            for request in self.requests
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Collector
+
+    def do_POST(self) -> None:
+        """Take one batch."""
+        raw = self.rfile.read(int(self.headers["content-length"]))
+        self.server.requests.append(ExportTraceServiceRequest.FromString(raw))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def collector() -> Iterator[_Collector]:
+    """A collector on loopback."""
+    server = _Collector()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def _check(collector: _Collector, message: Any, ratio: float = 1.0) -> MemoryRecorder:
+    """Answer one message with spans on, and wait until they were sent."""
+    port = collector.server_address[1]
+    settings = TracingSettings(endpoint=f"http://127.0.0.1:{port}/v1/traces", ratio=ratio)
+    spans, recorder = Spans(settings, "node-a"), MemoryRecorder()
+    authorizer = replace(make_authorizer([{"rules": [{}]}, _DENY_X], recorder), spans=spans)
+    ask(authorizer, message)
+    spans.close()
+    return recorder
+
+
+def _texts(span: Span) -> dict[str, str]:
+    return {each.key: each.value.string_value for each in span.attributes}
+
+
+def test_a_decision_is_a_span_with_a_child_for_each_phase(collector: _Collector) -> None:
+    """The span tells the decision and joins the caller's trace, its children follow each other."""
+    message = make_message(path="/x", traceparent=f"00-{_TRACE}-{_PARENT}-01")
+    recorder = _check(collector, message)
+    (span,) = [each for each in collector.spans if each.kind == Span.SPAN_KIND_SERVER]
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (_TRACE, _PARENT)
+    assert _texts(span)["meshwarden.decision_id"] == recorder.records[0].decision_id
+    assert _texts(span)["meshwarden.policy"] == "shop/p1#0"
+    assert _texts(span)["meshwarden.effect"] == "deny"
+    children = [each for each in collector.spans if each.parent_span_id == span.span_id]
+    assert [each.name for each in children] == [
+        phase for phase in Phase if phase in {each.name for each in children}
+    ]
+    assert {Phase.DECODE, Phase.POLICIES, Phase.ANSWER, Phase.RECORD} <= {
+        each.name for each in children
+    }
+    assert children[0].start_time_unix_nano == span.start_time_unix_nano
+    assert children[-1].end_time_unix_nano == span.end_time_unix_nano
+    for one, other in zip(children, children[1:], strict=False):
+        assert one.end_time_unix_nano == other.start_time_unix_nano
+    names = {
+        each.key: each.value for each in collector.requests[0].resource_spans[0].resource.attributes
+    }
+    assert names["service.name"].string_value == "meshwarden"
+    assert names["service.instance.id"].string_value == "node-a"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "ratio", "spans"),
+    [
+        ("", 1.0, True),
+        ("", 0.0, False),
+        (f"00-{_TRACE}-{_PARENT}-01", 0.0, True),
+        (f"00-{_TRACE}-{_PARENT}-00", 1.0, False),
+        ("00-nonsense-\x00-zz", 1.0, True),
+        (f"ff-{_TRACE}-{_PARENT}-01" * 100, 1.0, True),
+    ],
+)
+def test_the_caller_says_whether_it_is_traced(
+    collector: _Collector, traceparent: str, ratio: float, spans: bool
+) -> None:
+    """A caller's wish counts; without a whole one the share decides, and a trace begins here."""
+    headers = {"traceparent": traceparent} if traceparent else {}
+    _check(collector, make_message(**headers), ratio)
+    assert bool(collector.spans) is spans
+
+
+def test_no_text_of_a_request_is_in_a_span(collector: _Collector) -> None:
+    """Secrets in path, headers and host are in no byte that is sent."""
+    secret = "s3cr3t-of-a-stranger"
+    message = make_message(path=f"/{secret}?token={secret}", authorization=f"Bearer {secret}")
+    _check(collector, message)
+    assert collector.spans
+    assert not any(secret.encode() in each.SerializeToString() for each in collector.requests)
+
+
+def test_a_dead_collector_costs_no_answer() -> None:
+    """Where nobody takes spans, checks are answered and the stop does not wait for long."""
+    spans = Spans(TracingSettings(endpoint="http://127.0.0.1:1/v1/traces"), "n")
+    authorizer = replace(make_authorizer([{"rules": [{}]}]), spans=spans)
+    assert ask(authorizer, make_message()).status.code == 0
+    spans.close()
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error says what to install."""
+    monkeypatch.delitem(sys.modules, "authz.tracing")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(TracingError, match=r"meshwarden\[otel\]"):
+        __import__("authz.tracing")
