@@ -21,6 +21,7 @@ from authz.errors import ListenError
 from authz.explain.trace import tracer
 from authz.grpc_server import GrpcServer
 from authz.http_endpoints import HttpEndpoints
+from authz.interpreter import set_up_for_serving
 from authz.listener_tls_parts import open_listener_tls, with_listener_tls
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer, DecisionSpans
@@ -96,6 +97,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
             trace=tracer(settings.audit),
             spans=_open_spans(settings, stack),
         )
+        set_up_for_serving()
         _begin_to_watch(house, candidate, stack)
         ready = readiness(
             house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles

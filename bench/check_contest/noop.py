@@ -16,7 +16,7 @@ def main(port: str, threads: str) -> None:
     """Serve until killed."""
     response = CheckResponse()
     response.status.code = 0
-    answer = response.SerializeToString()
+    answer = bytes(response.SerializeToString())
 
     def check(message: bytes, context: grpc.ServicerContext) -> bytes:
         del message, context
