@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +184,20 @@ def test_a_case_with_a_slip(case: dict[str, Any], message: str, run: Any) -> Non
     assert 2 == result.exit_code
     assert message in result.stderr
     assert "a.policytest.yaml:" in result.stderr
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_colours_are_for_terminals(is_terminal: bool, run: Any, folder: Path) -> None:
+    """A terminal gets marks and differences in colour, a pipe gets plain text."""
+    run({"request": {"path": "/orders"}, "expect": {"decision": "deny"}})
+    command = [str(Path(sys.executable).parent / "policy"), "test"]
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    environment = {**os.environ, "TERM": "xterm-256color"}
+
+    subprocess.run(command, cwd=folder, stdout=theirs, stderr=theirs, env=environment, check=False)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    os.close(theirs)
+
+    assert "it" in said
+    assert is_terminal == ("\x1b[" in said)
