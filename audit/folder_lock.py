@@ -15,14 +15,14 @@ LOCK_NAME: Final = "audit.lock"
 class FolderLock:
     """The held lock of an audit folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Take the lock.
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
+        """Take the lock; another `name` is that of another thing that one does at a time.
 
         Raises:
             AuditLockedError: another process, or another writer in this one, holds it.
             OSError: the lock file cannot be made.
         """
-        self._fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

@@ -9,16 +9,69 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from audit.compressing import compress_closed
-from audit.errors import AuditUnavailable
+from audit.errors import AuditLockedError, AuditUnavailable
+from audit.folder_lock import FolderLock
 from audit.record import AuditEvent, EventName
 from audit.retaining import find_removal, remove
 from audit.settings import AuditSettings, Compression
 from audit.writer import AuditWriter
 
 _LOOK_SECONDS: Final = 3600.0  # how late what grew too old may go
+_AGAIN_SECONDS: Final = 5.0
+_LOCK_NAME: Final = "audit.keeping"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many segments were compressed, and how many removed."""
+
+    compressed: int
+    removed: int
+
+
+def keep_log(
+    settings: AuditSettings,
+    *,
+    newest: int,
+    acknowledged: float,
+    now: float,
+    record: Callable[[AuditEvent], None],
+) -> Kept:
+    """Compress the segments before `newest`, then remove what may go. One process at a time.
+
+    `acknowledged`: sinks have all segments before this one. `record` puts an event on record,
+    durably, before anything is removed.
+
+    Raises:
+        AuditLockedError: another process does it.
+        OSError: a file could not be made or removed.
+        AuditUnavailable: the record takes no event, without which nothing is removed.
+    """
+    compressed = removed = 0
+    lock = FolderLock(settings.folder, _LOCK_NAME)
+    try:
+        if settings.compression is Compression.GZIP:
+            compressed = compress_closed(settings.folder, newest)
+        if settings.retention.is_wanted:
+            removal = find_removal(
+                settings.folder,
+                settings.retention,
+                now=now,
+                open_segment=newest,
+                acknowledged=acknowledged,
+            )
+            if removal is not None:
+                name = EventName.SEGMENTS_REMOVED
+                record(AuditEvent(event=name, at=now, details=removal.details))
+                remove(settings.folder, removal)
+                removed = len(removal.segments)
+    finally:
+        lock.release()
+    return Kept(compressed, removed)
 
 
 class LogKeeper:
@@ -65,43 +118,30 @@ class LogKeeper:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._seen = self._writer.committed[0]
+            seconds = _LOOK_SECONDS
             try:
                 self._keep()
+            except AuditLockedError:
+                seconds = _AGAIN_SECONDS  # another process looks after it at the moment
             except (OSError, AuditUnavailable) as exc:
                 self._note(exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc))
             except Exception as exc:  # noqa: BLE001 - the thread's top: a dead one keeps nothing
                 self._note(f"it failed: {type(exc).__name__}")
             else:
                 self.fault = None
-            self._wake.wait(_LOOK_SECONDS)
+            self._wake.wait(seconds)
             self._wake.clear()
 
     def _keep(self) -> None:
-        """Compress, then remove until nothing more may go.
-
-        Raises:
-            OSError: a file could not be made or removed.
-            AuditUnavailable: the record takes no event, without which nothing is removed.
-        """
-        folder, newest = self._settings.folder, self._writer.committed[0]
-        if self._settings.compression is Compression.GZIP:
-            self.compressed += compress_closed(folder, newest)
-        if not self._settings.retention.is_wanted:
-            return
-        removal = find_removal(
-            folder,
-            self._settings.retention,
-            now=self._clock(),
-            open_segment=newest,
+        kept = keep_log(
+            self._settings,
+            newest=self._writer.committed[0],
             acknowledged=self._acknowledged(),
+            now=self._clock(),
+            record=self._writer.offer_durably,
         )
-        if removal is not None and not self._stop.is_set():
-            event = AuditEvent(
-                event=EventName.SEGMENTS_REMOVED, at=self._clock(), details=removal.details
-            )
-            self._writer.offer_durably(event)
-            remove(folder, removal)
-            self.removed += len(removal.segments)
+        self.compressed += kept.compressed
+        self.removed += kept.removed
 
     def _note(self, why: str) -> None:
         if self.fault is None:

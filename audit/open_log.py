@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from audit.errors import AuditFolderError
 from audit.keeping import NO_SINK, LogKeeper
+from audit.resting import RestingLogs, has_work
 from audit.settings import AuditSettings
+from audit.sinks.following import Committed
 from audit.sinks.http_post import Address, HttpPost
 from audit.sinks.running import Pace, SinkRunner
 from audit.sinks.settings import UploadSettings
@@ -32,7 +34,7 @@ OnFault = Callable[[str, str], None]
 class OpenLog:
     """The open record of one instance, or of one of its workers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what opens a log, each by name
         self,
         settings: AuditSettings,
         *,
@@ -41,10 +43,13 @@ class OpenLog:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         on_fault: OnFault = lambda _name, _why: None,
+        instance: AuditSettings | None = None,
     ) -> None:
         """Open the log of `settings.folder` and start all that belongs to it.
 
-        One of several workers gives `settings.for_worker(...)`.
+        `node` is the name of the host, for where the settings name no other. One of several
+        workers gives `settings.for_worker(...)`. With the settings of the whole
+        `instance`, logs of it that nobody writes at the moment are looked after as well.
 
         Raises:
             AuditFolderError: the folder cannot be used (AuditLockedError: in use).
@@ -53,13 +58,15 @@ class OpenLog:
         self._is_open = False
         self.writer = AuditWriter(
             settings,
-            node=node,
+            node=settings.node_name or node,
             clock=clock,
             start_details=start_details,
             on_written=self._on_written,
         )
         try:
-            self.sinks = tuple(_runners(settings, self.writer, chance, on_fault))
+            self.sinks = tuple(
+                _runners(settings, settings.folder, lambda: self.writer.committed, chance, on_fault)
+            )
         except OSError as exc:
             self.writer.close()
             raise AuditFolderError(str(settings.folder), exc.strerror or "is not readable") from exc
@@ -70,9 +77,21 @@ class OpenLog:
             clock=clock,
             on_fault=lambda why: on_fault("housekeeping", why),
         )
+        self._resting: RestingLogs | None = None
+        if instance is not None and has_work(instance):
+            self._resting = RestingLogs(
+                instance,
+                settings.folder,
+                node=node,
+                clock=clock,
+                make_runners=lambda log, end: _runners(instance, log, end, chance, on_fault),
+                on_fault=lambda why: on_fault("housekeeping", why),
+            )
         for sink in self.sinks:
             sink.start()
         self.keeper.start()
+        if self._resting is not None:
+            self._resting.start()
         self._is_open = True
         self._on_written()  # what was written while they started
 
@@ -83,6 +102,8 @@ class OpenLog:
             AuditUnavailable: accepted records could not be written in time.
         """
         try:
+            if self._resting is not None:
+                self._resting.close()
             self.keeper.close()
             self.writer.close(timeout_seconds=timeout_seconds)
         finally:
@@ -101,28 +122,30 @@ class OpenLog:
 
 
 def _runners(
-    settings: AuditSettings, writer: AuditWriter, chance: Callable[[], float], on_fault: OnFault
+    settings: AuditSettings,
+    folder: Path,
+    committed: Committed,
+    chance: Callable[[], float],
+    on_fault: OnFault,
 ) -> list[SinkRunner]:
-    """Return the sinks, none started.
+    """Return the sinks of the log in `folder`, none started.
 
     Raises:
         OSError: a cursor cannot be read.
     """
-    folder = settings.folder
     found = [
-        _upload_runner(each, folder, writer, chance, on_fault) for each in settings.sinks.uploads
+        _upload_runner(each, folder, committed, chance, on_fault) for each in settings.sinks.uploads
     ]
     if settings.sinks.stdout:
         pace = Pace(delay_seconds=0, min_retry_seconds=1, max_retry_seconds=60, chance=chance)
-        sink = StdoutSink(_STDOUT_FD)
-        found.append(SinkRunner(sink, folder, lambda: writer.committed, pace, on_fault))
+        found.append(SinkRunner(StdoutSink(_STDOUT_FD), folder, committed, pace, on_fault))
     return found
 
 
 def _upload_runner(
     settings: UploadSettings,
     folder: Path,
-    writer: AuditWriter,
+    committed: Committed,
     chance: Callable[[], float],
     on_fault: OnFault,
 ) -> SinkRunner:
@@ -146,4 +169,4 @@ def _upload_runner(
         max_retry_seconds=settings.max_retry_seconds,
         chance=chance,
     )
-    return SinkRunner(sink, folder, lambda: writer.committed, pace, on_fault)
+    return SinkRunner(sink, folder, committed, pace, on_fault)

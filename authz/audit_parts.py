@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from prometheus_client import Gauge
 
+from audit.errors import AuditLockedError
 from audit.open_log import OpenLog
 from audit.settings import AuditSettings
 from audit.sinks.running import SinkRunner
@@ -17,6 +20,8 @@ from audit.writer import AuditWriter
 from authz.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+_FREE_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.1
 
 
 def open_audit(
@@ -31,16 +36,33 @@ def open_audit(
     """
     host = socket.gethostname()
     own = settings.for_worker(worker, node=host) if worker else settings
-    log = OpenLog(
-        own,
-        node=own.node_name or host,
-        start_details={"revision": revision},
-        on_fault=lambda name, why: _log.warning("audit_fault", part=name, why=why),
-    )
+
+    def open_now() -> OpenLog:
+        return OpenLog(
+            own,
+            node=host,
+            start_details={"revision": revision},
+            on_fault=lambda name, why: _log.warning("audit_fault", part=name, why=why),
+            instance=settings,
+        )
+
+    log = _once_free(open_now) if worker else open_now()
     _watch_writer(metrics, log.writer)
     _watch_files(metrics, log)
     _watch_sinks(metrics, log)
     return log
+
+
+def _once_free(open_now: Callable[[], OpenLog]) -> OpenLog:
+    """Open a worker's log; another worker may look after it for a moment while it rests."""
+    end = time.monotonic() + _FREE_SECONDS
+    while True:
+        try:
+            return open_now()
+        except AuditLockedError:
+            if time.monotonic() >= end:
+                raise
+            threading.Event().wait(_LOOK_SECONDS)
 
 
 def _watch_writer(metrics: Metrics, writer: AuditWriter) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from audit.errors import AuditLockedError
+from audit.folder_lock import FolderLock
 from audit.sinks.cursor import Cursor, cursor_path, load_cursor, save_cursor
 from audit.sinks.following import Committed, Followed, SegmentFollower
 from audit.sinks.sink import Sink, SinkError
@@ -67,6 +69,7 @@ class SinkRunner:
         self._path = cursor_path(folder, sink.name)
         self._saved = load_cursor(self._path)
         self._follower: SegmentFollower | None = None
+        self._lock: FolderLock | None = None
         self._batch: list[Followed] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -120,6 +123,8 @@ class SinkRunner:
         self._sink.close()
         if self._follower is not None:
             self._follower.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _step(self) -> bool:
         """Send a batch and move the cursor; False when nothing waits.
@@ -127,8 +132,12 @@ class SinkRunner:
         Raises:
             SinkError: the sink did not take it.
             OSError: the log cannot be read, or the cursor not be written.
+            AuditLockedError: another process sends this log at the moment.
         """
         if self._follower is None:
+            # One at a time: while its writer rested, another process may have sent the log on.
+            self._lock = self._lock or FolderLock(self._folder, f"sink-{self.name}.lock")
+            self._saved = load_cursor(self._path)
             self._follower = SegmentFollower(self._folder, self._saved, self._committed)
         if not self._batch:
             self._batch = self._follower.read(self._sink.batch_bytes)
@@ -156,6 +165,8 @@ def _reason(exc: Exception) -> str:
     match exc:
         case SinkError():
             return str(exc)
+        case AuditLockedError():
+            return "another process sends this log at the moment"
         case OSError():
             return f"the log or its cursor: {exc.strerror or exc}"
         case _:
