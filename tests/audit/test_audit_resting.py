@@ -69,7 +69,8 @@ def test_what_a_log_at_rest_holds_is_sent(tmp_path: Path, gone: Service, left: s
         again = OpenLog(settings.for_worker("1", node="front"), node="front", instance=settings)
         again.close()
     found = [int(event["decision_id"], 16) for event in gone.events()]
-    assert sorted(found) == [*range(30), 99]
+    # One that ends while it sends may have sent what nobody acknowledged to it.
+    assert sorted(set(found)) == [*range(30), 99]
 
 
 def test_log_that_is_written_is_left_alone(tmp_path: Path, gone: Service) -> None:
