@@ -9,11 +9,12 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -27,6 +28,9 @@ _TIMEOUT_SECONDS: Final = 10.0
 MAX_BODY_BYTES: Final = 64 * 1024
 # BUDGET: a thread takes some 50 KiB; more at once is no use of this server.
 _MAX_CONNECTIONS: Final = 256
+# BUDGET: from the first byte of a handshake or request to the last; who sends a byte now and then
+# would else keep a place for ever, and a few hundred such callers all of them.
+_REQUEST_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ class _Server(ThreadingHTTPServer):
             self.address_family = socket.AF_INET6
         self._context = context
         self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        # Since when each open connection owes us a whole request.
+        self._owing: dict[ssl.SSLSocket, float] = {}
         super().__init__(address, _handler(routes))
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -124,14 +130,37 @@ class _Server(ThreadingHTTPServer):
             request.settimeout(_TIMEOUT_SECONDS)
             context = self._context()
             # A handshake that fails is the client's own affair; TLS has told it why.
-            with suppress(OSError), context.wrap_socket(request, server_side=True) as secured:
-                self.finish_request(secured, client_address)
+            with suppress(OSError), _wrapped(context, request) as secured:
+                self.note_answered(secured)
+                try:
+                    secured.do_handshake()
+                    self.finish_request(secured, client_address)
+                finally:
+                    self._owing.pop(secured, None)
         except Exception:
             # The thread must give its place back whatever a request brings up.
             _log.exception("https_request_failed")
         finally:
             self._free.release()
             self.shutdown_request(request)
+
+    def note_answered(self, connection: ssl.SSLSocket) -> None:
+        """Give a connection its time for the next request."""
+        self._owing[connection] = time.monotonic()
+
+    def service_actions(self) -> None:
+        """Hang up on those who take too long; called again and again while serving."""
+        now = time.monotonic()
+        for connection, since in tuple(self._owing.items()):
+            if now - since > _REQUEST_SECONDS:
+                with suppress(OSError):
+                    # WHY not the connection's own: that one forgets its TLS, which its thread uses.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def _wrapped(context: ssl.SSLContext, request: Any) -> ssl.SSLSocket:
+    """Return a connection with TLS on it, the handshake still to come."""
+    return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 
 def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHandler]:
@@ -185,6 +214,7 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer.body)
+            cast(_Server, self.server).note_answered(self.connection)
 
         def version_string(self) -> str:
             """Say no version: whoever wants to know may ask elsewhere."""

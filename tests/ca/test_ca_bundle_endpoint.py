@@ -158,6 +158,39 @@ class TestServer:
                 url = f"https://localhost:{server.port}/"
                 assert httpx.get(url, verify=_trusting(files[0])).text == "hello"
 
+    def test_who_dawdles_is_hung_up_on(self, files, monkeypatch):
+        """A byte now and then keeps no place, in a handshake or a request; others are served."""
+        monkeypatch.setattr("ca.https_server._REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr("ca.https_server._MAX_CONNECTIONS", 2)
+        with _serve(files) as server:
+            address = ("localhost", server.port)
+            with (
+                socket.create_connection(address) as plain,
+                socket.create_connection(address) as other,
+                _trusting(files[0]).wrap_socket(other, server_hostname="localhost") as secured,
+            ):
+                plain.sendall(b"\x16")
+                secured.sendall(b"GET / HTTP/1.1\r\nx: ")
+                ended = []
+                for _ in range(200):
+                    for each, part in ((plain, b"\x03"), (secured, b"x")):
+                        if each in ended:
+                            continue
+                        each.settimeout(0.05)
+                        try:
+                            each.sendall(part)
+                            if not each.recv(1):
+                                ended.append(each)
+                        except TimeoutError:
+                            continue
+                        except OSError:
+                            ended.append(each)
+                    if len(ended) == 2:
+                        break
+                assert len(ended) == 2
+            with httpx.Client(verify=_trusting(files[0])) as client:
+                assert client.get(f"https://localhost:{server.port}/").text == "hello"
+
     def test_old_tls(self, files):
         """TLS 1.1 is not spoken."""
         context = _trusting(files[0])
