@@ -68,7 +68,7 @@ class Crash:
             self.url,
             node,
             stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parents[1]}"},
+            env=_environment(self.folder / "bytecode"),
         )
         assert process.stdout is not None
         assert await process.stdout.readline() == b"ready\n"
@@ -128,6 +128,13 @@ class Crash:
                 if process.returncode is None:
                     process.kill()
                 await process.wait()
+
+
+def _environment(bytecode: Path) -> dict[str, str]:
+    """Return the environment of a process that starts from byte code, as an installed one does."""
+    kept = {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    path = f"{HERE}:{HERE.parents[1]}"
+    return kept | {"PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(bytecode)}
 
 
 def _prepare(folder: Path, url: str) -> None:
