@@ -17,7 +17,7 @@ from opa_bridge.lint_modules import (
     named_chains,
     read_rego,
 )
-from opa_bridge.rego_module import Chain
+from opa_bridge.rego_module import Chain, arguments_of, builtin_calls, rules_by_package
 from opa_bridge.scanner import Kind
 from opa_bridge.statements import Branch, Tokens, branches_of, steps_of
 from policies.diagnostic import Location, shown
@@ -221,3 +221,19 @@ def _unknown_part(way: list[str]) -> tuple[str, str] | None:
             return f"{done}.{step}", f"{done}.{near[0]}" if near else ""
         done, known = f"{done}.{step}", known[step]
     return None
+
+
+@rule("MW0920")
+def open_pattern(facts: Facts) -> Iterator[Spot]:
+    """A pattern that matches anywhere in a text, where a request is let in."""
+    rego = read_rego(facts)
+    package_rules = rules_by_package(each.module for each in rego.sources)
+    for source in rego.sources:
+        for call in builtin_calls(source.module, package_rules[source.module.package]):
+            given = arguments_of(source.module, call)
+            if call.text != "regex.match" or not given or len(given[0]) != 1:
+                continue
+            pattern = given[0][0]
+            text = pattern.text[1:-1]
+            if pattern.kind is Kind.STRING and not (text.startswith("^") and text.endswith("$")):
+                yield spot_at(source, pattern, f"`{shown(text)}` matches anywhere in a text")

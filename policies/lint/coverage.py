@@ -16,7 +16,7 @@ from policies.lint.inventory import KnownWorkload
 from policies.lint.registry import rule
 from policies.lint.tokens import may_meet
 from policies.lint.witness import probes_of, witnesses
-from policies.mesh import Mesh
+from policies.mesh import Mesh, MeshMode
 from policies.model import Action, AuthorizationPolicy, RequestAuthentication
 from policies.request import Workload
 
@@ -98,6 +98,8 @@ def custom_alone(facts: Facts) -> Iterator[Spot]:
 def token_may_be_left_out(facts: Facts) -> Iterator[Spot]:
     """A RequestAuthentication where no policy asks for the token, and requests without pass."""
     mesh = facts.mesh
+    if mesh.mode is MeshMode.ZTUNNEL:
+        return
     attached = Attached(facts.others, mesh)
     asking = [policy for policy in facts.others if not policy.dry_run and _asks_for_token(policy)]
     for resource in facts.request_authentications:
@@ -111,7 +113,9 @@ def token_may_be_left_out(facts: Facts) -> Iterator[Spot]:
         home = Workload(
             namespace=resource.metadata.namespace, labels=dict(resource.attachment.selector or {})
         )
-        for workload in near or [home]:
+        # Not what nobody reads, as in ambient mode without `targetRefs`.
+        meant = [home] if _applies(resource, home, mesh) else []
+        for workload in near or meant:
             claim = _tokenless(facts, attached.to(workload), workload, mesh)
             if claim is not None:
                 yield Spot(

@@ -50,6 +50,17 @@ def domain_nobody_believes(facts: Facts) -> Iterator[Spot]:
                         f"did you mean `{shown(guess[0])}`?" if guess else "")  # fmt: skip
 
 
+@rule("MW0608")
+def stands_for_the_domain(facts: Facts) -> Iterator[Spot]:
+    """`cluster.local` in a mesh of another name: Istio reads it as that, others do not."""
+    own = facts.mesh.trust_domain
+    for each in facts.values("source.principal"):
+        text = each.value.text
+        if own != _LOCAL and text.startswith(f"{_LOCAL}/"):
+            yield _spot(each, f"`{shown(text)}` is read as of `{shown(own)}`, by Istio alone",
+                        f"write `{shown(own)}{shown(text.removeprefix(_LOCAL))}`")  # fmt: skip
+
+
 @rule("MW0609")
 def blind_to_domains(facts: Facts) -> Iterator[Spot]:
     """An ALLOW by namespace or account in a federated mesh: any trust domain's will do."""

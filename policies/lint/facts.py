@@ -209,6 +209,11 @@ class Facts:
         for key in keys:
             yield from written.get(key, ())
 
+    def every_value(self) -> Iterator[Written]:
+        """Yield every value of every condition."""
+        for written in self.once("written", self._written).values():
+            yield from written
+
     def _written(self) -> dict[str, list[Written]]:
         found: dict[str, list[Written]] = {}
         for policy in self.policies:

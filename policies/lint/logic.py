@@ -121,6 +121,17 @@ def _is_header(clause: Clause) -> bool:
     return clause.key.startswith("request.headers[") and not is_pseudo
 
 
+@rule("MW0315")
+def client_address_unknown(facts: Facts) -> Iterator[Spot]:
+    """A condition on the client's own address where nobody says which proxies are believed."""
+    if facts.mesh.trusted_proxy_hops is not None:
+        return
+    for each in facts.values("remote.ip"):
+        yield _spot(each.policy, f"whether a client is `{shown(each.value.text)}` is not known: the"
+                    " mesh settings do not say how many proxies are in front",
+                    each.value.location, each.path)  # fmt: skip
+
+
 @rule("MW0318")
 def deny_without_effect(facts: Facts) -> Iterator[Spot]:
     """A DENY rule of which the node proxy of ambient understands nothing."""

@@ -11,11 +11,13 @@ from policies.diagnostic import Diagnostic, Severity
 from policies.lint import (
     coverage,
     domains,
+    keys,
     logic,
     overlap,
     peers,
     revision,
     scope,
+    spelling,
     tokens,
     trial,
     unions,
@@ -29,8 +31,8 @@ from policies.lint.suppression import read_rego_suppressions, read_suppressions,
 from policies.load import Inspected, inspect_resources
 from policies.model import AuthorizationPolicy, Resource
 
-RULE_FILES = (coverage, domains, logic, overlap, peers, revision, scope, tokens, trial, unions,
-              values)  # fmt: skip
+RULE_FILES = (coverage, domains, keys, logic, overlap, peers, revision, scope, spelling, tokens,
+              trial, unions, values)  # fmt: skip
 """The files whose import enters the rules of this room; those about Rego are in another."""
 
 # Other resources in the folder are what the rules learn from, and no fault; and whoever writes
