@@ -17,6 +17,7 @@ from audit.checkpoint_files import frontier_name, parse_frontier
 from audit.errors import CheckpointError
 from audit.merkle import Frontier
 from audit.record import EventName
+from audit.segment_scan import ChainedSegment
 
 
 @dataclass(slots=True)
@@ -35,6 +36,11 @@ class Beginning:
             details = line.document.get("details")
             if isinstance(details, dict):
                 self._told.append(details)
+
+    def take_segment(self, segment: ChainedSegment) -> None:
+        """Look at a segment that was read already, as at each of its lines."""
+        self.first_prev = self.first_prev or segment.prev
+        self._told += map(dict, segment.removals)
 
     def fault(self) -> str:
         """Return what does not agree, once every line was taken; empty when all does."""

@@ -19,13 +19,14 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
-from audit.chain import list_segments
+from audit.chain import COMPRESSED, list_segments, read_raw_lines
 from audit.errors import AuditReadError
 from audit.folder_lock import is_being_written
 from audit.query_columns import VERSION, escape_glob, quote, select_columns
@@ -256,11 +257,13 @@ def _write_columns(task: _Task, *, is_plain: bool) -> None:
         AuditReadError: a sealed segment was changed while it was read.
     """
     part = task.file.with_name(f".{task.file.name}.{os.getpid()}.part")
-    statement = select_columns(task.segment.path, is_plain=is_plain)
     try:
-        with duckdb.connect(config={"threads": 1, "memory_limit": _ENGINE_MEMORY}) as engine:
-            target = f"{quote(str(part))} (FORMAT parquet, COMPRESSION zstd)"
-            engine.execute(f"COPY ({statement}) TO {target}")
+        try:
+            _copy_columns(task.segment.path, part, is_plain=is_plain)
+        except duckdb.Error:
+            if not task.segment.path.name.endswith(COMPRESSED):
+                raise
+            _copy_readable_columns(task.segment.path, part)
         if task.segment.is_sealed and digest_of(task.segment.path) != task.digest:
             raise AuditReadError(f"`{task.segment.path}` was changed while it was read")
         part.chmod(_MODE)
@@ -269,6 +272,31 @@ def _write_columns(task: _Task, *, is_plain: bool) -> None:
             _forget_older(task)
     finally:
         part.unlink(missing_ok=True)
+
+
+@cache
+def _maker() -> duckdb.DuckDBPyConnection:
+    """Return the engine that makes this process's columns; each use takes a cursor of it."""
+    return duckdb.connect(config={"threads": 1, "memory_limit": _ENGINE_MEMORY})
+
+
+def _copy_columns(segment: Path, target: Path, *, is_plain: bool) -> None:
+    with _maker().cursor() as engine:
+        engine.execute(
+            f"COPY ({select_columns(segment, is_plain=is_plain)}) "
+            f"TO {quote(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+        )
+
+
+def _copy_readable_columns(segment: Path, target: Path) -> None:
+    """Make the columns of what can still be read of a compressed segment that was damaged."""
+    plain = target.with_name(target.name + ".lines")
+    try:
+        with plain.open("wb") as file:
+            file.writelines(read_raw_lines(segment))
+        _copy_columns(plain, target, is_plain=False)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def _forget_older(task: _Task) -> None:
@@ -280,7 +308,7 @@ def _forget_older(task: _Task) -> None:
 
 def _readable_lines(file: Path) -> int:
     """Return how many rows of a column file were made of a JSON object of a known kind."""
-    with duckdb.connect(config={"threads": 1}) as engine:
+    with _maker().cursor() as engine:
         row = engine.execute(
             f"SELECT count(*) FROM read_parquet({quote(escape_glob(str(file)))}) "  # noqa: S608
             "WHERE kind IN ('segment', 'decision', 'event')"

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from audit.chain import parse_line, read_raw_lines
 from audit.errors import DamagedLineError
 from audit.merkle import leaf_hash, subtrees
 from audit.reader import time_of
-from audit.record import Kind
+from audit.record import EventName, Kind
 
 _TAIL_LENGTH: Final = 76  # `,"hash":"`, 64 digits, `"}` and the line's end
 _DECISION: Final = f'{Kind.DECISION}"'.encode()
 _EVENT: Final = f'{Kind.EVENT}"'.encode()
+_REMOVED: Final = f'"{EventName.SEGMENTS_REMOVED}"'.encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class ChainedSegment:
     """A segment without a fault of its own: how it begins and ends, and what it counts.
 
     `trees` are the subtrees of its lines in the log's Merkle tree, (height, root). That every
-    line is JSON is not known by it.
+    line is JSON is not known by it. `removals` are what its events tell of segments that went.
     """
 
     number: int
@@ -47,6 +48,7 @@ class ChainedSegment:
     first_at: str
     last_at: str
     trees: tuple[tuple[int, bytes], ...]
+    removals: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> str:
         """Return it as a text that `parse_chained` reads."""
@@ -63,6 +65,7 @@ class _Scan:
     decisions: int = 0
     events: int = 0
     last: bytes = b""
+    removals: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def parse_chained(text: str) -> ChainedSegment:
@@ -74,7 +77,8 @@ def parse_chained(text: str) -> ChainedSegment:
     try:
         document = json.loads(text)
         trees = tuple((int(at), bytes.fromhex(root)) for at, root in document.pop("trees"))
-        return ChainedSegment(**document, trees=trees)
+        removals = tuple(map(dict, document.pop("removals")))
+        return ChainedSegment(**document, trees=trees, removals=removals)
     except (TypeError, LookupError, AttributeError, RecursionError) as exc:
         raise ValueError("no chained segment") from exc
 
@@ -122,6 +126,7 @@ def scan_segment(path: Path) -> ChainedSegment | None:
         first_at=time_of(document),
         last_at=time_of(last),
         trees=tuple(subtrees(header.seq - 1, scan.leaves)),
+        removals=tuple(scan.removals),
     )
 
 
@@ -140,9 +145,24 @@ def _follow(lines: Iterator[bytes], scan: _Scan) -> bool:
             decisions += 1
         elif raw.startswith(_EVENT, begin):
             events += 1
+            if _REMOVED in raw:
+                scan.removals += _removal(raw)
         else:
             return False
         add(sha256(b"\x00" + raw[:-1]).digest())
     scan.seq, scan.hash, scan.last = seq, digest, raw
     scan.decisions, scan.events = decisions, events
     return True
+
+
+def _removal(raw: bytes) -> list[Mapping[str, Any]]:
+    """Return what an event tells of segments that retention removed.
+
+    Raises:
+        DamagedLineError: the line is not JSON.
+    """
+    document = parse_line(raw).document
+    details = document.get("details")
+    if document.get("event") != EventName.SEGMENTS_REMOVED or not isinstance(details, dict):
+        return []
+    return [details]

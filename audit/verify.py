@@ -236,14 +236,20 @@ def _check_numbers(segments: list[tuple[int, Path]], walk: _Walk) -> None:
 def _take_chained(number: int, path: Path, walk: _Walk) -> bool:
     """Take a segment that was read already, where nothing is amiss between it and the walk."""
     known = walk.chained.get(path.absolute())
-    # What a beginning needs of lines is not known of segments that were read already.
-    if known is None or walk.on_decision is not None or walk.beginning is not None:
+    if known is None or walk.on_decision is not None:
         return False
-    expected = (number, walk.next_seq, walk.next_prev, walk.log_id or known.log_id)
+    expected = (
+        number,
+        walk.next_seq,
+        known.prev if walk.next_prev is None else walk.next_prev,
+        walk.log_id or known.log_id,
+    )
     if expected != (known.number, known.first_seq, known.prev, known.log_id):
         return False
     if not walk.signed.take_segment(known):
         return False
+    if walk.beginning is not None:
+        walk.beginning.take_segment(known)
     walk.next_seq, walk.next_prev, walk.log_id = known.last_seq + 1, known.last_hash, known.log_id
     walk.lines += known.lines
     walk.decisions += known.decisions

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from audit.chain import list_segments, read_raw_lines
+from audit.beginning import tree_before
+from audit.chain import list_segments, read_raw_lines, segment_number
 from audit.errors import CheckpointError
 from audit.logs import find_logs
 from audit.merkle import Frontier
@@ -160,8 +161,9 @@ def state_name(log: Path) -> str:
 
 def _root(log: Path, size: int, chained: Mapping[Path, ChainedSegment]) -> bytes | None:
     """Return the Merkle root of a log's first lines, or None where it has not as many."""
-    tree = Frontier()
-    for file in _files(log):
+    files = _files(log)
+    tree = _tree_before(log, files[0])
+    for file in files:
         known = chained.get(file)
         if known is not None and tree.size == known.first_seq - 1 and known.last_seq <= size:
             for height, root in known.trees:
@@ -172,6 +174,17 @@ def _root(log: Path, size: int, chained: Mapping[Path, ChainedSegment]) -> bytes
                 return tree.root()
             tree.add(raw.removesuffix(b"\n"))
     return tree.root() if tree.size == size else None
+
+
+def _tree_before(log: Path, first: Path) -> Frontier:
+    """Return the tree of the lines before a log begins: empty, unless retention removed some.
+
+    Raises:
+        CheckpointError: it is damaged.
+        OSError: it cannot be read.
+    """
+    number = segment_number(first.name) or 1
+    return (tree_before(log, number) if log.is_dir() else None) or Frontier()
 
 
 def _files(log: Path) -> Sequence[Path]:

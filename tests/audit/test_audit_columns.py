@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_records import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.chain import ChainState, link_line, list_segments
+from audit.checkpoint import read_checkpoint
 from audit.column_files import FOLDER, Chain, ColumnStore, forget_columns, open_columns, segments_of
+from audit.compressing import compress_closed
 from audit.errors import AuditReadError
+from audit.export.run import Export, run_export
 from audit.folder_lock import FolderLock
 from audit.merkle import Frontier, leaf_hash, subtrees
 from audit.query import Query
 from audit.query_engine import LogQueries
+from audit.reader import read_records
+from audit.record import AuditEvent, EventName
+from audit.retaining import find_removal, remove
 from audit.segment_scan import scan_segment
-from audit.signed_note import load_signer, new_private_key
+from audit.settings import AuditSettings, RetentionSettings
+from audit.signed_note import NoteVerifier, load_signer, new_private_key
 from audit.verify import VerifyReport, verify_folder
 from audit.writer import AuditWriter
 
@@ -172,15 +181,74 @@ def test_verification_by_segments_is_that_by_lines(
     assert quick.checkpoints == len(list_segments(log))
 
 
+@pytest.fixture
+def retained(tmp_path: Path) -> tuple[Path, NoteVerifier]:
+    """A signed log whose first segments were removed, and of which others are compressed."""
+    key, log = tmp_path / "key.pem", tmp_path / "log"
+    key.write_bytes(new_private_key())
+    options = AuditSettings(
+        folder=log, max_segment_bytes=4096, checkpoint_key_file=key, checkpoint_origin="t"
+    )
+    writer = AuditWriter(options, node="n", clock=lambda: 1_700_000_000.0)
+    for number in range(40):
+        writer.offer(make_record(number))
+    writer.close()
+    removal = find_removal(
+        log, RetentionSettings(max_bytes=1), now=0.0, open_segment=4, acknowledged=9
+    )
+    assert removal is not None
+    writer = AuditWriter(options, node="n", clock=lambda: 1_700_000_000.0)
+    writer.offer_durably(
+        AuditEvent(event=EventName.SEGMENTS_REMOVED, at=1.0, details=removal.details)
+    )
+    remove(log, removal)
+    compress_closed(log, list_segments(log)[-1][0] - 2)
+    writer.close()
+    return log, load_signer(key, "t").verifier
+
+
+def test_a_retained_and_compressed_log_is_read_by_segments(
+    retained: tuple[Path, NoteVerifier],
+) -> None:
+    """What retention and compression left is asked and verified as any log, and vouched for."""
+    log, verifier = retained
+    assert _seqs(log) == [document["seq"] for document in read_records(log)]
+    quick, whole = _verified(log, verifier=verifier)
+    assert quick == whole
+    assert quick.intact
+    assert quick.removed_lines > 0
+    exported = run_export(
+        Export(log=log, format="md", verifier=verifier, is_attested=True), io.StringIO()
+    )
+    (state,) = exported.logs
+    checkpoint = read_checkpoint(sorted(log.glob("*.checkpoint"))[-1].read_bytes(), verifier)
+    assert (state.size, state.root) == (checkpoint.size, checkpoint.root)
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "no gzip"])
+def test_a_damaged_compressed_segment_hides_no_other(
+    retained: tuple[Path, NoteVerifier], how: str
+) -> None:
+    """Of a compressed segment that was damaged what can be read is found, and all of the others."""
+    log, _ = retained
+    path = next(file for _, file in list_segments(log) if file.suffix == ".gz")
+    raw = path.read_bytes()
+    if how == "changed":
+        path.write_bytes(raw[: len(raw) // 2] + b"\xff\x00\xff" + raw[len(raw) // 2 + 3 :])
+    else:
+        path.write_bytes(raw[: len(raw) // 2] if how == "cut" else b"no gzip at all")
+    assert _seqs(log) == [document["seq"] for document in read_records(log)]
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_whatever_is_done_is_found_by_segments_too(
-    open_writer: Callable[..., AuditWriter], tmp_path: Path, record: Any, seed: int
+    retained: tuple[Path, NoteVerifier], seed: int
 ) -> None:
     """A change, a loss or a swap anywhere is told the same as by the walk over all lines."""
-    log = _signed(open_writer, tmp_path, record)
-    verifier = load_signer(tmp_path / "key.pem", "t").verifier
+    log, verifier = retained
     dice = random.Random(seed)
     files = [path for _, path in list_segments(log)] + sorted(log.glob("*.checkpoint"))
+    files += sorted(log.glob("*.frontier"))
     path = dice.choice(files)
     raw = path.read_bytes()
     at = dice.randrange(len(raw))
