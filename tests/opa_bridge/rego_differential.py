@@ -15,6 +15,7 @@ from rego_programs import Program
 
 from opa_bridge.capabilities import Module, scan_module
 from opa_bridge.direct.policy import DirectPolicy
+from opa_bridge.direct.syntax import Outside
 from opa_bridge.direct.values import admit, key_of
 from opa_bridge.errors import EngineError, EvaluationError
 from opa_bridge.polyfills import supply_polyfills
@@ -35,7 +36,7 @@ def compiled_by_opa(folder: Path, programs: dict[int, Program]) -> dict[int, Pro
             return programs
         refused = {
             int(number)
-            for number in re.findall(r"/(?:p|lib)(\d+)\.rego", done.stderr + done.stdout)
+            for number in re.findall(r"/(?:p|lib)(\d+)(?:-more)?\.rego", done.stderr + done.stdout)
         }
         assert refused & set(programs), done.stderr
         for number in refused & set(programs):
@@ -44,9 +45,16 @@ def compiled_by_opa(folder: Path, programs: dict[int, Program]) -> dict[int, Pro
 
 
 def modules_of(program: Program) -> list[tuple[str, str]]:
-    """Return a program's modules as the engine gets them."""
+    """Return a program's modules as the engine gets them.
+
+    Raises:
+        Outside: one of them would not load.
+    """
     scanned = [scan_module(file, source) for file, source in program.modules]
-    return supply_polyfills(found for found in scanned if isinstance(found, Module))
+    modules = [found for found in scanned if isinstance(found, Module)]
+    if len(modules) != len(scanned):
+        raise Outside("a module that does not load")
+    return supply_polyfills(modules)
 
 
 def answer_of_opa(connection: http.client.HTTPConnection, path: str, document: Any) -> Any:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from opa_bridge.scanner import ScanError, scan_tokens
+
 KEYS = ["a", "b", "l", "o", "k x"]
 TEXTS = ["a", "b", "", "GET", "a/b", "é", "\ufffd", 'q"\\', "A", "aab"]
 ODD_TEXTS = ["\ud800", "x\0y", "a\u0301", "İ"]
@@ -93,6 +95,14 @@ class Program:
             self._collections += [name, name]
         for _ in range(self._rand.randrange(4)):
             lines.append(self._pick([self._helper, self._set, self._function])())
+        if self._chance(0.2):
+            known = (list(self._documents), list(self._collections))
+            self._documents = [name for name in self._documents if name not in ("io", "dd")]
+            self._collections = [name for name in self._collections if name not in ("io", "dd")]
+            rest = self._rule("r", []) if self._chance(0.5) else self._helper()
+            imports = f"import data.lib{number}.u\n" if self.modules else ""
+            self.modules.append((f"p{number}-more.rego", f"package p{number}\n{imports}{rest}\n"))
+            self._documents, self._collections = known
         lines.append(self._rule("r", []))
         return "\n".join(lines) + "\n"
 
@@ -136,13 +146,17 @@ class Program:
         clauses = []
         for _ in range(self._rand.randrange(1, 4)):
             parameters = [
-                self._scalar() if self._chance(0.25) else f"x{index}" for index in range(arity)
+                self._pick([self._scalar(), "_"]) if self._chance(0.25) else f"x{index}"
+                for index in range(arity)
             ]
             scope = [each for each in parameters if each.startswith("x")]
             head = f"{name}({', '.join(parameters)})"
             is_bare = self._chance(0.4)
             result = "" if is_bare else f" := {self._term(scope, 1)}"
+            own = list(scope)
             clauses.append(f"{head}{result} if {self._body(scope, 2)}")
+            if self._chance(0.2):
+                clauses[-1] += f" else := {self._term(own, 1)} if {self._body(own, 1)}"
         self._functions.append((name, arity))
         return "\n".join(clauses)
 
@@ -233,7 +247,12 @@ class Program:
     def _assign(self, scope: list[str], depth: int) -> str:
         term = self._expression(scope, depth) if self._chance(0.2) else self._term(scope, depth)
         name = self._new()
+        known = list(scope)
         scope.append(name)
+        if self._chance(0.1):
+            return f"some {name}; {name} = {self._term(known, depth)}"
+        if known and self._chance(0.1):
+            return f"{self._pick(known)} = {term}; {name} := 1"
         return f"{name} := {term}"
 
     def _iteration(self, scope: list[str], depth: int) -> str:
@@ -256,6 +275,9 @@ class Program:
         inner = [*scope, name]
         body = self._literals(inner, 1)
         used = "" if re.search(rf"\b{name}\b", body) else f"; count([{name}]) == 1"
+        if self._chance(0.3):
+            key = self._new("k")
+            return f"every {key}, {name} in {domain} {{{body}{used}; count([{key}]) == 1 }}"
         return f"every {name} in {domain} {{{body}{used} }}"
 
     # -- terms
@@ -328,9 +350,48 @@ class Program:
             else json.dumps(self._pick(TEXTS), ensure_ascii=False)
             for _ in range(arity)
         ]
-        return f"{name}({', '.join(arguments)})"
+        comma = self._pick([", ", ", ", ",\n    # y, (\n    "])
+        return f"{name}({comma.join(arguments)})"
 
 
+def mutated(program: Program, rand: random.Random) -> Program:
+    """Return a program with a few tokens lost, doubled, put elsewhere, or parted by lines."""
+    modules = []
+    for file, source in program.modules:
+        text = source
+        for _ in range(rand.randrange(1, 4)):
+            text = _edited(text, rand)
+        modules.append((file, text))
+    program.modules[:] = modules
+    return program
+
+
+def _edited(source: str, rand: random.Random) -> str:
+    try:
+        tokens = scan_tokens(source)[3:]
+    except ScanError:
+        return source
+    if not tokens:
+        return source
+    one, other = rand.choice(tokens), rand.choice(tokens)
+    before, text, behind = source[: one.start], one.text, source[one.end :]
+    edits = [
+        before + behind,
+        before + other.text + behind,
+        f"{before}{text} {other.text}{behind}",
+        f"{before}\n{text}{behind}",
+        f"{before}{text}\n{behind}",
+        f"{before} {text}{behind}",
+        before + rand.choice(STRAYS) + text + behind,
+    ]
+    return rand.choice(edits)
+
+
+STRAYS = (
+    *(";", "(", ")", "[", "]", "{", "}", "|", "&", "+", "-", "*", "/", "%", ".", ",", ":=", "="),
+    *("==", "_", "-1", "1", "in", "if", "else", "true", "null", "set()", "input", "u", "not "),
+    *("with input as {}", " as ", "some ", "every ", "contains ", '"a"', " # c\n", "`x`", "\n\n"),
+)
 BUILTIN_CALLS = [
     *((name, 1) for name in ("lower", "upper", "trim_space", "count", "is_string", "is_number")),
     *((name, 1) for name in ("is_boolean", "is_null", "is_array", "is_object", "is_set")),
