@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Final
 
 import structlog
 
 from ca.errors import ListenError
+from ca.federation_cache import BundleCache
 from ca.federation_settings import FederationSettings
 from ca.running import RunningCa
 from ca.troubles import Trouble
@@ -35,9 +37,10 @@ _LOOK_SECONDS: Final = 0.5
 class Federation:
     """The other trust domains of one CA."""
 
-    def __init__(self, watch: BundleWatch) -> None:
-        """Tell of what `watch` holds."""
+    def __init__(self, watch: BundleWatch, cache: BundleCache) -> None:
+        """Tell of what `watch` holds; `cache` has what was held before this process."""
         self._watch = watch
+        self._cache = cache
         self._known: set[TrustDomain] = set()
 
     def bundles(self) -> Mapping[TrustDomain, TrustBundle | None]:
@@ -50,17 +53,29 @@ class Federation:
         for status in self._watch.status():
             domain = status.trust_domain
             bundle = current.bundle_for(domain)
-            if bundle is not None:
+            if bundle is not None and not self._is_stale(status):
                 self._known.add(domain)
-            elif domain in self._known:
+            elif bundle is not None or domain in self._known:
                 bundle = TrustBundle(trust_domain=domain)
             found[domain] = bundle
         return found
 
+    def keep(self) -> None:
+        """Keep what was fetched for the next start; blocks."""
+        current = self._watch.current()
+        for status in self._watch.status():
+            bundle = current.bundle_for(status.trust_domain)
+            if bundle is not None and status.fetched_at is not None:
+                self._cache.keep(bundle)
+
+    def _is_stale(self, status: BundleStatus) -> bool:
+        """Return whether a bundle is of before this process, and too old by now."""
+        return status.fetched_at is None and self._cache.is_over(status.trust_domain)
+
     def troubles(self) -> Iterator[Trouble]:
         """Yield the trust domains whose bundle is missing, or could not be read last time."""
         for status in self._watch.status():
-            if not status.is_ready:
+            if not status.is_ready or self._is_stale(status):
                 message = f"there is no bundle, its peers are refused: {status.last_error or '-'}"
                 yield Trouble(
                     code="federation_missing", subject=status.trust_domain.name, message=message
@@ -97,13 +112,16 @@ async def federate(ca: RunningCa) -> AsyncIterator[None]:
     if not settings.trust_domains:
         yield
         return
-    watch = _watch_of(settings)
-    federation = Federation(watch)
+    max_age = timedelta(seconds=settings.refresh.max_age_seconds)
+    cache = BundleCache(ca.settings.state_folder, max_age, ca.clock)
+    watch = _watch_of(settings, cache)
+    federation = Federation(watch, cache)
     await asyncio.to_thread(watch.start)
+    await asyncio.to_thread(federation.keep)
     ca.federated = federation.bundles
     ca.probes.append(federation.troubles)
     ca.sections["federation"] = federation.describe
-    keeping = asyncio.create_task(_announce(ca, watch))
+    keeping = asyncio.create_task(_announce(ca, watch, federation))
     try:
         yield
     finally:
@@ -112,13 +130,13 @@ async def federate(ca: RunningCa) -> AsyncIterator[None]:
         await asyncio.to_thread(watch.stop)
 
 
-def _watch_of(settings: FederationSettings) -> BundleWatch:
+def _watch_of(settings: FederationSettings, cache: BundleCache) -> BundleWatch:
     """Return the watch over every configured trust domain, its files read."""
     rules = AddressRules(allow_loopback=settings.allow_loopback)
     fetcher = DocumentFetcher(addresses=rules)
     try:
         return BundleWatch(
-            [bundle_source(each, fetcher) for each in settings.trust_domains],
+            [cache.primed(bundle_source(each, fetcher)) for each in settings.trust_domains],
             times=settings.refresh.to_watch_times(),
             on_change=_log_change,
         )
@@ -126,15 +144,23 @@ def _watch_of(settings: FederationSettings) -> BundleWatch:
         raise ListenError(f"a federated bundle cannot be had: {exc}") from exc
 
 
-async def _announce(ca: RunningCa, watch: BundleWatch) -> None:
-    """Tell everyone when there are other bundles than before."""
-    before = watch.current()
+async def _announce(ca: RunningCa, watch: BundleWatch, federation: Federation) -> None:
+    """Tell everyone when there are other bundles than before, and keep what is fetched."""
+    told, kept = federation.bundles(), _fetches(watch)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
-        if watch.current() is not before:
-            before = watch.current()
+        if (bundles := federation.bundles()) != told:
+            told = bundles
             for listener in ca.on_federated:
                 listener()
+        if (fetches := _fetches(watch)) != kept:
+            kept = fetches
+            await asyncio.to_thread(federation.keep)
+
+
+def _fetches(watch: BundleWatch) -> tuple[object, ...]:
+    """Return when each bundle was had last."""
+    return tuple(status.fetched_at for status in watch.status())
 
 
 def _log_change(status: BundleStatus) -> None:

@@ -189,6 +189,27 @@ def test_two_cas_by_the_web_profile(short_path, monkeypatch):
                 calls.cancel()
 
 
+def test_a_start_while_the_endpoint_is_away(short_path, monkeypatch):
+    """A CA that comes back hands out what it had last, until that is too old or unreadable."""
+    with _endpoint(short_path / "o", monkeypatch) as (_, port):
+        endpoint = {"url": f"https://localhost:{port}/bundle.json", "profile": "https_web"}
+        trust = _settings(trustDomains=[{"trustDomain": "other.org", "endpoint": endpoint}])
+        with served(short_path, **trust):
+            before = _roots(short_path / "cart.sock", "ALL")
+    assert [*before] == ["example.org", "other.org"]
+    [kept] = (short_path / "state/federated").iterdir()
+    for change, names, trouble in (
+        (lambda: None, ["example.org", "other.org"], "federation_late"),
+        (lambda: os.utime(kept, (0, 0)), ["example.org"], "federation_missing"),
+        (lambda: kept.write_text("nonsense"), ["example.org"], "federation_missing"),
+    ):
+        change()
+        with served(short_path, **trust):
+            assert [*_roots(short_path / "cart.sock", "ALL")] == names
+            status = ask(short_path / "state", {"do": "status"})
+            assert [each["code"] for each in status["troubles"]] == [trouble]
+
+
 def test_a_file_that_is_emptied(short_path, other):
     """An empty bundle takes the trust away, from proxies and from clients; a good one is back."""
     path = short_path / "other.json"
@@ -215,6 +236,7 @@ def test_a_file_that_is_emptied(short_path, other):
         assert [each["code"] for each in status["troubles"]] == ["federation_late"]
         path.write_bytes(encode_bundle(other))
         _until(lambda: [*_roots(socket, name)] == ["other.org"], "trust again")
+    assert list((short_path / "state/federated").iterdir()) == []
 
 
 def test_claims_that_nobody_agreed_on(tmp_path):
