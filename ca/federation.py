@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -42,6 +42,7 @@ class Federation:
         self._watch = watch
         self._cache = cache
         self._known: set[TrustDomain] = set()
+        self._kept: dict[TrustDomain, datetime] = {}
 
     def bundles(self) -> Mapping[TrustDomain, TrustBundle | None]:
         """Return the bundle of each trust domain, None of one that was never had.
@@ -64,9 +65,11 @@ class Federation:
         """Keep what was fetched for the next start; blocks."""
         current = self._watch.current()
         for status in self._watch.status():
-            bundle = current.bundle_for(status.trust_domain)
-            if bundle is not None and status.fetched_at is not None:
+            bundle, at = current.bundle_for(status.trust_domain), status.fetched_at
+            # What was not fetched anew must not look as if it was.
+            if bundle is not None and at is not None and self._kept.get(bundle.trust_domain) != at:
                 self._cache.keep(bundle)
+                self._kept[bundle.trust_domain] = at
 
     def _is_stale(self, status: BundleStatus) -> bool:
         """Return whether a bundle is of before this process, and too old by now."""
