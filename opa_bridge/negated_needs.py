@@ -66,11 +66,12 @@ class _Writer:
         place = self._tokens[negation.begin].end
         stated: list[str] = []
         literal = ["not"]
+        replaced = self._source[self._end_of(negation.replaced) : self._end_of(negation.end)]
         for first, behind in negation.needed:
             name = f"{self._prefix}{self._names}"
             self._names += 1
             begin, end = self._tokens[first].start, self._end_of(behind)
-            stated.append(f"{name} := {self.between(begin, end)}; ")
+            stated.append(f"{name} := {self.between(begin, end)}{_one_line(replaced)}; ")
             literal += [self.between(place, begin), name]
             place = end
         literal.append(self.between(place, self._end_of(negation.end)))
@@ -81,3 +82,14 @@ class _Writer:
 
     def _end_of(self, behind: int) -> int:
         return self._tokens[behind - 1].end
+
+
+def _one_line(text: str) -> str:
+    """Return `with` clauses without their line ends and comments."""
+    return "".join(
+        f" {token.text}" if _is_apart(text, token) else token.text for token in scan_tokens(text)
+    )
+
+
+def _is_apart(text: str, token: Token) -> bool:
+    return token.start > 0 and text[token.start - 1].isspace()

@@ -49,12 +49,14 @@ def parse_module(file: str, source: str) -> Source:
 class Negation:
     """A negated literal in tokens: where its `not` stands, where it ends, what it needs.
 
-    `needed` are begin and end of each term that OPA takes out of it.
+    `needed` are begin and end of each term that OPA takes out of it. What stands from
+    `replaced` on are `with` clauses, which count for those as well.
     """
 
     begin: int
     end: int
     needed: tuple[tuple[int, int], ...]
+    replaced: int
 
 
 def parse_negations(tokens: tuple[Token, ...]) -> Iterator[Negation | Outside]:
@@ -76,10 +78,14 @@ class _Parser(TermParser):
         self._index = begin + 1
         term = self._expression()
         needed = tuple(self.spans[id(each)] for each in taken_out(term, lambda _name: False))
-        is_end = self._token.starts_line or self._at(";", "}", "]", "else")
-        if not (is_end or (self._at("with") and not needed)):
+        replaced = self._index
+        while self._take("with"):
+            self._term()
+            self._need("as")
+            self._term()
+        if not (self._token.starts_line or self._at(";", "}", "]", "else")):
             raise self._outside("a negation goes on in a form that is not known")
-        return Negation(begin, self._index, needed)
+        return Negation(begin, self._index, needed, replaced)
 
     # -- modules
 

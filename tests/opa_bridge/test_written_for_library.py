@@ -44,7 +44,12 @@ def test_library_answers_as_opa(case: dict[str, Any]) -> None:
         ("not f(input.x)", "N0 := input.x; not f(N0)"),
         ("not f(x, h)", "N0 := x; N1 := h; not f(N0, N1)"),
         ("not input.x[y.z]", "N0 := y.z; not input.x[N0]"),
-        ("not input.x in xs with input.q as 1", None),
+        (
+            "not f(x) with input.q as 1\n    with data.y as {2, 3}",
+            "N0 := x with input.q as 1 with data.y as {2, 3}; "
+            "not f(N0) with input.q as 1\n    with data.y as {2, 3}",
+        ),
+        ("not f(x) with input as 1 + 2", None),
         ("not x with input.q as 1", "not x with input.q as 1"),
         ("not g(f(x), 2) > 1", "N0 := g(f(x), 2); not N0 > 1"),
         ("not count([1 | not f(y)]) == 1", "not count([1 | N0 := y; not f(N0)]) == 1"),
