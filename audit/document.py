@@ -260,10 +260,17 @@ def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) ->
         _note(masked, subject.claims[name] != shown, "subject", "claims", name)
     issuer, sub = subject.issuer, subject.sub
     return {
-        "issuer": issuer and _masked_text(issuer, redactor, masked, "subject", "issuer"),
-        "sub": sub and _masked_text(sub, redactor, masked, "subject", "sub"),
+        "issuer": issuer and _masked_claim("iss", issuer, redactor, masked, "issuer"),
+        "sub": sub and _masked_claim("sub", sub, redactor, masked, "sub"),
         "claims": claims,
     }
+
+
+def _masked_claim(name: str, text: str, redactor: Redactor, masked: list[str], field: str) -> str:
+    """Return a claim of the subject masked, or its hash, its pointer noted when that changed it."""
+    shown = str(redactor.claim(name, text))
+    _note(masked, shown != text, "subject", field)
+    return shown
 
 
 def _masked_text(text: str, redactor: Redactor, masked: list[str], *steps: object) -> str:

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
 MASK: Final = "***"
@@ -117,6 +117,28 @@ def _normal_name(name: str) -> str:
     return "".join(letter for letter in decoded.lower() if letter.isalnum())
 
 
+class Hashing(Protocol):
+    """What hides values by their hash; names of headers are in lower case."""
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """The headers whose values it hides."""
+        ...
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The claims whose values it hides."""
+        ...
+
+    def text(self, text: str) -> str:
+        """Return the hash of a text."""
+        ...
+
+    def value(self, value: Any) -> str:
+        """Return the hash of any value of JSON."""
+        ...
+
+
 class Redactor:
     """Takes secrets out of texts, paths, headers and claims. Safe to share."""
 
@@ -127,8 +149,15 @@ class Redactor:
         claims: Iterable[str] = DEFAULT_CLAIMS,
         secret_headers: Iterable[str] = (),
         secret_parameters: Iterable[str] = (),
+        hashing: Hashing | None = None,
     ) -> None:
-        """Keep what is shown (`headers`, `claims`) and what is secret beyond the built-in names."""
+        """Keep what is shown (`headers`, `claims`) and what is secret beyond the built-in names.
+
+        `hashing` names headers and claims that are shown by a keyed hash.
+        """
+        self._hashing = hashing
+        self._hashed_headers = hashing.headers if hashing else frozenset[str]()
+        self._hashed_claims = hashing.claims if hashing else frozenset[str]()
         self._headers = frozenset(name.lower() for name in headers)
         self._claims = frozenset(claims)
         self._secret_headers = SECRET_HEADERS | {name.lower() for name in secret_headers}
@@ -160,7 +189,7 @@ class Redactor:
         return {
             name: self._header_values(name, values, hidden, carriers)
             for name, values in sorted(headers.items())
-            if name in hidden or name in self._headers
+            if name in hidden or name in self._headers or name in self._hashed_headers
         }
 
     def header(
@@ -193,6 +222,8 @@ class Redactor:
     def _header_values(
         self, name: str, values: tuple[str, ...], hidden: Collection[str], carriers: frozenset[str]
     ) -> list[str]:
+        if self._hashing is not None and name in self._hashed_headers:
+            return [self._hashing.text(value) for value in values]
         if name in hidden:
             return [MASK] * len(values)
         if name in _URL_HEADERS:
@@ -200,8 +231,21 @@ class Redactor:
         return [self.text(value) for value in values]
 
     def claims(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the selected claims as plain JSON, token-like texts masked."""
-        return {name: self.value(payload[name]) for name in sorted(self._claims & payload.keys())}
+        """Return the selected claims as plain JSON, token-like texts masked, some by their hash."""
+        # `iss` and `sub` stand beside the claims.
+        hashed = self._hashed_claims - {"iss", "sub"}
+        shown = (self._claims | hashed) & payload.keys()
+        return {name: self.claim(name, payload[name]) for name in sorted(shown)}
+
+    def claim(self, name: str, value: Any) -> Any:
+        """Return a claim's value masked, or its hash where that is wanted."""
+        if self._hashing is not None and name in self._hashed_claims:
+            return self._hashing.value(value)
+        return self.value(value)
+
+    def hashes_claim(self, name: str) -> bool:
+        """Whether a claim's value may stand on record by its hash only."""
+        return name in self._hashed_claims
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """Return any value as plain JSON with its texts masked. Total: never raises."""

@@ -215,7 +215,7 @@ def _claims(
     found: dict[str, Any] = {}
     complete = {name for name, value in shown.items() if claims.get(name, _ABSENT) == value}
     for path in sorted(facts.looked_at_claims):
-        value = _inner(claims, path)
+        value = _ABSENT if redactor.hashes_claim(path[0]) else _inner(claims, path)
         clean = _ABSENT if value is _ABSENT else redactor.value({path[-1]: value})[path[-1]]
         if path[0] in complete or value is _ABSENT or clean != value or MASK in path:
             continue
@@ -225,8 +225,12 @@ def _claims(
         node[path[-1]] = value
         if len(path) == 1:
             complete.add(path[0])
-    # The record always shows these two, where they are texts.
-    complete |= {name for name in ("iss", "sub") if isinstance(claims.get(name), str)}
+    # The record shows these two, where they are texts.
+    complete |= {
+        name
+        for name in ("iss", "sub")
+        if isinstance(claims.get(name), str) and not redactor.hashes_claim(name)
+    }
     return found, [redactor.text(name) for name in sorted(claims) if name not in complete]
 
 

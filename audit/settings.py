@@ -177,6 +177,28 @@ class AuditSettings(BaseModel):
     claims: tuple[str, ...] = Field(
         default=DEFAULT_CLAIMS, description="Token claims that are recorded beside `iss` and `sub`."
     )
+    hash_key_file: Path | None = Field(
+        default=None,
+        description="Secret key, 32 bytes or more, of the hashes in the place of values: who has "
+        "it can try values, nobody else can.",
+    )
+    hashed_headers: tuple[str, ...] = Field(
+        default=(),
+        description="Headers that stand on record as a keyed hash of their value, secret ones "
+        "too: requests with the same value can be found, the value cannot.",
+    )
+    hashed_claims: tuple[str, ...] = Field(
+        default=(), description="Token claims that stand on record as a keyed hash of their value."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_key_of_hashes(self) -> AuditSettings:
+        if (self.hashed_headers or self.hashed_claims) and self.hash_key_file is None:
+            raise ValueError(
+                "`hashedHeaders` and `hashedClaims` need `hashKeyFile`: without a key, who guesses "
+                "a value can tell that it was right"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_signed_before_it_is_deleted(self) -> AuditSettings:
@@ -189,12 +211,13 @@ class AuditSettings(BaseModel):
 
     def made_absolute(self, base: Path) -> AuditSettings:
         """Return the settings with relative paths counted from `base`."""
-        key = self.checkpoint_key_file
+        key, hash_key = self.checkpoint_key_file, self.hash_key_file
         uploads = tuple(each.made_absolute(base) for each in self.sinks.uploads)
         return self.model_copy(
             update={
                 "folder": base / self.folder,
                 "checkpoint_key_file": None if key is None else base / key,
+                "hash_key_file": None if hash_key is None else base / hash_key,
                 "sinks": self.sinks.model_copy(update={"uploads": uploads}),
             }
         )

@@ -23,6 +23,7 @@ from audit.checkpoint_files import open_signer
 from audit.document import Document, document_from_event, document_from_record
 from audit.errors import AuditFolderError, AuditUnavailable
 from audit.intake import CLOSED, Intake, Taken
+from audit.keyed_hash import open_keyed_hash
 from audit.record import AuditEvent, AuditRecord, EventName
 from audit.redact import Redactor
 from audit.segments import SegmentFolder
@@ -64,7 +65,7 @@ class AuditWriter:
 
         Raises:
             AuditFolderError: the folder cannot be used (AuditLockedError: in use).
-            AuditKeyError: the key for checkpoints cannot be used.
+            AuditKeyError: the key for checkpoints, or that of hashes, cannot be used.
         """
         self.written = 0
         self.failed = 0
@@ -78,6 +79,7 @@ class AuditWriter:
             claims=settings.claims,
             secret_headers=settings.secret_headers,
             secret_parameters=settings.secret_parameters,
+            hashing=open_keyed_hash(settings),
         )
         self._pending: deque[_Pending] = deque()
         self._has_probe = False
