@@ -10,15 +10,15 @@ from typing import Final
 
 from policies.diagnostic import shown
 from policies.dry_run_annotation import DRY_RUN_ANNOTATION
-from policies.lint.cover import list_covers
+from policies.lint.cover import is_anchor_key, list_covers
 from policies.lint.facts import Facts, Written, clauses_of, resource_name, rules_of
 from policies.lint.finding import Spot
 from policies.lint.registry import rule
 from policies.lint.suppression import ANNOTATION
 from policies.model import Value
 
-# BUDGET: longer lists are not looked through value by value.
-_VALUES_MOST: Final = 100
+# BUDGET: of a list of ranges, those that the others are held against.
+_RANGES_MOST: Final = 20
 _DOTTED: Final = re.compile(r"request\.auth\.claims\[([a-z_]+\.[a-z_.]+)\]", re.ASCII)
 _KNOWN: Final = (DRY_RUN_ANNOTATION, ANNOTATION)
 _OURS: Final = ("istio.io/", "meshwarden.io/")
@@ -79,8 +79,12 @@ def implied_value(facts: Facts) -> Iterator[Spot]:
         for rule_path, each in rules_of(policy):
             for path, clause in clauses_of(each, rule_path):
                 for values in (clause.values, clause.not_values):
-                    for value, by in _implied(values):
+                    told: set[str] = set()
+                    for value, by in _implied(clause.key, values):
+                        if value.text in told:
+                            continue
                         if list_covers(clause.key, (by,), (value,), mesh):
+                            told.add(value.text)
                             yield Spot(
                                 message=f"`{shown(by.text)}` matches all that"
                                 f" `{shown(value.text)}` does",
@@ -88,18 +92,22 @@ def implied_value(facts: Facts) -> Iterator[Spot]:
                                 resource=resource_name(policy),
                                 path=path,
                             )
-                            break
 
 
-def _implied(values: tuple[Value, ...]) -> Iterator[tuple[Value, Value]]:
-    """Yield pairs of a list of which the second may match all of the first."""
-    if len(values) > _VALUES_MOST:
+def _implied(key: str, values: tuple[Value, ...]) -> Iterator[tuple[Value, Value]]:
+    """Yield values of a list, each with another one that may match all of it."""
+    if len(values) < len("ab"):
         return
-    wide = [value for value in values if "*" in value.text or "/" in value.text]
+    by_text = {value.text: value for value in values}
+    heads = {len(text) for text in by_text if text.endswith("*")}
+    tails = {len(text) for text in by_text if text.startswith("*")}
+    ranges = [] if is_anchor_key(key) else [each for each in values if "/" in each.text]
     for value in values:
-        for other in wide:
-            if other is not value and (other.text != value.text):
-                yield value, other
+        text = value.text
+        found = [f"{text[: length - 1]}*" for length in heads if length <= len(text)]
+        found += [f"*{text[len(text) - length + 1 :]}" for length in tails if length <= len(text)]
+        near = [by_text[each] for each in found if each in by_text] + ranges[:_RANGES_MOST]
+        yield from ((value, each) for each in near if each.text != text)
 
 
 @rule("MW0716")
