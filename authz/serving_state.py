@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class ServingState:
         default_factory=dict, repr=False, compare=False
     )
 
+    _selecting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
     @property
     def needs_service(self) -> bool:
         """Whether a request must say which service it is for."""
@@ -61,7 +64,11 @@ class ServingState:
         labels = frozenset(workload.labels.items())
         key = (workload.namespace, labels, workload.service, is_http)
         found = self._selections.get(key)
-        return self._select(key, workload) if found is None else found
+        if found is not None:
+            return found
+        # WHY one at a time: of a crowd that asks first, the others find what the first one made.
+        with self._selecting:
+            return self._selections.get(key) or self._select(key, workload)
 
     def prepare_for(self, before: ServingState, pace: Pace, seconds: float) -> None:
         """Select for the workloads that another state was asked about, as far as time allows.

@@ -21,7 +21,14 @@ import grpc
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from rich.console import Console
 
-from bench.check_contest.load import missing_tool, put_under_load
+from bench.check_contest.envoy import (
+    ext_authz,
+    missing_envoy_tool,
+    native_rbac,
+    put_http_load,
+    start_envoy,
+)
+from bench.check_contest.load import Load, missing_tool, put_under_load
 from bench.check_contest.report import Row, write_plot, write_table
 from bench.check_contest.servers import Server, start_meshwarden, start_noop, start_opa
 from bench.check_contest.workload import Workload
@@ -68,6 +75,7 @@ def main() -> int:
         if not is_quick:
             for contest in _CONTESTS:
                 rows += _beside_the_limit(Path(name, str(len(rows))), contest, rounds=3)
+            rows += _through_envoy(Path(name, "envoy"), rounds=3)
     RESULTS.mkdir(exist_ok=True)
     Console().print(write_table(rows, RESULTS / "check.md"), soft_wrap=True)
     write_plot(rows, RESULTS / "check.svg")
@@ -97,6 +105,37 @@ def _beside_the_limit(folder: Path, contest: Contest, rounds: int) -> list[Row]:
         return _in_turn(contest.name, [limit, ours], contest.work, rounds, seconds=1.0)[1:]
 
 
+def _through_envoy(folder: Path, rounds: int) -> list[Row]:
+    """Return the rows of HTTP clients: no authorization, Envoy's own, the limit behind it, ours."""
+    missing = missing_envoy_tool()
+    if missing is not None:
+        print(f"no contest through Envoy: it needs {missing}")
+        return []
+    work = Workload(with_token=False, by_header=True)
+    settings = {"workload": {"namespace": "shop", "labels": {"app": "app-0"}}}
+    with ExitStack() as stack:
+        limit = stack.enter_context(start_noop(folder / "noop"))
+        ours = stack.enter_context(start_meshwarden(_OURS, folder / "ours", work, settings))
+        plans: list[tuple[str, list[dict[str, Any]], Server | None]] = [
+            ("no-op grpc.server", ext_authz(), limit),
+            (_OURS, ext_authz(), ours),
+            ("native RBAC", native_rbac(folder / "rbac", work), None),
+            ("no authorization", [], None),
+        ]
+        fronts = [
+            (stack.enter_context(start_envoy(name, folder / str(index), filters, port)), behind)
+            for index, (name, filters, behind) in enumerate(plans)
+            for port in [behind.port if behind else 1]
+        ]
+        loads: dict[str, list[Load]] = {name: [] for name, _, _ in plans}
+        for front, behind in fronts * rounds:
+            loads[front.name].append(put_http_load(front, behind, work, 1.0))
+    if any(each.failed for found in loads.values() for each in found):
+        raise RuntimeError("not every request was let in through Envoy")
+    limits = tuple(loads["no-op grpc.server"])
+    return [Row("through Envoy", name, tuple(each), limits) for name, each in loads.items()]
+
+
 def _in_turn(
     contest: str, servers: Sequence[Server], work: Workload, rounds: int, seconds: float
 ) -> list[Row]:
@@ -106,7 +145,7 @@ def _in_turn(
     for server in servers:
         server.pause()
     body = work.body()
-    loads: dict[str, list[Any]] = {server.name: [] for server in servers}
+    loads: dict[str, list[Load]] = {server.name: [] for server in servers}
     for turn in range(rounds):
         for step in range(len(servers)):
             server = servers[(turn + step) % len(servers)]

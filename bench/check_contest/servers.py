@@ -28,16 +28,22 @@ _START_SECONDS: Final = 60.0
 class Server:
     """A running contestant."""
 
-    def __init__(
-        self, name: str, command: Sequence[str], folder: Path, port: int, http_port: int = 0
+    def __init__(  # noqa: PLR0913, PLR0917 - what a process is started by
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        port: int,
+        http_port: int = 0,
+        core: str = SERVER_CORE,
     ) -> None:
-        """Start it on the server's core, its output in the folder, and wait until it listens."""
+        """Start it on its core, its output in the folder, and wait until it listens."""
         self.name = name
         self.port = port
         self.http_port = http_port
         with (folder / "output.log").open("wb") as output:
             self.process = subprocess.Popen(
-                ["taskset", "-c", SERVER_CORE, *command],
+                ["taskset", "-c", core, *command],
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

@@ -63,6 +63,7 @@ token_holds if {
 class Workload:
     """So many policies over so many workloads, with tokens or by peer alone.
 
+    `by_header` has callers named by a header, for clients that have no certificate.
     `action` is that of the policies that let in, `annotation` makes them tried and not enforced.
     """
 
@@ -71,6 +72,7 @@ class Workload:
     with_token: bool = True
     custom: bool = False
     shadow: bool = False
+    by_header: bool = False
 
     @property
     def _asked(self) -> int:
@@ -92,6 +94,16 @@ class Workload:
         now = int(time.time())
         claims = {"iss": ISSUER, "sub": "alice", "aud": AUDIENCE, "iat": now, "exp": now + 86_400}
         return jwt.encode(claims, self._key, "RS256", headers={"kid": "k1"})
+
+    @property
+    def caller(self) -> str:
+        """The caller that is let in, as a header names it."""
+        return f"caller-{self._asked}"
+
+    @property
+    def path(self) -> str:
+        """The path that is let in."""
+        return f"/api/v1/service-{self._asked}/orders?x=1"
 
     def message(self, *, is_allowed: bool = True) -> bytes:
         """Return the serialized CheckRequest that a policy lets in, or one that none does."""
@@ -150,17 +162,22 @@ class Workload:
             rules = [{"to": [{"operation": operation}]}]
             spec = {"action": "DENY", "selector": selector, "rules": rules}
             return _document("AuthorizationPolicy", f"deny-{number}", spec)
-        source: dict[str, Any] = {"principals": [_PRINCIPAL.format(number)]}
-        if self.with_token:
-            source["requestPrincipals"] = [f"{ISSUER}/*"]
         operation = {"methods": ["GET", "POST"], "paths": [f"/api/v1/service-{number}/*"]}
-        rules = [{"from": [{"source": source}], "to": [{"operation": operation}]}]
+        rules = [{**self._caller_part(number), "to": [{"operation": operation}]}]
         document = _document(
             "AuthorizationPolicy", f"allow-{number}", {"selector": selector, "rules": rules}
         )
         if self.shadow and number != self._asked:
             document["metadata"]["annotations"] = {"istio.io/dry-run": "true"}
         return document
+
+    def _caller_part(self, number: int) -> dict[str, Any]:
+        if self.by_header:
+            return {"when": [{"key": "request.headers[x-caller]", "values": [f"caller-{number}"]}]}
+        source: dict[str, Any] = {"principals": [_PRINCIPAL.format(number)]}
+        if self.with_token:
+            source["requestPrincipals"] = [f"{ISSUER}/*"]
+        return {"from": [{"source": source}]}
 
     def rego(self) -> str:
         """Return the module that decides the same."""

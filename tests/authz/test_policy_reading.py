@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ from policies.mesh import Mesh
 from policies.pace import no_pace
 from policies.request import Workload
 from policies.set_memory import Texts, read_here
-from policies.snapshot import build_snapshot
+from policies.snapshot import Snapshot, WorkloadPolicies, build_snapshot
 
 
 def _policies(count: int, note: str = "") -> str:
@@ -119,3 +121,24 @@ def test_parts_are_dropped_one_by_one() -> None:
     PolicyReading().let_go(parts)
 
     assert [] == parts
+
+
+def test_a_crowd_that_asks_first_has_the_policies_sorted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of many threads that ask for an unknown workload at once, one sorts and all have the same."""
+    snapshot = build_snapshot([("p.yaml", _policies(50))], Mesh())
+    state = ServingState(snapshot=snapshot, revision="1")
+    sorted_for: list[Workload] = []
+    select = type(snapshot).select
+
+    def counted(self: Snapshot, workload: Workload, **more: Any) -> WorkloadPolicies:
+        sorted_for.append(workload)
+        return select(self, workload, **more)
+
+    monkeypatch.setattr(type(snapshot), "select", counted)
+    with ThreadPoolExecutor(16) as crowd:
+        found = list(crowd.map(state.selection, [Workload(namespace="shop")] * 64))
+
+    assert 1 == len(sorted_for)
+    assert all(each is found[0] for each in found)
