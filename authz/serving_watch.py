@@ -22,6 +22,7 @@ from authz.reload import StateKeeper
 from authz.serving_state import ServingState
 from identity.bundle_watch import BundleWatch
 from identity.jwks_cache import JwksCache, KeySourceStatus
+from opa_bridge.provider import RegoProvider
 from policies.diagnostic import Diagnostic
 
 _log = structlog.get_logger(__name__)
@@ -102,6 +103,17 @@ def _key_status(status: KeySourceStatus) -> Mapping[str, Any]:
     }
 
 
+def shown_rego(state: ServingState) -> list[dict[str, str]]:
+    """Return where each Rego provider's entrypoint is evaluated, and why not in process."""
+    shown = []
+    for name, provider in sorted(state.providers.items()):
+        if isinstance(provider, RegoProvider):
+            way = provider.engine.stats()
+            told = {"provider": name, "revision": provider.revision}
+            shown.append(told | {"where": way.where, "why": way.why})
+    return shown
+
+
 def readiness(
     keeper: StateKeeper,
     log: OpenLog,
@@ -128,6 +140,7 @@ def readiness(
             "keys": [_key_status(each) for each in keys.status()],
             "trust_bundles": [shown_bundle(each) for each in bundles.status()],
             "bundles": [shown_policy_bundle(each) for each in policy_bundles.status()],
+            "rego": shown_rego(keeper.current()),
         }
 
     return ready

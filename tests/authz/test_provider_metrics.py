@@ -13,6 +13,7 @@ from authz.pipeline import Authorizer
 from authz.provider_metrics import ProviderMetrics
 from authz.provider_settings import ProviderSettings, RegoSettings
 from authz.serving_state import ServingState
+from authz.serving_watch import shown_rego
 from authz.walk import Surroundings
 from policies.decision import Effect, ProviderVerdict
 from policies.mesh import Mesh
@@ -81,6 +82,13 @@ def test_what_is_counted_of_workers(tmp_path: Path) -> None:
         f'meshwarden_rego_evaluation{{provider="gate",where="worker",why="{why}"}} 1.0',
     ):
         assert line in told
+    [shown] = shown_rego(state)
+    assert shown == {
+        "provider": "gate",
+        "revision": state.provider_revisions["gate"],
+        "where": "worker",
+        "why": why,
+    }
 
 
 def test_a_provider_of_another_kind_has_no_engine() -> None:
