@@ -188,7 +188,7 @@ class Facts:
     def ask(self, request: Request, resources: tuple[Resource, ...] | None = None) -> Decision:
         """E: the evaluator's answer to a request, under all resources unless some are given."""
         self.read.add("E")
-        return self.known.judge(resources or self.resources, self.known.mesh, request)
+        return self.known.judge(self._under(resources), self.known.mesh, request)
 
     def claim(
         self,
@@ -199,9 +199,10 @@ class Facts:
     ) -> Claim:
         """E: what the evaluator has to confirm, under all resources unless some are given."""
         self.read.add("E")
-        return Claim(
-            request=request, resources=resources or self.resources, effect=effect, layer=layer
-        )
+        return Claim(request=request, resources=self._under(resources), effect=effect, layer=layer)
+
+    def _under(self, resources: tuple[Resource, ...] | None) -> tuple[Resource, ...]:
+        return self.resources if resources is None else resources
 
     def values(self, *keys: str) -> Iterator[Written]:
         """Yield every value that is tested on one of the attribute keys."""

@@ -166,6 +166,16 @@ def test_a_revision_that_drops_a_denial(world: Path) -> None:
     assert found["related"][0]["file"].endswith("deny.yaml")
 
 
+def test_a_revision_that_closes_what_was_open(world: Path) -> None:
+    """Where nothing was written everything was allowed, so the first ALLOW widens nothing."""
+    old = world / "old.yaml"
+    old.write_text("apiVersion: v1\nkind: Service\nmetadata: {name: x}\n")
+    assert _codes(world / "policies", "--against", old) == []
+    (world / "policies" / "front.yaml").write_text("apiVersion: v1\nkind: Service\n")
+    old.write_text(POLICY)
+    assert _codes(world / "policies", "--against", old) == ["MW0511"]
+
+
 def test_fix_writes_and_diff_does_not(world: Path) -> None:
     """`--fix --diff` prints the edit alone; `--fix` makes it, and then lints what there is."""
     path = world / "policies" / "front.yaml"
