@@ -29,11 +29,11 @@ import duckdb
 from audit.chain import COMPRESSED, list_segments, read_raw_lines
 from audit.errors import AuditReadError
 from audit.folder_lock import is_being_written
+from audit.logs import COLUMNS
 from audit.query_columns import VERSION, escape_glob, quote, select_columns
 from audit.segment_scan import ChainedSegment, digest_of, parse_chained, scan_segment
 from audit.whole_file import replace_file
 
-FOLDER: Final = "columns"
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read and those that will be, as segments are done."""
 _MODE: Final = 0o640
@@ -98,7 +98,7 @@ class ColumnStore:
     def folder_of(self, log: Path) -> Path:
         """Return where the columns of a log are kept."""
         if self.folder is None:
-            return log / FOLDER
+            return log / COLUMNS
         return self.folder / hashlib.sha256(os.fsencode(log)).hexdigest()[:_DIGITS]
 
 

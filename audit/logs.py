@@ -15,6 +15,8 @@ from typing import Final
 from audit.chain import list_segments
 from audit.errors import AuditReadError
 
+COLUMNS: Final = "columns"
+"""The folder beside the segments that holds what was made of them for questions."""
 _WORKER: Final = re.compile(r"worker-[0-9A-Za-z-]{1,64}", re.ASCII)
 
 

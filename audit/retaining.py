@@ -17,6 +17,7 @@ from audit.chain import list_segments, parse_line, read_last_line, read_raw_line
 from audit.checkpoint_files import checkpoint_name, frontier_name
 from audit.document import format_time
 from audit.errors import DamagedLineError
+from audit.logs import COLUMNS
 from audit.reader import time_of
 from audit.settings import RetentionSettings
 from audit.whole_file import sync_folder
@@ -84,7 +85,7 @@ def remove(folder: Path, removal: Removal) -> None:
 def _remove_beside(folder: Path, number: int, kept: Sequence[str]) -> None:
     """Remove what bears a segment's number: its checkpoint, its digest, columns made of it."""
     name = f"audit-{number:08d}.*"
-    for path in (*folder.glob(name), *folder.glob(f"*/{name}")):
+    for path in (*folder.glob(name), *folder.glob(f"{COLUMNS}/{name}")):
         if path.name not in kept:
             path.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from audit.chain import list_segments
-from audit.column_files import FOLDER
+from audit.logs import COLUMNS
 from audit.signed_note import load_signer, new_private_key
 from bench.audit_month.writing import POLICY, write_month
 
@@ -46,7 +46,7 @@ def main() -> int:
             console.print(f"not run: {_RECORDS * _ROOM / 1e9:.0f} GB are needed in {scratch}")
             return 0
         _write(base, log, key)
-    shutil.rmtree(log / FOLDER, ignore_errors=True)
+    shutil.rmtree(log / COLUMNS, ignore_errors=True)
     verifier = str(load_signer(key, _ORIGIN).verifier)
     page = base / "report.html"
     index = _seconds("index", log)
@@ -64,7 +64,7 @@ def main() -> int:
         table.add_row(what, f"{seconds:.1f}", f"< {limit:.0f}", verdict)
     console.print(table)
     segments = _bytes(path for _, path in list_segments(log))
-    columns = _bytes((log / FOLDER).iterdir())
+    columns = _bytes((log / COLUMNS).iterdir())
     console.print(
         f"disk bytes a record: {segments / _RECORDS:.0f} in segments, "
         f"{columns / _RECORDS:.0f} in columns; the page has {page.stat().st_size:,}"

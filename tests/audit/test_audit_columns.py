@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 
 from audit.chain import ChainState, link_line, list_segments
 from audit.checkpoint import read_checkpoint
-from audit.column_files import FOLDER, Chain, ColumnStore, forget_columns, open_columns, segments_of
+from audit.column_files import Chain, ColumnStore, forget_columns, open_columns, segments_of
 from audit.compressing import compress_closed
 from audit.errors import AuditReadError
 from audit.export.run import Export, run_export
 from audit.folder_lock import FolderLock
+from audit.logs import COLUMNS, worker_folder
 from audit.merkle import Frontier, leaf_hash, subtrees
 from audit.query import Query
 from audit.query_engine import LogQueries
 from audit.reader import read_records
 from audit.record import AuditEvent, EventName
-from audit.retaining import find_removal, remove
+from audit.retaining import Removal, find_removal, remove
 from audit.segment_scan import scan_segment
 from audit.settings import AuditSettings, RetentionSettings
 from audit.signed_note import NoteVerifier, load_signer, new_private_key
@@ -34,7 +35,7 @@ from audit.writer import AuditWriter
 
 
 def _kept(log: Path) -> dict[str, int]:
-    return {each.name: each.stat().st_ino for each in (log / FOLDER).glob("*.parquet")}
+    return {each.name: each.stat().st_ino for each in (log / COLUMNS).glob("*.parquet")}
 
 
 def _seqs(log: Path, **options: Any) -> list[int]:
@@ -67,7 +68,7 @@ def test_a_changed_segment_does_not_answer_from_its_columns(log: Path, how: str)
     _seqs(log)
     path = log / "audit-00000001.jsonl"
     columns = next(
-        each for each in (log / FOLDER).glob("*.parquet") if each.name.startswith(path.name)
+        each for each in (log / COLUMNS).glob("*.parquet") if each.name.startswith(path.name)
     )
     raw = path.read_bytes()
     match how:
@@ -88,16 +89,16 @@ def test_a_changed_segment_does_not_answer_from_its_columns(log: Path, how: str)
 def test_nothing_is_kept_where_that_is_not_wanted(log: Path, tmp_path: Path) -> None:
     """Columns go nowhere, or to a folder of one's own, and the answers are the same."""
     found = _seqs(log, store=ColumnStore(is_kept=False))
-    assert not (log / FOLDER).exists()
+    assert not (log / COLUMNS).exists()
     own = tmp_path / "own"
     assert _seqs(log, store=ColumnStore(folder=own)) == found
-    assert not (log / FOLDER).exists()
+    assert not (log / COLUMNS).exists()
     assert len(list(own.glob("*/*.parquet"))) == len(list_segments(log))
 
 
 def test_a_log_that_cannot_be_written_can_be_asked(log: Path) -> None:
     """Where columns cannot be kept they are made for one question, and removed after it."""
-    blocked = log / FOLDER
+    blocked = log / COLUMNS
     blocked.write_text("in the way")
     store = ColumnStore()
     assert len(_seqs(log, store=store)) == 40
@@ -225,6 +226,24 @@ def test_a_retained_and_compressed_log_is_read_by_segments(
     assert (state.size, state.root) == (checkpoint.size, checkpoint.root)
 
 
+def test_what_is_removed_leaves_no_columns_and_no_worker_loses_a_segment(tmp_path: Path) -> None:
+    """Retention takes the columns of what it removes, and nothing of the logs of workers."""
+    log = tmp_path / "log"
+    for folder in (log, worker_folder(log, "a")):
+        settings = AuditSettings(folder=folder, max_segment_bytes=4096)
+        writer = AuditWriter(settings, node="n", clock=lambda: 1_700_000_000.0)
+        for number in range(20):
+            writer.offer(make_record(number))
+        writer.close()
+    assert len(_seqs(log)) == 40
+    beside = len(list_segments(worker_folder(log, "a")))
+    (number, path), *rest = list_segments(log)
+    remove(log, Removal(segments=((number, path),), details={}))
+    assert len(list_segments(log)) == len(rest)
+    assert not list((log / COLUMNS).glob(f"{path.name}.*"))
+    assert len(list_segments(worker_folder(log, "a"))) == beside
+
+
 @pytest.mark.parametrize("how", ["cut", "changed", "no gzip"])
 def test_a_damaged_compressed_segment_hides_no_other(
     retained: tuple[Path, NoteVerifier], how: str
@@ -313,5 +332,5 @@ def test_trees_of_parts_make_up_the_tree(sizes: list[int]) -> None:
 def test_columns_are_not_for_everybody(log: Path) -> None:
     """Column files are readable for whom the segments are, not for the rest of the world."""
     _seqs(log)
-    for file in (log / FOLDER).iterdir():
+    for file in (log / COLUMNS).iterdir():
         assert file.stat().st_mode & 0o777 == 0o640
