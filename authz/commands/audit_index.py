@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from audit.column_files import ColumnStore, Progress, forget_columns, open_columns, segments_of
+from audit.errors import AuditReadError
 from audit.logs import find_all_logs
 from authz.commands.failing import clear_errors
 from authz.commands.progress import showing_progress
@@ -31,8 +32,8 @@ _KIND = 10  # how much the machine's other work goes before it
 def index_command(logs: tuple[Path, ...], is_following: bool, cache: Path | None) -> None:
     """Make the columns that questions are asked of, for each sealed segment that has none.
 
-    Without it the first question makes them. It gives way to other work of the machine, and
-    removes columns of segments that are gone or were changed.
+    Without it the first question makes them. Columns of segments that are gone or were changed
+    are removed. With -f it gives way to other work of the machine.
     """
     stop = threading.Event()
 
@@ -40,21 +41,39 @@ def index_command(logs: tuple[Path, ...], is_following: bool, cache: Path | None
         stop.set()
 
     with clear_errors():
-        os.nice(_KIND)
         if is_following:
+            os.nice(_KIND)
             signal.signal(signal.SIGINT, end)
             signal.signal(signal.SIGTERM, end)
         store, known = ColumnStore(folder=cache), set[Path]()
         try:
+            if is_following:
+                _follow(logs, store, known, stop)
+                return
             with showing_progress() as stage:
                 _index(logs, store, known, stage("making columns"))
-            if not is_following:
-                click.echo(f"{len(known)} sealed segments have columns", err=True)
-            # WHY looking: no event of the standard library tells that another process made a file.
-            while is_following and not stop.wait(_LOOK_SECONDS):
-                _index(logs, store, known, None)
+            click.echo(f"{len(known)} sealed segments have columns", err=True)
         finally:
             store.close()
+
+
+def _follow(
+    logs: Sequence[Path], store: ColumnStore, known: set[Path], stop: threading.Event
+) -> None:
+    """Make columns as segments are sealed, until the stop; what cannot be read now may be later."""
+    told = ""
+    # WHY looking: no event of the standard library tells that another process made a file.
+    while True:
+        fault = ""
+        try:
+            _index(logs, store, known, None)
+        except AuditReadError as exc:
+            fault = str(exc)
+        if fault and fault != told:
+            click.echo(f"waiting: {fault}", err=True)
+        told = fault
+        if stop.wait(_LOOK_SECONDS):
+            return
 
 
 def _index(

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from audit.chain import ChainState, link_line, segment_name
 from authz.cli import main
+from authz.commands.progress import showing_progress
 
 
 def _document(number: int, **decision: Any) -> dict[str, Any]:
@@ -234,18 +235,41 @@ def test_index_makes_columns_beforehand(log: Path, tmp_path: Path) -> None:
     assert _run("query", log, "--cache", own, "--no-cache").exit_code == 2
 
 
-def test_index_follows_a_log(log: Path) -> None:
-    """`index -f` ends on a signal, with code 0."""
+def test_index_waits_for_a_log_and_follows_it(log: Path, tmp_path: Path) -> None:
+    """`index -f` waits for a log that is not there yet, and ends on a signal, with code 0."""
+    later = tmp_path / "later"
     process = subprocess.Popen(
-        [sys.executable, "-m", "authz.cli", "audit", "index", "-f", log], stderr=subprocess.PIPE
+        [sys.executable, "-m", "authz.cli", "audit", "index", "-f", later],
+        stderr=subprocess.PIPE,
     )
     try:
-        columns = log / "columns"
+        assert process.stderr is not None
+        assert b"waiting: " in process.stderr.readline()
+        log.rename(later)
         until = time.monotonic() + 60
-        while not list(columns.glob("*.json")) and time.monotonic() < until:
+        while not list(later.glob("columns/*.parquet")) and time.monotonic() < until:
             time.sleep(0.05)
+        assert list(later.glob("columns/*.parquet"))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_bar_is_shown_to_people_only(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal, work that takes a while shows a bar; anywhere else nothing is written."""
+    monkeypatch.setattr("authz.commands.progress._AFTER", 0.0)
+    with showing_progress() as stage:
+        stage("reading")(1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with showing_progress() as stage:
+        stage("reading")(1, 2)
+    assert "reading" in capsys.readouterr().err
+    monkeypatch.setattr("authz.commands.progress._AFTER", 60.0)
+    with showing_progress() as stage:
+        stage("reading")(1, 2)
+    assert capsys.readouterr().err == ""
