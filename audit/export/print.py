@@ -17,6 +17,7 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import (
+    CondPageBreak,
     Flowable,
     KeepTogether,
     LongTable,
@@ -33,6 +34,7 @@ from audit.report import Bar, Overview, Report, Section
 ROWS: Final = 1000  # BUDGET: rows of a section in print; the other forms have all
 _LONGEST: Final = 600  # BUDGET: signs of a cell in print; one that fills a page cannot be set
 _MARGIN: Final = 15 * mm
+_WITH_ROWS: Final = 45 * mm  # what must be left of a page for a section's head and a few rows
 _WIDTH: Final = A4[0] - 2 * _MARGIN - 12  # a frame keeps 6 points on each side
 _INK, _SOFT, _LINE = (
     colors.HexColor("#14181c"),
@@ -145,7 +147,11 @@ def _numbers(overview: Overview) -> Flowable:
     cells = [[_paragraph(number, big), _paragraph(what, _NOTE)] for number, what in numbers]
     table = Table([cells], colWidths=[_WIDTH / len(cells)] * len(cells))
     table.setStyle(
-        [("BOX", (0, 0), (-1, -1), 0.5, _LINE), ("INNERGRID", (0, 0), (-1, -1), 0.5, _LINE)]
+        [
+            ("BOX", (0, 0), (-1, -1), 0.5, _LINE),
+            ("INNERGRID", (0, 0), (-1, -1), 0.5, _LINE),
+            ("VALIGN", (0, 0), (-1, -1), "TOP"),
+        ]
     )
     return table
 
@@ -217,7 +223,8 @@ def _section(section: Section) -> list[Flowable]:
     if section.controls:
         notes.append(f"Evidence for {', '.join(section.controls)}.")
     body: Flowable = _table(section) if section.rows else _paragraph(section.empty, _TEXT)
-    return [KeepTogether(head), body, *(_paragraph(note, _NOTE) for note in notes)]
+    told = [_paragraph(note, _NOTE) for note in notes]
+    return [CondPageBreak(_WITH_ROWS), KeepTogether(head), body, *told]
 
 
 def _table(section: Section) -> Flowable:
