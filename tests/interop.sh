@@ -37,4 +37,5 @@ PATH="$tools:$PATH" MESHWARDEN_LONG=1 .venv/bin/python -m pytest -v \
     tests/ca/test_ca_status.py \
     tests/ca/test_ca_streams.py \
     tests/opa_bridge/test_direct_opa.py \
+    tests/opa_bridge/test_direct_patterns.py \
     "$@"

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.run import Run
 from opa_bridge.direct.terms import Frame, TermFn
-from opa_bridge.direct.values import RegoSet
+from opa_bridge.direct.values import UNDEFINED, RegoSet
 
 Step = Callable[[Run, Frame], bool]
 # What stands in a body: a test, or what makes a step of the step behind it.

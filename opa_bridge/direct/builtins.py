@@ -11,16 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from opa_bridge.direct.values import Inexact, RegoSet, is_equal, key_of, rank
+from opa_bridge.direct.patterns import matches_glob, matches_regex
+from opa_bridge.direct.values import UNDEFINED, Inexact, RegoSet, is_equal, key_of, rank
 
-
-class Undefined:
-    """The type of UNDEFINED, which is no value of Rego."""
-
-    __slots__ = ()
-
-
-UNDEFINED: Final = Undefined()
 # Go's `unicode.IsSpace` within ASCII; Python's `str.strip` takes four separators more.
 _BLANKS: Final = "\t\n\v\f\r "
 # BUDGET: characters of a text that a built-in makes; the library's worker has a limit of memory.
@@ -160,6 +153,8 @@ BUILTINS: Final[Mapping[str, tuple[int, Callable[..., Any]]]] = MappingProxyType
         "concat": (2, _concat),
         "count": (1, _count),
         "object.get": (3, _get),
+        "glob.match": (3, matches_glob),
+        "regex.match": (2, matches_regex),
         "is_string": (1, lambda value: type(value) is str),
         "is_number": (1, _is_number),
         "is_boolean": (1, lambda value: isinstance(value, bool)),

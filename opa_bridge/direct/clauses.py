@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from opa_bridge.builtin_table import BUILTINS as OPA_BUILTINS
 from opa_bridge.direct import bodies, terms
 from opa_bridge.direct.bodies import Step, Steps
-from opa_bridge.direct.builtins import BUILTINS, UNDEFINED
+from opa_bridge.direct.builtins import BUILTINS
 from opa_bridge.direct.conditions import constant, is_constant
 from opa_bridge.direct.negation import taken_out
 from opa_bridge.direct.program import Document, Program, Rule
@@ -38,11 +39,11 @@ from opa_bridge.direct.syntax import (
     Var,
 )
 from opa_bridge.direct.terms import Frame, TermFn
-from opa_bridge.direct.values import is_equal
+from opa_bridge.direct.values import UNDEFINED, is_equal
 from opa_bridge.polyfills import function_name
 
 # How a module that was respelled for the library calls what has a polyfill.
-_RESPELLED: Final = {function_name(name): name for name in BUILTINS}
+_RESPELLED: Final = {function_name(name): name for name in OPA_BUILTINS}
 
 
 class Rules(Protocol):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from opa_bridge.direct import terms
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.clauses import ClauseCompiler
 from opa_bridge.direct.conditions import constant, equalities, is_constant, table_of
 from opa_bridge.direct.program import Program, Rule
@@ -22,6 +21,7 @@ from opa_bridge.direct.rules import RuleFn, has_one_value, is_same_constant, set
 from opa_bridge.direct.run import Run
 from opa_bridge.direct.syntax import Outside, Shape
 from opa_bridge.direct.terms import TermFn
+from opa_bridge.direct.values import UNDEFINED
 
 
 @dataclass(slots=True)

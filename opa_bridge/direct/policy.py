@@ -13,13 +13,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.compile import Compiler
 from opa_bridge.direct.parse import parse_module
 from opa_bridge.direct.program import Program
 from opa_bridge.direct.run import STEPS_MOST, Conflict, OverBudget, Run
 from opa_bridge.direct.syntax import Outside, Source
-from opa_bridge.direct.values import Inexact, admit, plain
+from opa_bridge.direct.values import UNDEFINED, Inexact, admit, plain
 from opa_bridge.errors import EngineError, EngineInputError, EvaluationError
 from opa_bridge.polyfills import PACKAGE
 from opa_bridge.scanner import ScanError

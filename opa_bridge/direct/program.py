@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.syntax import Clause, Default, Outside, Shape, Source
+from opa_bridge.direct.values import UNDEFINED
 
 Path = tuple[str, ...]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.conditions import Place, constant, exclude_each_other, is_constant
 from opa_bridge.direct.program import Rule
 from opa_bridge.direct.run import Conflict, Run
 from opa_bridge.direct.syntax import Clause
-from opa_bridge.direct.values import RegoSet, is_equal
+from opa_bridge.direct.values import UNDEFINED, RegoSet, is_equal
 
 # The rule's value for an evaluation and, of a function, its arguments.
 RuleFn = Callable[[Run, Sequence[Any]], Any]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from opa_bridge.direct.builtins import UNDEFINED
 from opa_bridge.direct.run import UNKNOWN, Run
-from opa_bridge.direct.values import RegoSet
+from opa_bridge.direct.values import UNDEFINED, RegoSet
 
 Frame = list[Any]
 TermFn = Callable[[Run, Frame], Any]

@@ -25,6 +25,15 @@ _VALUES_MOST: Final = 20_000
 _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
+class Undefined:
+    """The type of UNDEFINED, which is no value of Rego."""
+
+    __slots__ = ()
+
+
+UNDEFINED: Final = Undefined()
+
+
 class Inexact(Exception):
     """A value that is not compared here as OPA compares it; the library is asked instead."""
 

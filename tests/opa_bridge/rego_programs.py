@@ -397,6 +397,8 @@ BUILTIN_CALLS = [
     *((name, 1) for name in ("is_boolean", "is_null", "is_array", "is_object", "is_set")),
     *((name, 2) for name in ("startswith", "endswith", "contains", "split", "concat")),
     *((name, 2) for name in ("trim", "trim_left", "trim_right", "trim_prefix", "trim_suffix")),
+    ("regex.match", 2),
+    ("glob.match", 3),
     ("replace", 3),
     ("object.get", 3),
 ]
