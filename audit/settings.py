@@ -150,6 +150,11 @@ class AuditSettings(BaseModel):
         le=500,
         description="Rules in a trace: those that came nearest; the others are counted.",
     )
+    columns: bool = Field(
+        default=False,
+        description="Whether the columns that questions are asked of are made as segments are "
+        "sealed, at low priority by a process of its own; else by the first question.",
+    )
     checkpoint_key_file: Path | None = Field(
         default=None,
         description="Ed25519 private key (PEM) that signs a checkpoint of each sealed segment; "

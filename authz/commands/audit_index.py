@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ _KIND = 10  # how much the machine's other work goes before it
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder to keep columns in, one's own; else `columns` beside the segments.",
 )
-def index_command(logs: tuple[Path, ...], is_following: bool, cache: Path | None) -> None:
+@click.option("--leashed", is_flag=True, hidden=True, help="End when standard input does.")
+def index_command(
+    logs: tuple[Path, ...], is_following: bool, cache: Path | None, leashed: bool
+) -> None:
     """Make the columns that questions are asked of, for each sealed segment that has none.
 
     Without it the first question makes them. Columns of segments that are gone or were changed
@@ -40,7 +44,13 @@ def index_command(logs: tuple[Path, ...], is_following: bool, cache: Path | None
     def end(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
+    def hold() -> None:
+        sys.stdin.buffer.read()
+        stop.set()
+
     with clear_errors():
+        if leashed:
+            threading.Thread(target=hold, name="leash", daemon=True).start()
         if is_following:
             os.nice(_KIND)
             signal.signal(signal.SIGINT, end)

@@ -17,6 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
         return
     part = path.with_name(f".{path.name}.part")
     try:
+        part.touch()  # what cannot be written is told before the work, not after it
         yield part
         part.replace(path)
     finally:

@@ -11,6 +11,7 @@ import click
 from authz.commands.failing import clear_errors
 from authz.config_docs import FORMATS, json_schema, markdown
 from authz.config_file import load_settings
+from authz.indexing import indexing
 from authz.logging_setup import set_up_logging
 from authz.serve import serve
 from authz.settings import Settings
@@ -46,13 +47,15 @@ def serve_command(config: Path, workers: int | None, worker: str, leash: int) ->
         count = workers or settings.listen.workers
         if worker:
             _work(settings, worker, leash)
-        elif count > 1:
-            # WHY here: one process that answers alone needs nothing of it.
-            from authz.workers import serve_with_workers  # noqa: PLC0415
+            return
+        with indexing(settings.audit):
+            if count > 1:
+                # WHY here: one process that answers alone needs nothing of it.
+                from authz.workers import serve_with_workers  # noqa: PLC0415
 
-            serve_with_workers(settings, config, count)
-        else:
-            serve(settings)
+                serve_with_workers(settings, config, count)
+            else:
+                serve(settings)
 
 
 def _work(settings: Settings, worker: str, leash: int) -> None:
