@@ -16,34 +16,51 @@ from policies.diagnostic import Diagnostic, LoadError, Location
 Fixture = TypeVar("Fixture")
 
 
-def to_message(
-    suite: PolicyTestFile, case: Case, place: Location, mint: Callable[[str], str]
-) -> bytes:
-    """Return the serialized CheckRequest of a case; `mint` returns the token of a fixture.
+class Messages:
+    """Makes the messages of a test file; `mint` returns the token of a fixture."""
 
-    Raises:
-        LoadError: the case names a fixture that there is none of.
-    """
-    peer = _fixture(case.from_, suite.defaults.from_, suite.identities, "identity", place)
-    workload = _fixture(case.to, suite.defaults.to, suite.workloads, "workload", place)
-    message = CheckRequest()
-    attributes = message.attributes
-    attributes.source.principal = peer.spiffe
-    attributes.source.address.socket_address.address = peer.ip
-    attributes.destination.address.socket_address.port_value = workload.port
-    attributes.destination.labels.update(workload.labels)
-    attributes.context_extensions[NAMESPACE_EXTENSION] = workload.namespace
-    attributes.context_extensions[SERVICE_ACCOUNT_EXTENSION] = workload.service_account
-    attributes.request.time.FromDatetime(suite.clock)
-    token = case.token if "token" in case.model_fields_set else suite.defaults.token
-    bearer = ""
-    if token is not None:
+    def __init__(self, suite: PolicyTestFile, mint: Callable[[str], str]) -> None:
+        """Begin with no message made."""
+        self._suite = suite
+        self._mint = mint
+        # What all requests of a peer to a workload have in common is made once.
+        self._begun: dict[tuple[str | None, str | None], CheckRequest] = {}
+
+    def of(self, case: Case, place: Location) -> bytes:
+        """Return the serialized CheckRequest of a case.
+
+        Raises:
+            LoadError: the case names a fixture that there is none of.
+        """
+        ends = (case.from_, case.to)
+        if ends not in self._begun:
+            self._begun[ends] = self._begin(case, place)
+        message = CheckRequest()
+        message.CopyFrom(self._begun[ends])
+        _fill_http(message, case.request, self._bearer(case, place))
+        return bytes(message.SerializeToString())
+
+    def _begin(self, case: Case, place: Location) -> CheckRequest:
+        suite = self._suite
+        peer = _fixture(case.from_, suite.defaults.from_, suite.identities, "identity", place)
+        workload = _fixture(case.to, suite.defaults.to, suite.workloads, "workload", place)
+        message = CheckRequest()
+        attributes = message.attributes
+        attributes.source.principal = peer.spiffe
+        attributes.source.address.socket_address.address = peer.ip
+        attributes.destination.address.socket_address.port_value = workload.port
+        attributes.destination.labels.update(workload.labels)
+        attributes.context_extensions[NAMESPACE_EXTENSION] = workload.namespace
+        attributes.context_extensions[SERVICE_ACCOUNT_EXTENSION] = workload.service_account
+        attributes.request.time.FromDatetime(suite.clock)
+        return message
+
+    def _bearer(self, case: Case, place: Location) -> str:
+        token = case.token if "token" in case.model_fields_set else self._suite.defaults.token
         try:
-            bearer = mint(token)
+            return "" if token is None else self._mint(token)
         except FixtureError as exc:
             raise LoadError([broken_test(place, str(exc))]) from exc
-    _fill_http(message, case.request, bearer)
-    return bytes(message.SerializeToString())
 
 
 def _fill_http(message: CheckRequest, request: RequestFixture, bearer: str) -> None:

@@ -84,6 +84,8 @@ def _print_cause(result: CaseResult, console: Console) -> None:
 
 def _quote(place: Location, lines: int, console: Console) -> None:
     """Print a place of a file with its text."""
+    # The file may have changed since the last run, when somebody watches.
+    linecache.checkcache(place.file)
     if lines == 1:
         _say(console, Text(f"        at {place}", style="dim"))
     for number in range(place.line, place.line + lines):

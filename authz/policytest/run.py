@@ -15,7 +15,7 @@ from authz.peer_settings import mapping_set
 from authz.policy_bundle_parts import load_once
 from authz.policytest.expect import compare
 from authz.policytest.matrix import cases_of
-from authz.policytest.message import broken_test, to_message
+from authz.policytest.message import Messages, broken_test
 from authz.policytest.model import Case, PolicyTestFile
 from authz.policytest.result import CaseResult, Verdict
 from authz.policytest.tokens import TestIssuer
@@ -141,6 +141,7 @@ class _Runner:
         self._suite, self._state, self._listener = suite, state, listener
         self._issuer = TestIssuer()
         self._minted: dict[str, str] = {}
+        self._messages = Messages(suite, self._bearer)
         now = suite.clock.timestamp()
         self._around = Surroundings(
             keys=self._issuer,
@@ -158,7 +159,7 @@ class _Runner:
         name = self._suite.metadata.name
         if case.skip:
             return CaseResult(suite=name, case=case.name, location=place, skipped=case.skip)
-        message = to_message(self._suite, case, place, self._bearer)
+        message = self._messages.of(case, place)
         begun = time.perf_counter()
         outcome = walk(decode_check_request(message), self._state, self._around)
         self._listener.decided(outcome)
