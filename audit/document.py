@@ -160,7 +160,7 @@ def format_time(seconds: float) -> str:
         at = datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):  # a clock beyond year 9999, or not a number
         at = datetime.fromtimestamp(0, UTC)
-    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def document_from_event(event: AuditEvent, *, node: str, redactor: Redactor) -> EventDocument:

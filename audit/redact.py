@@ -78,6 +78,7 @@ _SECRET_ENDINGS: Final = (
 )
 _URL_HEADERS: Final = frozenset({":path", "referer", "origin", "location", "x-envoy-original-path"})
 _MAX_DEPTH: Final = 24
+_MEMORABLE_TEXT: Final = 128  # BUDGET: a longer one is searched each time
 _MEMORABLE: Final = 64  # BUDGET: a longer name is read each time
 _SETS_MAX: Final = 1024  # BUDGET: distinct sets of token carriers remembered
 _SHORTEST: Final = 8  # BUDGET: a shorter text with its name is no credential worth the search
@@ -166,15 +167,14 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return the text with everything that looks like a credential masked."""
-        if len(text) < _SHORTEST or _is_harmless(text):
+        if len(text) < _SHORTEST:
             return text
-        text = _DOTTED.sub(_mask_jwt, text)
-        text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
-        text = _NAMED.sub(rf"\1\2{MASK}", text)
-        return _USERINFO.sub(f"://{MASK}@", text) if "@" in text else text
+        return _known_masked(text) if len(text) <= _MEMORABLE_TEXT else _masked(text)
 
     def path(self, path: str, carriers: frozenset[str] = frozenset()) -> str:
         """Return a path or URL with secret parameters and token-like texts masked."""
+        if "=" not in path:  # nothing has a value
+            return self.text(path)
         secret = self._secret_with(carriers)
         cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
         head = "/".join(_mask_pieces(segment, secret) for segment in path[:cut].split("/"))
@@ -273,6 +273,21 @@ class Redactor:
         if _is_secret(normal_name(str(key)), self._secret_names) and isinstance(value, str):
             return MASK
         return self.value(value, depth + 1)
+
+
+# BUDGET: of the texts of a record most were in the one before: hosts, callers, agents.
+@lru_cache(maxsize=4096)
+def _known_masked(text: str) -> str:
+    return _masked(text)
+
+
+def _masked(text: str) -> str:
+    if _is_harmless(text):
+        return text
+    text = _DOTTED.sub(_mask_jwt, text)
+    text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
+    text = _NAMED.sub(rf"\1\2{MASK}", text)
+    return _USERINFO.sub(f"://{MASK}@", text) if "@" in text else text
 
 
 def _is_harmless(text: str) -> bool:
