@@ -45,21 +45,21 @@ def as_junit(run: TestRun) -> str:
             case = ElementTree.SubElement(
                 element,
                 "testcase",
-                name=_xml(result.case),
-                classname=_xml(suite),
-                file=_xml(result.location.file),
+                name=xml_text(result.case),
+                classname=xml_text(suite),
+                file=xml_text(result.location.file),
                 line=str(result.location.line),
                 time=f"{result.seconds:.6f}",
             )
             if result.skipped:
-                ElementTree.SubElement(case, "skipped", message=_xml(result.skipped))
+                ElementTree.SubElement(case, "skipped", message=xml_text(result.skipped))
             elif result.failed:
                 failure = ElementTree.SubElement(
-                    case, "failure", message=_xml(told(result).splitlines()[0]), type=_FAILED
+                    case, "failure", message=xml_text(told(result).splitlines()[0]), type=_FAILED
                 )
-                failure.text = _xml(told(result))
+                failure.text = xml_text(told(result))
     for broken in run.broken:
-        name = _xml(str(broken.file))
+        name = xml_text(str(broken.file))
         element = ElementTree.SubElement(
             root, "testsuite", name=name, tests="1", failures="0", errors="1", time="0"
         )
@@ -69,7 +69,7 @@ def as_junit(run: TestRun) -> str:
         error = ElementTree.SubElement(
             case, "error", message=broken.message, type=str(broken.trouble)
         )
-        error.text = _xml("\n".join(map(str, broken.diagnostics)))
+        error.text = xml_text("\n".join(map(str, broken.diagnostics)))
     root.set("tests", str(len(run.results) + len(run.broken)))
     root.set("failures", str(len(run.failed)))
     root.set("errors", str(len(run.broken)))
@@ -86,7 +86,7 @@ def _suite(root: ElementTree.Element, name: str, cases: list[CaseResult]) -> Ele
     return ElementTree.SubElement(
         root,
         "testsuite",
-        name=_xml(name),
+        name=xml_text(name),
         tests=str(len(cases)),
         failures=str(sum(each.failed for each in cases)),
         errors="0",
@@ -95,7 +95,8 @@ def _suite(root: ElementTree.Element, name: str, cases: list[CaseResult]) -> Ele
     )
 
 
-def _xml(text: str) -> str:
+def xml_text(text: str) -> str:
+    """Return a text without what XML cannot hold."""
     return _NO_XML.sub("\ufffd", text)
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -240,6 +241,27 @@ def test_html_is_one_file_with_the_source(write: Any) -> None:
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     assert re.search(r'<li value="\d+" class="none">.*- HEAD<span class="missing">no test', page)
     assert re.search(r'<li value="\d+" class="full">.*- /open', page)
+
+
+def test_no_text_of_a_policy_acts_in_a_report(folder: Path) -> None:
+    """Signs that move a terminal, end a line or break XML are shown, whoever wrote them."""
+    rule = {"to": [{"operation": {"paths": ["/\x1b[2J\u2028<&>]]>"]}}]}
+    (folder / "p.yaml").write_text(resources([{"name": "a", "spec": {"rules": [rule]}}]))
+    suite = {**SUITE, "cases": [case("none", DENIED, path="/no")]}
+    (folder / "a.policytest.yaml").write_text(yaml.safe_dump(suite))
+
+    text = run_policy("test", "--coverage").stdout
+    for name in ("lcov", "cobertura", "html", "json"):
+        assert 0 == run_policy("test", f"--coverage={name}=r.{name}").exit_code
+
+    assert "\x1b" not in text
+    assert "\u2028" not in text
+    assert "paths: `/\ufffd[2J\ufffd<&>]]>`" in text
+    ElementTree.parse(folder / "r.cobertura")
+    assert "\x1b" not in (folder / "r.html").read_text()
+    assert "<&>" not in (folder / "r.html").read_text()
+    assert "\x1b" not in (folder / "r.json").read_text()
+    assert all(line.isprintable() for line in (folder / "r.lcov").read_text().split("\n"))
 
 
 REGO = """package authz

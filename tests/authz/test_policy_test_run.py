@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from commanding import resources, run_policy
@@ -225,6 +227,8 @@ def test_the_documented_file_loads() -> None:
     [text] = re.findall(r"```yaml\n(apiVersion:.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
 
     suite = PolicyTestFile.model_validate(yaml.safe_load(text))
+    schema = json.loads(DOCUMENT.with_name("policytest.schema.json").read_text("utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
 
     assert {case.token for case in suite.cases} - {None} <= set(suite.tokens)
     assert {suite.defaults.from_, "nobody"} <= set(suite.identities)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
+from authz.console_text import visible_plain
 from authz.policytest.coverage.items import FileTally, Item, Kind, Tally, by_file, shown_percent
 from authz.policytest.coverage.page import as_html
+from authz.policytest.report_formats import xml_text
 
 _DOCTYPE: Final = (
     '<!DOCTYPE coverage SYSTEM "http://cobertura.sourceforge.net/xml/coverage-04.dtd">'
@@ -34,7 +36,7 @@ def as_text(tally: Tally) -> str:
     if missed:
         lines.append("no test came to:")
         lines += [f"  {place}  {told}" for place, told in missed]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{visible_plain(line)}\n" for line in lines)
 
 
 def _missed(files: list[FileTally]) -> Iterator[tuple[str, str]]:
@@ -103,9 +105,9 @@ def as_lcov(tally: Tally) -> str:
     lines: list[str] = []
     for each in by_file(tally):
         rules = [(item, count) for item, count in each.items if item.kind is Kind.RULE]
-        lines += ["TN:", f"SF:{Path(each.file).resolve()}"]
-        lines += [f"FN:{item.location.line},{item.owner}" for item, _ in rules]
-        lines += [f"FNDA:{count},{item.owner}" for item, count in rules]
+        lines += ["TN:", f"SF:{visible_plain(str(Path(each.file).resolve()))}"]
+        lines += [f"FN:{item.location.line},{visible_plain(item.owner)}" for item, _ in rules]
+        lines += [f"FNDA:{count},{visible_plain(item.owner)}" for item, count in rules]
         lines += [f"FNF:{len(rules)}", f"FNH:{sum(count > 0 for _, count in rules)}"]
         branches: list[tuple[int, int, int]] = []
         counts: list[tuple[int, int]] = []
@@ -136,7 +138,7 @@ def as_cobertura(tally: Tally) -> str:
     for folder, group in groupby(files, key=lambda each: str(Path(each.file).parent)):
         within = list(group)
         package = ElementTree.SubElement(
-            packages, "package", {"name": folder, **_shares(within)}, complexity="0"
+            packages, "package", {"name": xml_text(folder), **_shares(within)}, complexity="0"
         )
         classes = ElementTree.SubElement(package, "classes")
         for each in within:
@@ -147,7 +149,7 @@ def as_cobertura(tally: Tally) -> str:
 
 
 def _add_class(classes: ElementTree.Element, each: FileTally) -> None:
-    names = {"name": Path(each.file).name, "filename": each.file}
+    names = {"name": xml_text(Path(each.file).name), "filename": xml_text(each.file)}
     found = ElementTree.SubElement(classes, "class", {**names, **_shares([each])}, complexity="0")
     ElementTree.SubElement(found, "methods")
     lines = ElementTree.SubElement(found, "lines")
