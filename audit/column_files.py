@@ -10,6 +10,7 @@ cores, where there is much to read.
 
 from __future__ import annotations
 
+import atexit
 import glob
 import hashlib
 import os
@@ -277,7 +278,9 @@ def _write_columns(task: _Task, *, is_plain: bool) -> None:
 @cache
 def _maker() -> duckdb.DuckDBPyConnection:
     """Return the engine that makes this process's columns; each use takes a cursor of it."""
-    return duckdb.connect(config={"threads": 1, "memory_limit": _ENGINE_MEMORY})
+    engine = duckdb.connect(config={"threads": 1, "memory_limit": _ENGINE_MEMORY})
+    atexit.register(engine.close)
+    return engine
 
 
 def _copy_columns(segment: Path, target: Path, *, is_plain: bool) -> None:
