@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from audit_records import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,9 +22,12 @@ from audit.errors import AuditQueryError, AuditReadError
 from audit.export.charts import day_columns
 from audit.export.csv import safe_cell
 from audit.export.run import FILE_FORMATS, FORMATS, Export, run_export
+from audit.logs import worker_folder
 from audit.record import PeerFacts, RequestFacts, ShadowFacts
 from audit.report import Day
+from audit.settings import AuditSettings
 from audit.time_range import TimeRange, parse_range
+from audit.writer import AuditWriter
 
 _NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 _HOSTILE = (
@@ -96,6 +100,31 @@ def _report_lines(log: Path, store: ColumnStore) -> list[str]:
     out = io.StringIO()
     run_export(Export(log=log, format="md"), out, store=store)
     return out.getvalue().splitlines()
+
+
+def test_logs_of_workers_are_exported_as_one(tmp_path: Path) -> None:
+    """Decisions of several workers come in order of time, and each log is vouched for."""
+    folder = tmp_path / "log"
+    for place, worker in enumerate(("a", "b")):
+        settings = AuditSettings(folder=worker_folder(folder, worker), max_segment_bytes=4096)
+        writer = AuditWriter(settings, node=worker, clock=lambda: 1_700_000_000.0)
+        for number in range(place, 20, 2):
+            writer.offer(make_record(number))
+        writer.close()
+    out = io.StringIO()
+    found = run_export(Export(log=folder, format="jsonl", is_attested=True), out)
+    ids = [int(json.loads(line)["decision_id"], 16) for line in out.getvalue().splitlines()]
+    assert ids == list(range(20))
+    assert [state.name for state in found.logs] == ["worker-a", "worker-b"]
+    assert all(state.root for state in found.logs)
+    page = _export(folder, "html")
+    assert page.count("lines in ") == 2
+    assert "worker-a: verdict" in page
+    file = tmp_path / "all.parquet"
+    run_export(Export(log=folder, format="parquet"), file)
+    with duckdb.connect() as engine:
+        rows = engine.from_parquet(str(file)).select("decision_id").fetchall()
+    assert [int(each, 16) for (each,) in rows] == ids
 
 
 def test_a_section_as_parquet_has_its_rows(log: Path, tmp_path: Path) -> None:
