@@ -135,7 +135,11 @@ def open_segment(path: Path) -> BinaryIO:
     """
     if path.name.endswith(COMPRESSED):
         return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        # It may have been compressed since the folder was listed.
+        return cast(BinaryIO, gzip.open(f"{path}{COMPRESSED}", "rb"))
 
 
 def read_raw_lines(path: Path) -> Iterator[bytes]:

@@ -162,3 +162,17 @@ def test_any_two_files_that_changed_places_are_found(whole: Log) -> None:
                 problems = whole.problems(swapped)
                 assert problems, (first, second)
                 assert _is_near(problems, [first, second]), (first, second, problems[:3])
+
+
+def test_bits_of_a_compressed_segment_count(whole: Log) -> None:
+    """Also those that gzip's own checksum does not cover: of its header, and of padding."""
+    name = next(name for name in sorted(whole.files) if name.endswith(".gz"))
+    for target in (name, f"{name}.sha256"):
+        raw = whole.files[target]
+        ends = [*range(0, 80, 3), *range(8 * len(raw) - 80, 8 * len(raw), 3)]
+        for bit in {*ends, *range(0, 8 * len(raw), 401)}:
+            changed = bytearray(raw)
+            changed[bit // 8] ^= 1 << bit % 8
+            problems = whole.problems({target: bytes(changed)})
+            assert problems, (target, bit)
+            assert problems[0].file == name
