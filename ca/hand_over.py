@@ -11,7 +11,7 @@ from collections import deque
 from concurrent.futures import Future
 from threading import Lock
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 _Result = TypeVar("_Result")
 
@@ -30,16 +30,15 @@ class _Gate:
     """The one way into a loop from other threads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake `loop`."""
-        self._wake = loop.call_soon_threadsafe
-        self._new_future = loop.create_future
+        """Wake `loop`, without keeping it alive when it is done with."""
+        self._loop = ref(loop)
         self._lock = Lock()
         self._done: deque[tuple[Future[Any], asyncio.Future[Any]]] = deque()
         self._is_woken = False
 
     def pass_on(self, source: Future[Any]) -> asyncio.Future[Any]:
         """Return a future of the loop that ends as `source` does."""
-        target = self._new_future()
+        target = asyncio.get_running_loop().create_future()
         source.add_done_callback(lambda done: self._put(done, target))
         return target
 
@@ -50,8 +49,10 @@ class _Gate:
             if self._is_woken:
                 return
             self._is_woken = True
+        loop = self._loop()
         try:
-            self._wake(self._settle)
+            if loop is not None:
+                loop.call_soon_threadsafe(self._settle)
         except RuntimeError:
             # The loop is closed: nobody waits there any more.
             self._done.clear()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from concurrent.futures import Future
+from weakref import ref
 
 import pytest
 
@@ -69,6 +71,18 @@ def test_a_loop_that_is_gone_is_no_error_for_who_resolves():
 
     asyncio.run(leave())
     future.set_result(1)
+
+
+def test_a_loop_that_is_gone_is_not_kept():
+    """What hands over to a loop does not keep it in memory once it is closed."""
+
+    async def ask() -> ref[asyncio.AbstractEventLoop]:
+        assert await hand_over(_resolved(2)[1]) == 1
+        return ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(ask())
+    gc.collect()
+    assert loop() is None
 
 
 class _Wire(asyncio.Transport):
