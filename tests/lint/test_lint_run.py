@@ -138,3 +138,34 @@ def test_an_error_in_one_policy_hides_nothing_of_another() -> None:
     """The rules run where the loader refuses a file, and do not judge what is left of it."""
     assert sorted(_codes(_policy("path", '"/a"'), _policy("paths", '"/a*"').replace(
         "name: shop", "name: other"))) == ["MW0101", "MW0207"]  # fmt: skip
+
+
+def _rule(*lines: str) -> str:
+    return HEAD + "spec:\n  rules:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("MW0302", ("- {}",)),
+        ("MW0302", ("- to:", "  - operation: {hosts: ['*']}")),
+        ("MW0302", ("- to:", "  - operation: {paths: ['/*'], methods: ['*']}")),
+        ("MW0302", ("- to:", "  - operation: {methods: [GET]}", "  - operation: {paths: ['*']}")),
+        ("", ("- to:", "  - operation: {hosts: ['*'], methods: [GET]}")),
+        ("", ("- from:", "  - source: {principals: ['*']}")),
+        ("MW0305", ("- from:", "  - source:", "      namespaces: [a]",
+                    "      principals: [cluster.local/ns/b/sa/c]")),
+        ("", ("- from:", "  - source:", "      namespaces: [a, b]",
+              "      principals: [cluster.local/ns/b/sa/c]")),
+        ("", ("- from:", "  - source:", "      namespaces: ['b*']",
+              "      principals: [cluster.local/ns/b/sa/c]")),
+        ("MW0305", ("- from:", "  - source:", "      ipBlocks: [10.1.0.0/16]",
+                    "      notIpBlocks: [10.0.0.0/8]")),
+        ("", ("- from:", "  - source:", "      ipBlocks: [10.0.0.0/8]",
+              "      notIpBlocks: [10.1.0.0/16]")),
+    ],
+)  # fmt: skip
+def test_what_comes_to_everything_or_nothing(code: str, lines: tuple[str, ...]) -> None:
+    """A rule is known for what it comes to, however it is written; its neighbour is not."""
+    codes = {found.code for found in _lint(_rule(*lines)).findings}
+    assert codes & {"MW0302", "MW0305"} == ({code} if code else set())

@@ -10,21 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz.lint_judge import LintJudge
+from identity.jwt_rule import JwtRule
 from policies.decision import Decision, Effect, Layer, Reason
 from policies.lint.cover import rule_covers
 from policies.lint.cover_index import CoverIndex
 from policies.lint.facts import Facts, Known
+from policies.lint.inventory import Inventory, KnownWorkload
 from policies.lint.registry import RULES
 from policies.lint.run import lint_texts
 from policies.lint.witness import home_of, single_values, witnesses
 from policies.matchers import compile_policy
-from policies.mesh import Mesh
+from policies.mesh import Mesh, MeshMode
 from policies.model import (
     Action,
     Attachment,
     AuthorizationPolicy,
     Clause,
     Metadata,
+    RequestAuthentication,
     Resource,
     Rule,
     Value,
@@ -164,3 +167,72 @@ def test_a_claim_reads_as_a_sentence() -> None:
     (told,) = {str(found.witness) for found in result.findings}
     assert told.startswith("GET any.example/")
     assert told.endswith(": denied")
+
+
+ATTACHMENTS = st.sampled_from([None, {"app": "cart"}, {"app": "cart", "v": "1"}, {"app": "web"}])
+
+
+@st.composite
+def _policies(draw: st.DrawFn) -> tuple[AuthorizationPolicy, ...]:
+    """Return a few policies of every action and scope, some of them on trial."""
+    found = []
+    for place in range(draw(st.integers(1, 6))):
+        action = draw(st.sampled_from(list(Action)))
+        policy = _policy(f"p{place}", action, *draw(st.lists(SOME_RULES, min_size=1, max_size=3)))
+        meta = replace(policy.metadata, namespace=draw(st.sampled_from(["shop", "istio-system"])))
+        found.append(
+            replace(
+                policy,
+                metadata=meta,
+                attachment=Attachment(selector=draw(ATTACHMENTS)),
+                provider="opa" if action is Action.CUSTOM else "",
+                dry_run=draw(st.booleans()) and action in (Action.ALLOW, Action.DENY),
+            )
+        )
+    return tuple(found)
+
+
+WORKLOADS = tuple(
+    KnownWorkload(
+        kind="Deployment", namespace="shop", name=labels["app"], service_account="default",
+        location=HERE, labels=labels,
+    )
+    for labels in ({"app": "cart", "v": "1"}, {"app": "web"})
+)  # fmt: skip
+AUTHENTICATION = RequestAuthentication(
+    metadata=Metadata(namespace="shop", name="tokens", location=HERE),
+    attachment=Attachment(),
+    jwt_rules=(JwtRule(issuer="https://idp.example"),),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    now=_policies(),
+    before=_policies(),
+    listed=st.booleans(),
+    mode=st.sampled_from(list(MeshMode)),
+    federated=st.sampled_from([None, frozenset[str](), frozenset({"other.example"})]),
+)
+def test_no_set_of_policies_ends_the_rules(
+    now: tuple[AuthorizationPolicy, ...],
+    before: tuple[AuthorizationPolicy, ...],
+    listed: bool,
+    mode: MeshMode,
+    federated: frozenset[str] | None,
+) -> None:
+    """Whatever the policies, every rule runs, and behind a proxy every proof is confirmed."""
+    judge = LintJudge()
+    known = Known(
+        mesh=replace(MESH, mode=mode),
+        judge=judge,
+        inventory=Inventory(workloads=WORKLOADS if listed else ()),
+        federated=federated,
+        before=before,
+    )
+    facts = Facts((*now, AUTHENTICATION), known)
+    for code, find in sorted(RULES.items()):
+        for spot in find(facts):
+            is_confirmed = all(claim.is_confirmed(judge, known.mesh) for claim in spot.claims)
+            # Without `targetRefs` nothing applies at a waypoint, and ambient reads rules its way.
+            assert is_confirmed or mode not in (MeshMode.SIDECAR, MeshMode.GATEWAY), code
