@@ -90,12 +90,13 @@ def test_no_request_fails_while_everything_rotates(serving, tmp_path, api_type, 
     load = LONG if IS_LONG else SHORT
     traffic, stats = asyncio.run(_run(serving, tmp_path, api_type, load))
     handshakes = sum(int(value) for name, value in stats.items() if name.endswith("handshake"))
+    every = traffic.seconds / max(len(traffic.serials), 1)
     with capsys.disabled():
         print(
             f"\n{api_type}: {traffic.sent} requests in {traffic.seconds:.1f} s "
             f"({traffic.sent / traffic.seconds:.0f}/s), {len(traffic.failures)} failed; "
-            f"{handshakes} handshakes, {len(traffic.serials)} certificates of the client, "
-            f"{len(traffic.issuers)} authorities"
+            f"{handshakes} handshakes, a new leaf every {every:.1f} s "
+            f"({len(traffic.serials)} of the client), {len(traffic.issuers)} authorities in turn"
         )
     assert traffic.failures == []
     assert len(traffic.issuers) == 3
