@@ -2,11 +2,10 @@
 
 Theory of operation. The engine tells nothing of its way, but it prints. So before every clause
 comes another of the same rule that never holds: for each statement of the clause it prints
-the number of ways to get so far, counted by a comprehension over the statements before. What
-is asked is asked as before; and since each printing gives a number to the condition that fails
-at last, the order in which the engine takes statements makes no difference. A line counts as
-reached when every statement that begins on it was. `default` clauses ask nothing and are not
-counted.
+whether there is a way so far, by a comprehension over the statements before. What is asked is
+asked as before; and since each printing gives a number to the condition that fails at last,
+the order in which the engine takes statements makes no difference. A line counts as reached
+when every statement that begins on it was. `default` clauses ask nothing and are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from opa_bridge.scanner import ScanError, scan_tokens
 from opa_bridge.statements import Branch, Tokens, branches_of, rules_of, steps_of
 
 SIGN: Final = "meshwarden-mark"
-"""Begins a line that a mark prints: the sign, the mark's number, how many ways lead there."""
+"""Begins a line that a mark prints: the sign, the mark's number, 1 where a way leads there."""
 _PACKAGE: Final = "meshwarden_marks"
 _MARK: Final = f"data.{_PACKAGE}.mark"
 _PRINTER: Final = f"""\
@@ -150,6 +149,8 @@ def _mark(
 ) -> str:
     last = tokens[-1]
     marks.append(Mark(file, tokens[0].line, last.line + last.text.count("\n"), is_head))
-    asked = "\n".join(before)
-    ways = f"count([1 |\n{asked}\n])" if before else "1"
+    # WHY an object: the engine reads `some k, v in` in no other comprehension. WHY `true`: a
+    # declaration alone is no body.
+    asked = ";\n".join([*before, "true"])
+    ways = f"count({{1: 1 |\n{asked}\n}})" if before else "1"
     return f"{_MARK}({len(marks) - 1}, {ways})"

@@ -160,7 +160,7 @@ class RegoTests:
 
 
 def ways_printed(lines: Iterable[str]) -> dict[int, int]:
-    """Return the most ways that led to each mark, by number, of what was printed."""
+    """Return for each mark that was printed, by number, whether a way led there: 1 or 0."""
     found: dict[int, int] = {}
     for line in lines:
         parts = line.split(" ")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from opa_bridge.polyfills import supply_polyfills
 from opa_bridge.probe import Probe
 from opa_bridge.rego_marks import LineCounts, mark_modules
+from opa_bridge.rego_module import Module, scan_module
 from opa_bridge.rego_tests import ways_printed
 from opa_bridge.scanner import scan_tokens
 from opa_bridge.statements import branches_of, rules_of, steps_of
@@ -161,3 +166,35 @@ def test_statements_of_a_body(body: str, steps: list[str]) -> None:
     assert branch.body is not None
 
     assert steps == [source[step[0].start : step[-1].end] for step in steps_of(branch.body)]
+
+
+def test_marks_change_no_answer_of_the_engines_cases() -> None:
+    """The cases that the engines are held against are answered alike, all in one process."""
+    cases = [
+        case
+        for case in yaml.safe_load(Path(__file__).with_name("direct_cases.yaml").read_text())
+        if "rego" in case and "data" not in case["rego"] and not _NOT_HERE.search(case["note"])
+    ]
+    modules = [(f"{n}.rego", f"package a{n}\n{case['rego']}\n") for n, case in enumerate(cases)]
+    marked = mark_modules(modules, [file for file, _ in modules])
+    queries = [(n, case.get("input")) for n, case in enumerate(cases)]
+
+    plain, with_marks = (
+        [(answer.value, answer.error) for answer in _probe(each, len(cases)).ask(queries)]
+        for each in (modules, marked.modules)
+    )
+
+    assert len(cases) > 60
+    assert plain == with_marks
+
+
+# Evaluations without an end, and modules that the library does not compile.
+_NOT_HERE = re.compile("without end|no end|rules of several kinds|for the library")
+
+
+def _probe(modules: Iterable[tuple[str, str]], count: int) -> Probe:
+    scanned = (scan_module(file, source) for file, source in modules)
+    supplied = supply_polyfills(found for found in scanned if isinstance(found, Module))
+    return Probe(
+        modules=tuple(supplied), data={}, entrypoints=tuple(f"a{n}/r" for n in range(count))
+    )
