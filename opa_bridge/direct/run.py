@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from opa_bridge.direct.values import RegoSet
 
-# BUDGET: iterations and calls of one evaluation, some ten milliseconds of one core at most. What
+# BUDGET: iterations and calls of one evaluation, some twenty milliseconds of one core. What
 # needs more is asked of the library, in a process that can be ended. A count, not a time: the
 # same input takes the same way everywhere.
 STEPS_MOST: Final = 20_000
