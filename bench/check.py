@@ -30,7 +30,13 @@ from bench.check_contest.envoy import (
 )
 from bench.check_contest.load import Load, missing_tool, put_under_load
 from bench.check_contest.report import Row, write_plot, write_table
-from bench.check_contest.servers import Server, start_meshwarden, start_noop, start_opa
+from bench.check_contest.servers import (
+    Server,
+    end_in_order,
+    start_meshwarden,
+    start_noop,
+    start_opa,
+)
 from bench.check_contest.workload import Workload
 from bench.harness import RESULTS, Goal, Measurement, judge, publish
 
@@ -69,6 +75,7 @@ def main() -> int:
     if missing is not None or (os.cpu_count() or 1) < 2:  # noqa: PLR2004 - one for each side
         print(f"bench check needs two cores and {missing or 'a second core'}", file=sys.stderr)
         return 1
+    end_in_order()
     is_quick = "--quick" in sys.argv
     with TemporaryDirectory() as name:
         rows = _headline(Path(name), rounds=5 if is_quick else 7)

@@ -18,7 +18,13 @@ from typing import Any
 from rich.console import Console
 
 from bench.check_contest.load import CLIENT_CORE, missing_tool, put_under_load
-from bench.check_contest.servers import Server, find_program, resident_megabytes, start_meshwarden
+from bench.check_contest.servers import (
+    Server,
+    end_in_order,
+    find_program,
+    resident_megabytes,
+    start_meshwarden,
+)
 from bench.check_contest.workload import Workload
 from bench.harness import RESULTS
 
@@ -35,6 +41,7 @@ def main() -> int:
     if missing or generator is None:
         print(f"bench overload needs {missing}", file=sys.stderr)
         return 1
+    end_in_order()
     work = Workload()
     with TemporaryDirectory() as name:
         message = Path(name, "message")

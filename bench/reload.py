@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 
 from bench.check_contest.load import CLIENT_CORE, METHOD, missing_tool
-from bench.check_contest.servers import Server, resident_megabytes, start_meshwarden
+from bench.check_contest.servers import Server, end_in_order, resident_megabytes, start_meshwarden
 from bench.check_contest.workload import Workload
 from bench.harness import RESULTS
 
@@ -44,6 +44,7 @@ def main() -> int:
     if missing is not None:
         print(f"bench reload needs {missing}", file=sys.stderr)
         return 1
+    end_in_order()
     work = Workload(policies=_POLICIES, workloads=_WORKLOADS)
     with TemporaryDirectory() as name:
         folder = Path(name, "server")

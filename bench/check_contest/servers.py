@@ -105,6 +105,11 @@ class Server:
         raise RuntimeError(f"`{self.name}` does not listen")
 
 
+def end_in_order() -> None:
+    """Have a signal to end leave by the way of an error, so that no contestant is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def free_port() -> int:
     """Return a port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -141,7 +146,7 @@ def start_meshwarden(
     }
     if work.custom:
         (folder / "policy.rego").write_text(_CUSTOM_REGO, "utf-8")
-        rego = {"files": [str(folder / "policy.rego")]}
+        rego = {"paths": [str(folder / "policy.rego")]}
         configuration["providers"] = [{"name": "rego", "rego": rego}]
     for key, value in (settings or {}).items():
         configuration[key] = {**configuration.get(key, {}), **value}
@@ -151,7 +156,7 @@ def start_meshwarden(
     return Server(name, command, folder, port, http_port)
 
 
-_CUSTOM_REGO = """package custom
+_CUSTOM_REGO = """package envoy.authz
 
 default allow := false
 
