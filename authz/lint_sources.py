@@ -130,8 +130,11 @@ def without_settings(
 
 
 def holds_rego(path: Path) -> bool:
-    """Whether a path is a folder with Rego somewhere below it."""
-    return path.is_dir() and any(path.rglob(f"*{_REGO}"))
+    """Whether a path is a folder with Rego that serves somewhere below it."""
+    return path.is_dir() and any(
+        is_module(each.name) and not any(part.startswith(".") for part in each.parts)
+        for each in (found.relative_to(path) for found in path.rglob(f"*{_REGO}"))
+    )
 
 
 def read_rego_below(paths: Iterable[Path]) -> tuple[Embedded, ...]:
@@ -140,16 +143,8 @@ def read_rego_below(paths: Iterable[Path]) -> tuple[Embedded, ...]:
     Raises:
         LoadError: a module cannot be read.
     """
-    given = [path for path in paths if str(path) != "-"]
-    with_modules = [path for path in given if is_module(path.name) or holds_rego(path)]
-    texts: dict[str, str] = {}
-    for path in with_modules:
-        try:
-            texts.update(read_modules([path]))
-        except LoadError as exc:
-            # A folder of tests alone is no fault.
-            if not all(each.location.file == str(path) for each in exc.diagnostics):
-                raise
+    given = [path for path in paths if is_module(path.name) or holds_rego(path)]
+    texts = dict(read_modules(given)) if given else {}
     return tuple(plain_text(file, text) for file, text in texts.items())
 
 

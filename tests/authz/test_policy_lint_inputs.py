@@ -112,6 +112,15 @@ def test_a_folder_of_rego_alone(world: Path) -> None:
     assert [each["code"] for each in found] == ["MW0901"]
 
 
+@pytest.mark.parametrize("name", ["only_test.rego", ".hidden/allow.rego"])
+def test_a_folder_of_no_rego_that_serves(tmp_path: Path, name: str) -> None:
+    """Tests and hidden files are no policy: a folder of them alone holds none, as before."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(REGO)
+    assert _codes(tmp_path) == ["unreadable-file"]
+
+
 def test_registrations(world: Path) -> None:
     """An identity that the CA gives to nobody is told, once all registrations are known."""
     policy, ca, entries = world / "policies", world / "ca.yaml", world / "entries.json"
