@@ -166,7 +166,9 @@ class LogQueries:
         order = "" if self._is_one_chain else " ORDER BY decided_at, node, seq"
         statement = (
             f"COPY (SELECT {', '.join(COLUMNS)} FROM ({wanted}){order}) "  # noqa: S608
-            f"TO {quote(str(file.absolute()))} (FORMAT parquet, COMPRESSION zstd)"
+            f"TO {quote(str(file.absolute()))} "
+            # WHY: the engine may write this file, and no other beside it.
+            "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
         )
         ((count,),) = self._rows(statement, parameters)
         return int(count)
