@@ -4,7 +4,10 @@ Spans are made when the answer stands, of the times that were taken anyway: a ch
 nothing of it. They are handed to a thread that sends them; what a dead collector does not take
 is dropped. No text of a request is in a span but its trace context: names are those of policies.
 
-Spec: W3C Trace Context level 1 (`traceparent`, `tracestate`); OTLP 1 over HTTP.
+WHY spans leave as JSON: the exporter of protobuf and `xds-protos` both bring the classes of
+`opentelemetry.proto`, of different versions, and whichever is installed last breaks the other.
+
+Spec: W3C Trace Context level 1 (`traceparent`, `tracestate`); OTLP 1 over HTTP, JSON encoding.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from policies.decision import Layer
 
 try:
     from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.exporter.otlp.json.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
