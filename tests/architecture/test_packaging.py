@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_what_is_wanted_is_pinned() -> None:
 def test_what_runs_is_what_was_tested() -> None:
     """run.txt pins no other version than dev.txt."""
     assert pins("run.txt").items() <= pins("dev.txt").items()
+
+
+def test_no_module_is_brought_by_two_packages() -> None:
+    """Of two packages with a file of one name, which one counts is decided by who came last."""
+    owners: dict[str, set[str]] = {}
+    for each in distributions():
+        for file in each.files or ():
+            if file.suffix == ".py" and ".." not in file.parts:
+                owners.setdefault(str(file), set()).add(each.name)
+    shared = {name for name, packages in owners.items() if len(packages) > 1}
+
+    # Empty in both.
+    assert {"envoy/__init__.py"} >= shared
