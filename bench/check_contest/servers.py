@@ -41,7 +41,8 @@ class Server:
         self.name = name
         self.port = port
         self.http_port = http_port
-        with (folder / "output.log").open("wb") as output:
+        self._output = folder / "output.log"
+        with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 ["taskset", "-c", core, *command],
                 stdout=output,
@@ -95,7 +96,9 @@ class Server:
         pause, waited = threading.Event(), 0.0
         while waited < _START_SECONDS:
             if self.process.poll() is not None:
-                raise RuntimeError(f"`{self.name}` ended with {self.process.returncode}")
+                said = self._output.read_text("utf-8", errors="replace")[-500:]
+                code = self.process.returncode
+                raise RuntimeError(f"`{self.name}` ended with {code}: {said}")
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
