@@ -95,6 +95,8 @@ class _Parser(TermParser):
         package = [self._name()]
         while self._take("."):
             package.append(self._name())
+        # What `package` says counts for all that follows.
+        self._starts_statement()
         imports: dict[str, tuple[str, ...]] = {}
         clauses: list[Clause | Default] = []
         outside: dict[str, Outside] = {}
@@ -114,7 +116,11 @@ class _Parser(TermParser):
 
     def _starts_statement(self) -> None:
         token = self._token
-        if not token.starts_line or token.depth:
+        if self._index >= len(self._tokens):
+            return
+        # A body in a bracket, an operator or `with` on a line of its own belongs to what is above.
+        is_name = token.kind is Kind.NAME and token.text not in KEYWORDS - {"default", "import"}
+        if not (token.starts_line and is_name) or token.depth:
             raise self._outside("a statement goes on where it was thought to end")
 
     def _skip(self, begin: int) -> None:
@@ -129,15 +135,20 @@ class _Parser(TermParser):
             self._index += 1
 
     def _note(self, begin: int, exc: Outside, outside: dict[str, Outside]) -> None:
-        """Keep, for each name that a statement left out may define, why it was."""
-        before = ""
-        for token in self._tokens[begin : self._index]:
-            if token.depth == 0 and token.kind is Kind.NAME:
-                if token.text == "import":
-                    raise exc
-                if token.starts_line or before in (";", "}", "default"):
-                    outside.setdefault(token.text, exc)
-            before = token.text
+        """Keep, for each name that a statement left out may define, why it was.
+
+        OPA takes several statements in one line, with nothing between them.
+        """
+        for index in range(begin, self._index):
+            token, before = self._tokens[index], self._tokens[index - 1]
+            if token.depth or token.kind is not Kind.NAME:
+                continue
+            if token.text == "import":
+                raise exc
+            # Behind a dot, `not` is a field.
+            ends = _can_end(before) or self._tokens[index - 2].text == "."
+            if token.starts_line or before.text in (";", "default") or ends:
+                outside.setdefault(token.text, exc)
 
     def _import(self, imports: dict[str, tuple[str, ...]]) -> None:
         path = [self._name()]
