@@ -70,6 +70,7 @@ def _allowed_ids(envoy: Recorded) -> list[str]:
     return [line["decision_id"] for line in lines if line["status"] == _ALLOWED]
 
 
+@pytest.mark.failure("record-disk-full")
 @pytest.mark.parametrize("mode", MODES)
 def test_full_disk(short_path: Path, mode: str) -> None:
     """On a full disk `strict` and `spill` deny, `best-effort` lets pass; freed, all go on."""
@@ -97,6 +98,7 @@ def test_full_disk(short_path: Path, mode: str) -> None:
         assert verify_folder(log).problems == ()
 
 
+@pytest.mark.failure("record-upload-dead")
 @pytest.mark.parametrize("mode", MODES)
 def test_dead_upload_service(short_path: Path, mode: str) -> None:
     """With nobody to upload to, and one who hangs, every mode answers; back, all is uploaded."""

@@ -200,6 +200,7 @@ def _told(log: Path) -> list[int]:
     return [details.get("unwritten_records", 0) for details in resumes]
 
 
+@pytest.mark.failure("record-writer-killed")
 @pytest.mark.parametrize("mode", ["strict", "spill", "best-effort"])
 def test_killed_authorizer_keeps_what_its_mode_promises(short_path: Path, mode: str) -> None:
     """`strict` loses no answered decision; the others no more than is told, within the bound."""

@@ -82,6 +82,7 @@ def test_a_pool_knows_how_long_a_call_waited() -> None:
     assert 0.0 == pool.waited()
 
 
+@pytest.mark.failure("overload")
 def test_a_server_that_is_too_slow_refuses_the_rest() -> None:
     """Over real gRPC: some are answered, the others refused, and later all are answered."""
     allowed = CheckResponse()

@@ -162,6 +162,7 @@ def test_replacing_all_workers_fails_nobody(served: Served) -> None:
     assert {"status 0"} == set(asking.codes), asking.codes
 
 
+@pytest.mark.failure("worker-killed")
 def test_a_killed_worker_is_started_again(served: Served) -> None:
     """Its seat is taken by another one; the others answer meanwhile."""
     victim = served.children()[0]

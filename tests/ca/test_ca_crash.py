@@ -198,6 +198,7 @@ def _digest(der: bytes) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+@pytest.mark.failure("ca-killed")
 def test_kill_nine_on_sqlite(tmp_path):
     """One process with its SQLite ledger, killed again and again, loses nothing it handed out."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"

@@ -274,6 +274,7 @@ def _check_records(folder: Path, fault, proxy: Proxy) -> None:
     assert verify_folder(audit).intact
 
 
+@pytest.mark.failure("ca-disk-full", "ca-disk-read-only", "ca-database-lost")
 @pytest.mark.parametrize(
     "fault",
     [FullDisk, ReadOnlyDisk, pytest.param(LostDatabase, marks=pytest.mark.postgresql)],
@@ -312,6 +313,7 @@ def test_an_outage_longer_than_a_certificate(fault, short_path, capsys):
         print(f"\n{type(fault).__name__}: failing, {told[0]}; {len(proxy.received)} received")
 
 
+@pytest.mark.failure("ca-refusing-envoy")
 @pytest.mark.envoy
 def test_an_envoy_that_refuses_is_named_and_not_hammered(serving, tmp_path, monkeypatch, capsys):
     """A real Envoy that takes roots for its certificate refuses them once for each content."""
@@ -351,6 +353,7 @@ def test_an_envoy_that_refuses_is_named_and_not_hammered(serving, tmp_path, monk
         print(f"\nNACK of a real Envoy: degraded, {message}")
 
 
+@pytest.mark.failure("ca-slow-reader")
 def test_a_reader_that_does_not_answer_is_named(serving, monkeypatch, capsys):
     """Who leaves a response unanswered is in `status` of the CA, and holds nobody else up."""
     monkeypatch.setattr("ca.status._PATIENCE", timedelta(milliseconds=100))

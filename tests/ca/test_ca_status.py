@@ -83,6 +83,7 @@ def test_all_is_well(serving):
     asyncio.run(run())
 
 
+@pytest.mark.failure("ca-clock-ahead")
 def test_clock_set_forward(serving):
     """A jump past the leaf's end is named; at once there is a new leaf, never the expired one."""
 
@@ -101,6 +102,7 @@ def test_clock_set_forward(serving):
     asyncio.run(run())
 
 
+@pytest.mark.failure("ca-clock-behind")
 def test_clock_set_back(serving):
     """Before the authority's own start nothing is served or signed, and `status` fails."""
 
@@ -121,6 +123,7 @@ def test_clock_set_back(serving):
     asyncio.run(run())
 
 
+@pytest.mark.failure("ca-intermediate-expired")
 def test_expired_intermediate(serving):
     """Without the root's key the end of the intermediate ends service, loudly; a new root heals."""
 
