@@ -47,16 +47,22 @@ def part_names(source: str) -> str:
 
 
 def _hiding(statement: tuple[Token, ...]) -> Iterator[tuple[str, _Span]]:
-    """Yield each name that is declared within a bracket and around it, outer brackets first."""
+    """Yield each name that is declared within a bracket and stands around it, outer ones first.
+
+    What stands around it may be declared there or bound in any other way, such as `x = 1`.
+    """
     spans = list(_spans(statement))
-    declared = [(statement[i].text, spans[i]) for i in _declarations(statement)]
-    declared += [(name, (0, len(statement))) for name in _parameters(statement)]
-    around: dict[str, set[_Span]] = {}
-    for name, span in declared:
-        around.setdefault(name, set()).add(span)
-    for name, found in around.items():
+    whole = (0, len(statement))
+    declared: dict[str, set[_Span]] = {}
+    for name, place in _declarations(statement):
+        declared.setdefault(name, set()).add(spans[place])
+    parameters = set(_parameters(statement))
+    for name, found in declared.items():
+        around = {s for i, s in enumerate(spans) if s != whole and _is_variable(statement, i, name)}
+        if name in parameters or whole in found:
+            around.add(whole)
         for begin, end in sorted(found):
-            if any(b <= begin and end <= e and (b, e) != (begin, end) for b, e in found):
+            if any(b <= begin and end <= e and (b, e) != (begin, end) for b, e in around):
                 yield name, (begin, end)
 
 
@@ -77,19 +83,43 @@ def _spans(statement: tuple[Token, ...]) -> Iterator[_Span]:
             stack.append(index)
 
 
-def _declarations(statement: tuple[Token, ...]) -> Iterator[int]:
-    """Yield where `some`, `every` or `:=` declares a name."""
-    is_some = False
+def _declarations(statement: tuple[Token, ...]) -> Iterator[tuple[str, int]]:
+    """Yield each name that `some`, `every` or `:=` declares, and where that word stands."""
     for index, token in enumerate(statement):
         if token.kind is Kind.NAME and token.text in ("some", "every"):
-            is_some = True
-        elif is_some and token.kind is Kind.NAME and token.text not in ("in", "_"):
-            yield index
-        elif token.text != ",":
-            is_some = False
-        following = statement[index + 1].text if index + 1 < len(statement) else ""
-        if token.kind is Kind.NAME and following == ":=" and token.depth and not is_some:
-            yield index
+            pattern = range(index + 1, _end_of_names(statement, index))
+        elif token.text == ":=" and token.depth:
+            pattern = range(_begin_of_pattern(statement, index), index)
+        else:
+            continue
+        for place in pattern:
+            found, behind = statement[place], statement[place + 1 : place + 2]
+            is_key = found.depth > token.depth and behind and behind[0].text == ":"
+            if found.text != "_" and not is_key and _is_variable(statement, place, found.text):
+                yield found.text, index
+
+
+def _end_of_names(statement: tuple[Token, ...], begin: int) -> int:
+    """Return where the names and patterns behind `some` or `every` end."""
+    depth = statement[begin].depth
+    for index in range(begin + 1, len(statement)):
+        token = statement[index]
+        is_fresh = token.text in ("in", ";") or token.starts_line
+        if token.depth < depth or (
+            token.depth == depth and is_fresh and statement[index - 1].text != ","
+        ):
+            return index
+    return len(statement)
+
+
+def _begin_of_pattern(statement: tuple[Token, ...], end: int) -> int:
+    """Return where the name or pattern in front of `:=` begins."""
+    index = end - 1
+    if statement[index].text in _CLOSERS:
+        index -= 1
+        while index > 0 and statement[index].depth > statement[end].depth:
+            index -= 1
+    return index
 
 
 def _parameters(statement: tuple[Token, ...]) -> Iterator[str]:

@@ -105,11 +105,46 @@ def test_bodies_without_braces_get_some() -> None:
             "r if { x := 1; y := [[I1x | I1x := 3] | I0x := 2]; x == 1 }",
         ),
         ("r if { x := 1 } else := x if { x := 2 }", "r if { x := 1 } else := x if { x := 2 }"),
+        ("r if { x = 1; y := [x | x := 2] }", "r if { x = 1; y := [I0x | I0x := 2] }"),
+        (
+            "r if { x := 1; y := [x | [x, _] := z; x.x] }",
+            "r if { x := 1; y := [I0x | [I0x, _] := z; I0x.x] }",
+        ),
+        (
+            "r if { x := 1; y := [x | some {k: x} in z] }",
+            "r if { x := 1; y := [I0x | some {k: I0x} in z] }",
+        ),
+        (
+            "r if { some x\ninput.l[x]; y := [x | some x\ninput.m[x]] }",
+            "r if { some x\ninput.l[x]; y := [I0x | some I0x\ninput.m[I0x]] }",
+        ),
     ],
 )
 def test_hidden_names_are_parted(clause: str, written: str) -> None:
     """A variable that hides another of its clause has a name of its own."""
     assert written == part_names(f"package a\n{clause}")[10:].replace("meshwarden_inner_", "I")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = 1; y := [x | x := input.q]; y; not x == 1",
+        "x = 1; y := [x | some x in [input.q]]; x == 9; y",
+        "x := 1; y := [x | [x, _] := [input.q, 8]]; not y[0]",
+        "x := 1; y := [x | some [x, _] in [[input.q, 8]]]; not y[0]",
+        'x := 1; y := [x | some {"a": x} in [{"a": input.q}]]; not y[0]',
+    ],
+)
+def test_inner_names_touch_no_outer_ones(body: str) -> None:
+    """However a name got its value, one that hides it leaves it alone: nobody passes by it."""
+    engine = EmbeddedEngine(
+        [("a.rego", f"package a\nr if {{ {body} }}\n")], "a/r", {}, workers=1, in_process=False
+    )
+    try:
+        with pytest.raises(EngineError, match="undefined"):
+            engine.evaluate({"q": 9})
+    finally:
+        engine.close()
 
 
 def parts() -> Iterator[str]:
