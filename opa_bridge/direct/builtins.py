@@ -58,6 +58,9 @@ def _concat(delimiter: Any, texts: Any) -> Any:
 
 
 def _replace(text: str, old: str, new: str) -> str:
+    if not old:
+        # OPA puts `new` between the bytes.
+        _ascii(text)
     _bound(len(text) + (text.count(old) * len(new) if len(new) > len(old) else 0))
     return text.replace(old, new)
 
