@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
 
 from policies.decision import Mutations
 from policies.request import Request
@@ -62,7 +63,7 @@ def without_headers(mutations: Mutations, names: Collection[str]) -> Mutations:
 
 
 def as_changed(request: Request, mutations: Mutations) -> Request:
-    """Return the request as the next filter sees its headers."""
+    """Return the request as the next filter sees its headers and its query."""
     clear = in_sequence(mutations, Mutations())
     removed = set(clear.remove_request_headers)
     headers = {name: each for name, each in request.headers.items() if name not in removed}
@@ -74,16 +75,17 @@ def as_changed(request: Request, mutations: Mutations) -> Request:
         # Envoy appends to the first line of that name, where there is one.
         line, *rest = headers.get(name, ("",))
         headers[name] = (f"{line},{value}" if line else value, *rest)
-    if headers == request.headers:
-        return request
     written = _names(clear.set_request_headers)
     # A rule on the path is about the one that goes upstream.
     target = {field: headers[name][-1] for name, field in _TARGET.items() if name in written}
+    path = _with_parameters(target.get("path", request.path), clear)
+    if headers == request.headers and path == request.path:
+        return request
     return replace(
         request,
         headers=headers,
         method=target.get("method", request.method),
-        path=target.get("path", request.path),
+        path=path,
         host=target.get("host", request.host),
     )
 
@@ -130,6 +132,24 @@ class _Changes:
         kept = _names((*is_set, *is_added))
         removed = tuple(n for n in dict.fromkeys((*self.removed, *to_remove)) if n not in kept)
         return _Changes(is_set, is_added, removed)
+
+
+def _with_parameters(path: str, mutations: Mutations) -> str:
+    """Return a path with the query parameters that go upstream; a token may be one of them."""
+    changed = _names(mutations.set_query_parameters) | set(mutations.remove_query_parameters)
+    if not changed:
+        return path
+    target, _, query = path.partition("?")
+    pairs = [
+        pair
+        for pair in query.split("&")
+        if pair and unquote(pair.partition("=")[0], errors="replace") not in changed
+    ]
+    pairs += [
+        f"{quote(name, safe='')}={quote(value, safe='')}"
+        for name, value in mutations.set_query_parameters
+    ]
+    return f"{target}?{'&'.join(pairs)}" if pairs else target
 
 
 def _told(first: Mutations, second: Mutations) -> Mutations:

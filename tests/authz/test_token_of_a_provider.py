@@ -50,8 +50,14 @@ def keys() -> Iterator[JwksCache]:
     cache.close()
 
 
-def outcome_of(
-    mint: TokenMint, keys: JwksCache, provider: Leaving, token: str = "", **rule: Any
+def outcome_of(  # noqa: PLR0913 - the parts of one request
+    mint: TokenMint,
+    keys: JwksCache,
+    provider: Leaving,
+    token: str = "",
+    *,
+    path: str = "/",
+    **rule: Any,
 ) -> Outcome:
     """Return what comes of a request with that token in `authorization`."""
     specs: list[tuple[str, dict[str, Any]]] = [
@@ -75,7 +81,7 @@ def outcome_of(
     state = ServingState(snapshot=snapshot, providers={"leaving": provider}, revision="r")
     around = Surroundings(keys=keys, static_workload=Workload(namespace="shop"))
     headers = {"authorization": (f"Bearer {token}",)} if token else {}
-    request = Request(method="GET", path="/", host="shop.example", headers=headers)
+    request = Request(method="GET", path=path, host="shop.example", headers=headers)
     return walk(request, state, around)
 
 
@@ -134,6 +140,36 @@ def test_bad_token_that_was_written_is_refused(mint: TokenMint, keys: JwksCache)
 
     assert (decision.reason, decision.http_status) == ("token_invalid", 401)
     assert "Bearer x" not in json.dumps(decision.detail)
+
+
+@pytest.mark.parametrize(
+    ("removed", "written", "subject"),
+    [((), "b", "b"), (("access_token",), "", None), ((), "", "a")],
+)
+def test_token_in_the_query_is_the_one_that_goes_upstream(
+    mint: TokenMint, keys: JwksCache, removed: tuple[str, ...], written: str, subject: str | None
+) -> None:
+    """A parameter that a provider takes away gives no claims; one that it writes is verified."""
+    parameters = (("access_token", token_of(mint, written)),) if written else ()
+    provider = Leaving(Mutations(set_query_parameters=parameters, remove_query_parameters=removed))
+    path = f"/x?a=1&access%5Ftoken={token_of(mint, 'a')}"
+
+    outcome = outcome_of(mint, keys, provider, path=path, fromParams=["access_token"])
+
+    assert outcome.decision.is_allowed
+    assert provider.seen.subject == "a"
+    claims = outcome.request.claims
+    assert subject == (None if claims is None else claims.subject)
+    assert outcome.request.path.startswith("/x?a=1")
+
+
+def test_bad_token_in_a_written_parameter_is_refused(mint: TokenMint, keys: JwksCache) -> None:
+    """A parameter is verified as a header is."""
+    provider = Leaving(Mutations(set_query_parameters=(("access_token", "a b&c"),)))
+
+    outcome = outcome_of(mint, keys, provider, fromParams=["access_token"])
+
+    assert (outcome.decision.reason, outcome.decision.http_status) == ("token_invalid", 401)
 
 
 def test_other_changes_leave_the_token_as_verified(mint: TokenMint, keys: JwksCache) -> None:
