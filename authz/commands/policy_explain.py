@@ -24,7 +24,14 @@ from authz.commands.options import (
 )
 from authz.evaluate import MAX_LINE, Evaluator, MalformedLineError
 from authz.evaluate_state import only_namespace
-from authz.explain.ask import Question, UnclearQuestionError, caller_of, headers_of, to_document
+from authz.explain.ask import (
+    Question,
+    UnclearQuestionError,
+    address_of,
+    caller_of,
+    headers_of,
+    to_document,
+)
 from authz.explain.document import to_document as story_document
 from authz.explain.render import print_story
 from authz.explain.story import tell
@@ -149,7 +156,7 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
             _print_who_can(question, found, format_)
             return
         evaluator = Evaluator(world.state, around, only_namespace(world.state.snapshot))
-        with _clear_questions():
+        with _clear_questions(request_file):
             line = _line(request_file, caller, asked, world)
             story = tell(evaluator.outcome(line), world.state)
     if format_ == _JSON:
@@ -160,12 +167,13 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
 
 
 @contextmanager
-def _clear_questions() -> Iterator[None]:
+def _clear_questions(request_file: IO[bytes] | None = None) -> Iterator[None]:
     """Turn a request that is none into its reason and exit code 2."""
     try:
         yield
     except (MalformedLineError, UnclearQuestionError) as exc:
-        click.echo(f"error: {exc}", err=True)
+        where = f"`{request_file.name}`: " if request_file is not None else ""
+        click.echo(f"error: {where}{exc}", err=True)
         raise SystemExit(EXIT_UNUSABLE) from exc
 
 
@@ -205,7 +213,7 @@ def _question(caller: str, asked: dict[str, Any], world: World) -> Question:
         host=asked["host"],
         headers=headers_of(asked["header"]),
         token=_token(asked["token"]),
-        source_ip=asked["ip"],
+        source_ip=address_of(asked["ip"]),
         port=asked["port"],
     )
 

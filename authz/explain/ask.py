@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from policies.diagnostic import shown
 
 PLAINTEXT = "plaintext"
 """What `--from` says of a caller without a client certificate."""
-_WORKLOAD = re.compile(r"[^/\s]+/[^/\s]+")
+_WORKLOAD = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 
 
 class UnclearQuestionError(Exception):
@@ -52,6 +53,19 @@ def caller_of(text: str, trust_domain: str) -> str:
     raise UnclearQuestionError(
         f"`{shown(text)}` is neither a SPIFFE ID, nor `<namespace>/<account>`, nor `{PLAINTEXT}`"
     )
+
+
+def address_of(text: str) -> str:
+    """Return the IP address of a caller as it was written.
+
+    Raises:
+        UnclearQuestionError: the text is no address.
+    """
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as exc:
+        raise UnclearQuestionError(f"`{shown(text)}` is no IP address") from exc
+    return text
 
 
 def headers_of(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:

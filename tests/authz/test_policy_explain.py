@@ -200,7 +200,9 @@ def test_a_path_with_control_characters_stays_on_its_line() -> None:
     [
         (("--from", "web"), "`web` is neither a SPIFFE ID"),
         (("--header", "hush"), "a header is not of the form"),
-        (("--request", "bad.json"), "not JSON at column"),
+        (("--from", "spiffe:/web"), "`spiffe:/web` is neither a SPIFFE ID"),
+        (("--ip", "1.2"), "`1.2` is no IP address"),
+        (("--request", "bad.json"), "`bad.json`: not JSON at column"),
         (("--token", "@missing"), "No such file"),
     ],
 )
