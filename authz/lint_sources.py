@@ -200,6 +200,7 @@ def _providers(settings: Embedded) -> tuple[YamlNode, ...]:
 
 def _read_authority(settings: Embedded | None, entries: Embedded | None) -> Authority | None:
     """Return what the CA can issue, or None where its registrations are not all known."""
+    listed = _entry_names(entries) if entries is not None else []
     if settings is None:
         return None
     document = _document(settings)
@@ -208,7 +209,7 @@ def _read_authority(settings: Embedded | None, entries: Embedded | None) -> Auth
     if not domain or (is_dynamic and entries is None):
         return None
     names = [text_of(each, "spiffeId") for each in items_of(document, "workloads")]
-    names += _entry_names(entries) if entries is not None else []
+    names += listed
     return Authority(trust_domain=domain, can_issue=_issuing(names))
 
 

@@ -16,6 +16,7 @@ from authz.commands.failing import clear_errors
 from authz.commands.lint_mending import mend
 from authz.commands.options import mesh_option, read_mesh
 from authz.commands.policy_texts import read_texts
+from authz.commands.replacing import write_whole
 from authz.commands.slow_bar import SlowBar
 from authz.config_file import load_settings
 from authz.lint_reports import (
@@ -194,9 +195,12 @@ def _lint(asked: _Asked) -> None:
     findings = (*map(_of_problem, problems), *result.findings)
     left = [found for found in findings if found.code not in asked.skip]
     if asked.write_baseline is not None:
-        target = str(asked.write_baseline)
-        with clear_errors(), click.open_file(target, "w", atomic=True) as stream:
-            stream.write(render_baseline(left) + "\n")
+        baseline = render_baseline(left) + "\n"
+        if str(asked.write_baseline) == "-":
+            click.echo(baseline, nl=False)
+            raise SystemExit(EXIT_CLEAN)
+        with clear_errors():
+            write_whole(asked.write_baseline, baseline)
         raise SystemExit(EXIT_CLEAN)
     result = replace(result, findings=new_findings(left, known))
     if asked.format_ == "pretty":

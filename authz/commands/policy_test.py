@@ -13,6 +13,7 @@ from rich.text import Text
 
 from authz.commands.failing import clear_errors
 from authz.commands.options import mesh_option, read_mesh
+from authz.commands.replacing import write_whole
 from authz.policytest.coverage.items import Tally, shown_percent
 from authz.policytest.coverage.reports import FORMATS as COVERAGE_FORMATS
 from authz.policytest.rego_run import SUFFIX as REGO_SUFFIX
@@ -213,7 +214,7 @@ def _list(wish: Wish) -> int:
         if wish.manner.wants(name):
             found += 1
             click.echo(f"{place}\t{name}")
-    return EXIT_PASSED if found else _nothing()
+    return EXIT_PASSED if found else _nothing(wish)
 
 
 def _names(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
@@ -271,7 +272,7 @@ def _write(text: str, output: Output) -> None:
     if output.file == _STDOUT:
         click.echo(text, nl=False)
     else:
-        Path(output.file).write_text(text, encoding="utf-8")
+        write_whole(Path(output.file), text)
 
 
 def _exit_code(run: TestRun, tally: Tally, wish: Wish) -> int:
@@ -281,7 +282,7 @@ def _exit_code(run: TestRun, tally: Tally, wish: Wish) -> int:
     if Trouble.POLICIES in troubles:
         return EXIT_BROKEN_POLICIES
     if not run.results:
-        return _nothing()
+        return _nothing(wish)
     if run.failed:
         return EXIT_FAILED
     if wish.threshold is not None and tally.percent < wish.threshold:
@@ -291,6 +292,14 @@ def _exit_code(run: TestRun, tally: Tally, wish: Wish) -> int:
     return EXIT_BELOW_THRESHOLD if Trouble.COVERAGE in troubles else EXIT_PASSED
 
 
-def _nothing() -> int:
-    click.echo(f"no test found in any *{SUFFIX} or *{REGO_SUFFIX}", err=True)
+def _nothing(wish: Wish) -> int:
+    where = ", ".join(f"`{path}`" for path in wish.paths)
+    click.echo(f"no test found in any *{SUFFIX} or *{REGO_SUFFIX} of {where}", err=True)
+    advice = "`policy init NAME` writes a folder with tests to start from"
+    if wish.manner.pattern is not None:
+        wanted = wish.manner.pattern.pattern
+        advice = (
+            f"no name holds `{wanted}` of `--run`, or there is no test: see `policy test --list`"
+        )
+    click.echo(f"  help: {advice}", err=True)
     return EXIT_NOTHING_FOUND

@@ -15,13 +15,24 @@ def replacing(path: Path) -> Iterator[Path]:
         # A pipe or a device is written as it stands.
         yield path
         return
-    part = path.with_name(f".{path.name}.part")
+    target = path.resolve()  # what a link names, such as that of `/dev/stdout`
+    part = target.with_name(f".{target.name}.part")
     try:
         part.touch()  # what cannot be written is told before the work, not after it
+    except OSError as exc:
+        exc.filename = str(path)  # the file that was asked for, not the one beside it
+        raise
+    try:
         yield part
-        part.replace(path)
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -138,6 +138,15 @@ def test_wrong_registrations_are_refused(world: Path, text: str) -> None:
     done = _run(world / "policies", "--ca", world / "ca.yaml", "--ca-entries", world / "e.json")
     assert done.exit_code == 2
     assert "entries list --json" in done.output
+    without_ca = _run(world / "policies", "--ca-entries", world / "e.json")
+    assert without_ca.exit_code == 2, "registrations that nobody needs are refused all the same"
+
+
+def test_a_baseline_that_cannot_be_written_is_named(world: Path) -> None:
+    """The message names the file that was asked for, not the one it is written to first."""
+    done = _run(world / "policies", "--write-baseline", world / "missing" / "b.json")
+    assert done.exit_code == 2
+    assert "missing/b.json`: No such file" in done.output
 
 
 @pytest.mark.parametrize(

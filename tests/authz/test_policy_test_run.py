@@ -175,7 +175,10 @@ def test_list_runs_nothing() -> None:
     assert 0 == listed.exit_code
     assert ["pay/wrong", "pay/late"] == [line.split("\t")[1] for line in listed.stdout.splitlines()]
     assert all(line.startswith("a.policytest.yaml:") for line in listed.stdout.splitlines())
-    assert 6 == run_policy("test", "--list", "--run", "nothing").exit_code
+    unfound = run_policy("test", "--list", "--run", "nothing")
+    assert 6 == unfound.exit_code
+    assert "of `.`" in unfound.stderr, "where was looked is told"
+    assert "`nothing` of `--run`" in unfound.stderr
 
 
 def test_exit_codes_are_distinct(suite: Path) -> None:
