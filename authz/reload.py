@@ -22,8 +22,8 @@ from policies.files import walk_once
 
 _log = structlog.get_logger(__name__)
 
-Fingerprint = frozenset[tuple[str, int, int, int]]
-"""Name, size, modification time (ns) and inode of every watched file."""
+Fingerprint = frozenset[tuple[str, int, int, int, int]]
+"""Name, size, times of modification and of change (ns) and inode of every watched file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +177,7 @@ class StateKeeper:
 
 def fingerprint(watched: Iterable[Path]) -> Fingerprint:
     """Return what the files below `watched` look like from outside."""
-    found: set[tuple[str, int, int, int]] = set()
+    found: set[tuple[str, int, int, int, int]] = set()
     for path in watched:
         names = [path]
         if path.is_dir():
@@ -186,9 +186,11 @@ def fingerprint(watched: Iterable[Path]) -> Fingerprint:
             try:
                 info = name.stat()
             except OSError:
-                found.add((str(name), -1, 0, 0))
+                found.add((str(name), -1, 0, 0, 0))
                 continue
-            found.add((str(name), info.st_size, info.st_mtime_ns, info.st_ino))
+            # A copy in place may keep size and modification time; the time of change it cannot.
+            times = info.st_mtime_ns, info.st_ctime_ns
+            found.add((str(name), info.st_size, *times, info.st_ino))
     return frozenset(found)
 
 

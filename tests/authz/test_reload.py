@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_symlink_swap(tmp_path: Path) -> None:
     (tmp_path / "new").rename(link)
 
     assert before != fingerprint([link])
+
+
+def test_an_edit_that_keeps_size_and_time(tmp_path: Path) -> None:
+    """What a copy in place with the old modification time wrote is seen as an edit."""
+    path = tmp_path / "p.yaml"
+    path.write_text(GOOD)
+    before, info = fingerprint([tmp_path]), path.stat()
+    path.write_text(GOOD.replace("shop", "pohs"))
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+    assert info.st_size == path.stat().st_size
+    assert before != fingerprint([tmp_path])
 
 
 def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
