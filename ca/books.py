@@ -60,7 +60,7 @@ class Books:
     def refresh(self) -> None:
         """Take up what other replicas changed, publish it, and look what works again."""
         try:
-            self.recorder.probe()
+            self.recorder.probe(is_suspect=bool(self.ledger_error))
             self.issuance.record_held_back()
             if self.registry.refresh_if_changed():
                 self.publish()

@@ -97,12 +97,13 @@ class Recorder:
         """Return why the ledger or the chain could not be written last time, or None."""
         return self._ledger_fault or self._chain_fault
 
-    def probe(self) -> None:
+    def probe(self, *, is_suspect: bool = False) -> None:
         """Find out whether what could not be written last time can be now; blocks, never raises.
 
-        So `health` does not depend on somebody asking for a certificate.
+        So `health` does not depend on somebody asking for a certificate. `is_suspect`: the
+        ledger could not be read, so it has to take a write before it counts as whole.
         """
-        if self._ledger_fault is not None:
+        if self._ledger_fault is not None or is_suspect:
             try:
                 with self._store.write() as connection:
                     touch(connection, REGISTRY_REVISION)

@@ -5,7 +5,8 @@ comes another of the same rule that never holds: for each statement of the claus
 whether there is a way so far, by a comprehension over the statements before. What is asked is
 asked as before; and since each printing gives a number to the condition that fails at last,
 the order in which the engine takes statements makes no difference. A line counts as reached
-when every statement that begins on it was. `default` clauses ask nothing and are not counted.
+when every statement that begins on it was. `default` clauses ask nothing and are not counted,
+nor are heads with several bodies.
 """
 
 from __future__ import annotations
@@ -95,11 +96,25 @@ def _marked(file: str, source: str, marks: list[Mark]) -> str:
         return source
     inserts: list[tuple[int, str]] = []
     for rule in rules_of(tokens):
-        if rule[0].text != "default":
-            inserts.extend(_inserts(file, source, list(branches_of(rule)), marks))
+        branches = list(branches_of(rule))
+        if rule[0].text != "default" and not any(map(_has_bodies, branches)):
+            inserts.extend(_inserts(file, source, branches, marks))
     for place, text in reversed(inserts):
         source = source[:place] + text + source[place:]
     return source
+
+
+def _has_bodies(branch: Branch) -> bool:
+    """Return whether a head has several bodies, `if {…} {…}`: which one held cannot be told."""
+    body = branch.body or ()
+    pairs = zip(body, body[1:], strict=False)
+    return (
+        bool(body)
+        and body[0].text == "{"
+        and any(
+            (one.text, other.text, one.depth) == ("}", "{", body[0].depth) for one, other in pairs
+        )
+    )
 
 
 def _inserts(
