@@ -189,7 +189,9 @@ def test_marks_change_no_answer_of_the_engines_cases() -> None:
 
 
 # Evaluations without an end, and modules that the library does not compile.
-_NOT_HERE = re.compile("without end|no end|rules of several kinds|for the library|a statement behind")
+_NOT_HERE = re.compile(
+    "without end|no end|rules of several kinds|for the library|a statement behind"
+)
 
 
 def _probe(modules: Iterable[tuple[str, str]], count: int) -> Probe:
