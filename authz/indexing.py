@@ -22,7 +22,7 @@ def indexing(settings: AuditSettings) -> Iterator[None]:
     if not settings.columns:
         yield
         return
-    command = [sys.executable, "-m", "authz", "audit", "index", "-f", "--leashed"]
+    command = [sys.executable, "-P", "-m", "authz", "audit", "index", "-f", "--leashed"]
     process = subprocess.Popen([*command, str(settings.folder)], stdin=subprocess.PIPE)
     try:
         yield

@@ -2,7 +2,7 @@
 
 Theory of operation. The texts go in whole, what was read comes back in small pieces, so
 that taking one in holds the interpreter no longer than a check may wait. The process is
-started for one reload and ends with it. If it cannot do its work, the caller does.
+started for one reload and ends with it. If it cannot do its work, or not in time, the caller does.
 
 Run as `python -m authz.reading_process`; both directions are pickles of our own making.
 """
@@ -14,6 +14,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import IO, Final
 
@@ -28,6 +29,8 @@ _LENGTH: Final = struct.Struct(">I")
 _NICENESS: Final = 10
 # BUDGET: resources in one piece, a millisecond to take in.
 _PIECE: Final = 25
+# BUDGET: 10,000 policies take some seconds, and as many times longer as the machine is busy.
+_PATIENCE_SECONDS: Final = 120.0
 # BUDGET: characters for which no process is worth its start.
 _FEW: Final = 64 * 1024
 
@@ -44,10 +47,14 @@ def read_apart(texts: Texts, pace: Pace) -> Iterable[Inspected]:
 
 
 def _read_in_process(texts: Texts, pace: Pace) -> list[Inspected]:
-    command = [sys.executable, "-m", "authz.reading_process"]
+    # WHY -P: what lies in the folder that the server was started in is nobody's module.
+    command = [sys.executable, "-P", "-m", "authz.reading_process"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        # WHY: one that is stopped says nothing, and would keep every later edit from counting.
+        watch = threading.Timer(_PATIENCE_SECONDS, process.kill)
+        watch.start()
         try:
             pickle.dump(list(texts), process.stdin)
             process.stdin.close()
@@ -55,6 +62,8 @@ def _read_in_process(texts: Texts, pace: Pace) -> list[Inspected]:
         except BaseException:
             process.kill()
             raise
+        finally:
+            watch.cancel()
     return found
 
 

@@ -39,7 +39,7 @@ class WorkerProcess:
         self._http_port = 0
         ours, theirs = socket.socketpair()
         self._leash = ours
-        command = [sys.executable, "-m", "authz", "serve", "-c", str(config)]
+        command = [sys.executable, "-P", "-m", "authz", "serve", "-c", str(config)]
         command += ["--worker", name, "--leash", str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])

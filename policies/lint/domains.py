@@ -11,9 +11,10 @@ from typing import Final
 from identity.peer import KubernetesIdentity, Peer
 from policies.decision import Effect
 from policies.diagnostic import shown
-from policies.lint.facts import Facts, Written, resource_name, rules_of
+from policies.lint.facts import Facts, resource_name, rules_of
 from policies.lint.finding import Spot
 from policies.lint.registry import rule
+from policies.lint.spots import spot_at
 from policies.lint.witness import home_of, witnesses
 from policies.mesh import MeshMode
 from policies.model import Action, Clause, Rule
@@ -23,16 +24,6 @@ _LOCAL: Final = "cluster.local"
 _BLIND: Final = frozenset({"source.namespace", "source.serviceAccount"})
 _SEEING: Final = frozenset({"source.principal", "source.trustDomain"})
 _WORKLOAD: Final = re.compile(r"[^/*]+(/[^/*]+)+")
-
-
-def _spot(written: Written, message: str, help_: str = "") -> Spot:
-    return Spot(
-        message=message,
-        location=written.value.location,
-        resource=resource_name(written.policy),
-        path=written.path,
-        help=help_,
-    )
 
 
 @rule("MW0607")
@@ -46,7 +37,7 @@ def domain_nobody_believes(facts: Facts) -> Iterator[Spot]:
         domain = each.value.text.partition("/")[0].removeprefix("spiffe://")
         if domain and "*" not in domain and domain not in known:
             guess = difflib.get_close_matches(domain[:200], known, n=1)
-            yield _spot(each, f"nobody of the trust domain `{shown(domain)}` is believed here",
+            yield spot_at(each, f"nobody of the trust domain `{shown(domain)}` is believed here",
                         f"did you mean `{shown(guess[0])}`?" if guess else "")  # fmt: skip
 
 
@@ -57,7 +48,7 @@ def stands_for_the_domain(facts: Facts) -> Iterator[Spot]:
     for each in facts.values("source.principal"):
         text = each.value.text
         if own != _LOCAL and text.startswith(f"{_LOCAL}/"):
-            yield _spot(each, f"`{shown(text)}` is read as of `{shown(own)}`, by Istio alone",
+            yield spot_at(each, f"`{shown(text)}` is read as of `{shown(own)}`, by Istio alone",
                         f"write `{shown(own)}{shown(text.removeprefix(_LOCAL))}`")  # fmt: skip
 
 
@@ -122,4 +113,4 @@ def identity_nobody_gets(facts: Facts) -> Iterator[Spot]:
             domain = authority.trust_domain
         is_local = domain == authority.trust_domain and _WORKLOAD.fullmatch(text) is not None
         if is_local and not authority.can_issue(f"spiffe://{domain}/{path}"):
-            yield _spot(each, f"no registration of the CA gives out `{shown(text)}`")
+            yield spot_at(each, f"no registration of the CA gives out `{shown(text)}`")

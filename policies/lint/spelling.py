@@ -11,9 +11,10 @@ from typing import Final
 from policies.diagnostic import shown
 from policies.dry_run_annotation import DRY_RUN_ANNOTATION
 from policies.lint.cover import is_anchor_key, list_covers
-from policies.lint.facts import Facts, Written, clauses_of, resource_name, rules_of
+from policies.lint.facts import Facts, clauses_of, resource_name, rules_of
 from policies.lint.finding import Spot
 from policies.lint.registry import rule
+from policies.lint.spots import spot_at
 from policies.lint.suppression import ANNOTATION
 from policies.model import Value
 
@@ -25,16 +26,6 @@ _OURS: Final = ("istio.io/", "meshwarden.io/")
 _ALPHABETS: Final = ("LATIN", "CYRILLIC", "GREEK")
 
 
-def _spot(written: Written, message: str, help_: str = "") -> Spot:
-    return Spot(
-        message=message,
-        location=written.value.location,
-        resource=resource_name(written.policy),
-        path=written.path,
-        help=help_,
-    )
-
-
 @rule("MW0215")
 def without_the_apex(facts: Facts) -> Iterator[Spot]:
     """A host suffix with its dot, beside which the domain itself is missing."""
@@ -44,7 +35,7 @@ def without_the_apex(facts: Facts) -> Iterator[Spot]:
             continue
         beside = each.clause.not_values if each.is_negated else each.clause.values
         if text[2:] not in {value.text for value in beside}:
-            yield _spot(each, f"`{shown(text)}` leaves `{shown(text[2:])}` itself out",
+            yield spot_at(each, f"`{shown(text)}` leaves `{shown(text[2:])}` itself out",
                         f"add `{shown(text[2:])}` if it was meant")  # fmt: skip
 
 
@@ -54,7 +45,7 @@ def not_as_it_looks(facts: Facts) -> Iterator[Spot]:
     for each in facts.every_value():
         fault = _fault(each.value.text)
         if fault:
-            yield _spot(each, f"`{shown(each.value.text)}` {fault}")
+            yield spot_at(each, f"`{shown(each.value.text)}` {fault}")
 
 
 def _fault(text: str) -> str:

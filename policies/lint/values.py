@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from policies.diagnostic import shown
 from policies.http_path import normalize_path
-from policies.lint.facts import Facts, Written, resource_name
+from policies.lint.facts import Facts
 from policies.lint.finding import Spot
 from policies.lint.registry import rule
+from policies.lint.spots import spot_at
 from policies.mesh import Mesh, PathNormalization
 from policies.model import Action
 from policies.path_template import is_template
@@ -21,23 +22,13 @@ _UNMERGED = frozenset(
 )
 
 
-def _spot(written: Written, message: str, help_: str = "") -> Spot:
-    return Spot(
-        message=message,
-        location=written.value.location,
-        resource=resource_name(written.policy),
-        path=written.path,
-        help=help_,
-    )
-
-
 @rule("MW0203")
 def looks_like_regex(facts: Facts) -> Iterator[Spot]:
     """A value with the marks of a regular expression; Istio compares it as text."""
     for each in facts.values("operation.paths", "operation.hosts", "source.principal"):
         text = each.value.text
         if _REGEX.search(text) and not is_template(text):
-            yield _spot(each, f"`{shown(text)}` looks like a regular expression and is compared"
+            yield spot_at(each, f"`{shown(text)}` looks like a regular expression and is compared"
                         " as text")  # fmt: skip
 
 
@@ -48,7 +39,7 @@ def path_not_normal(facts: Facts) -> Iterator[Spot]:
     for each in facts.values("operation.paths"):
         normal = normal_path(each.value.text, mesh)
         if normal != each.value.text:
-            yield _spot(each, f"`{shown(each.value.text)}` never matches: requests are normalized"
+            yield spot_at(each, f"`{shown(each.value.text)}` never matches: requests are normalized"
                         " before", f"write `{shown(normal)}`")  # fmt: skip
 
 
@@ -74,7 +65,7 @@ def prefix_without_boundary(facts: Facts) -> Iterator[Spot]:
         text = each.value.text
         if text[0] == "/" and text[-1] == "*" and text[-2].isalnum():
             head = shown(text[:-1])
-            yield _spot(each, f"`{shown(text)}` also matches `{head}x`",
+            yield spot_at(each, f"`{shown(text)}` also matches `{head}x`",
                         f"write `{head}` and `{head}/*`")  # fmt: skip
 
 
@@ -85,7 +76,7 @@ def path_spellings(facts: Facts) -> Iterator[Spot]:
     for each in facts.values("operation.paths"):
         excludes = each.is_negated is (each.policy.action is Action.ALLOW)
         if level in _UNMERGED and excludes and each.policy.action is not Action.AUDIT:
-            yield _spot(each, f"`{shown(each.value.text)}` can be walked around: paths are"
+            yield spot_at(each, f"`{shown(each.value.text)}` can be walked around: paths are"
                         f" normalized as {level.upper()} only")  # fmt: skip
 
 
@@ -96,7 +87,7 @@ def suffix_without_dot(facts: Facts) -> Iterator[Spot]:
         text = each.value.text
         if len(text) > 1 and text[0] == "*" and text[1].isalnum():
             tail = shown(text[1:])
-            yield _spot(each, f"`{shown(text)}` also matches `evil{tail}`",
+            yield spot_at(each, f"`{shown(text)}` also matches `evil{tail}`",
                         f"write `{tail}` and `*.{tail}`")  # fmt: skip
 
 
@@ -106,7 +97,7 @@ def host_with_more(facts: Facts) -> Iterator[Spot]:
     for each in facts.values("operation.hosts"):
         text = each.value.text
         if "/" in text or " " in text:
-            yield _spot(each, f"`{shown(text)}` never matches: it is more than a host",
+            yield spot_at(each, f"`{shown(text)}` never matches: it is more than a host",
                         f"write `{shown(bare_host(text))}`")  # fmt: skip
 
 
@@ -126,7 +117,7 @@ def principal_shape(facts: Facts) -> Iterator[Spot]:
         domain, _, rest = text.partition("/")
         meant = not rest or domain != domain.lower() or f"/{rest}".count("/ns/") != 0
         if meant or "/sa/" in f"/{rest}":
-            yield _spot(each, f"`{shown(text)}` is not"
+            yield spot_at(each, f"`{shown(text)}` is not"
                         " `<trust domain>/ns/<namespace>/sa/<account>`")  # fmt: skip
 
 
@@ -139,7 +130,7 @@ def default_account(facts: Facts) -> Iterator[Spot]:
             each.clause.key == "source.serviceAccount" and text.rpartition("/")[2] == "default"
         )
         if is_default and each.policy.action is Action.ALLOW and not each.is_negated:
-            yield _spot(each, f"`{shown(text)}` is every workload that has no account of its own")
+            yield spot_at(each, f"`{shown(text)}` is every workload that has no account of its own")
 
 
 @rule("MW0612")
@@ -150,5 +141,5 @@ def principal_prefix(facts: Facts) -> Iterator[Spot]:
         is_inside = text[-1] == "*" and len(text) > 1 and text[-2] not in "/*"
         if is_inside and "*" not in text[:-1]:
             head = shown(text[:-1])
-            yield _spot(each, f"`{shown(text)}` also matches `{head}-evil`",
+            yield spot_at(each, f"`{shown(text)}` also matches `{head}-evil`",
                         f"write `{head}/*`")  # fmt: skip

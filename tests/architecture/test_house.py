@@ -92,6 +92,19 @@ def test_every_public_name_has_a_docstring(room: str) -> None:
     assert [] == missing
 
 
+def test_own_processes_import_nothing_from_where_they_are_started() -> None:
+    """Without `-P` Python looks for modules in the working folder, whoever may write there."""
+    started = [
+        (shown(path), line.strip())
+        for path in python_files(*ROOMS)
+        for line in path.read_text("utf-8").splitlines()
+        if "[sys.executable" in line
+    ]
+
+    assert len(started) >= 5
+    assert [] == [each for each in started if '[sys.executable, "-P", "-m"' not in each[1]]
+
+
 def test_no_file_is_too_long() -> None:
     """A file that outgrows its subject is cut by noun."""
     lengths = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,6 +62,36 @@ def test_a_process_that_ends_early_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "executable", "/bin/true")
 
     assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was stopped would keep this edit and all later ones from counting."""
+
+    def start(command: list[str], **pipes: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, **pipes)
+        process.send_signal(signal.SIGSTOP)
+        started.append(process)
+        return process
+
+    started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(reading_process, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(
+        reading_process, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
+    )
+
+    assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+    assert [-signal.SIGKILL] == [each.returncode for each in started]
+
+
+def test_no_module_comes_from_where_the_server_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that bears a module's name is not imported for lying in the folder."""
+    (tmp_path / "struct.py").write_text("open('imported', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+
+    assert list(read_here(TEXTS, no_pace)) == list(read_apart(TEXTS, no_pace))
+    assert not (tmp_path / "imported").exists()
 
 
 def test_few_texts_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
