@@ -20,7 +20,7 @@ class AuditError(Exception):
     code = "audit.error"
 
 
-class AuditUnavailable(AuditError):  # noqa: N818 - a state of the record, named as the Reason is
+class AuditUnavailable(AuditError):
     """A record was not accepted: the queue is full, the writer failed or is closed."""
 
     code = "audit.unavailable"

@@ -125,7 +125,7 @@ class LogKeeper:
                 seconds = _AGAIN_SECONDS  # another process looks after it at the moment
             except (OSError, AuditUnavailable) as exc:
                 self._note(exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc))
-            except Exception as exc:  # noqa: BLE001 - the thread's top: a dead one keeps nothing
+            except Exception as exc:  # the thread's top: a dead one keeps nothing
                 self._note(f"it failed: {type(exc).__name__}")
             else:
                 self.fault = None

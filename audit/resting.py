@@ -84,7 +84,7 @@ class RestingLogs:
                 self.look()
             except (OSError, AuditError) as exc:
                 self._on_fault(f"logs at rest: {exc}")
-            except Exception as exc:  # noqa: BLE001 - the thread's top: a dead one sends nothing
+            except Exception as exc:  # the thread's top: a dead one sends nothing
                 self._on_fault(f"logs at rest: {type(exc).__name__}")
             self._stop.wait(_LOOK_SECONDS)
 

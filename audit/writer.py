@@ -197,7 +197,7 @@ class AuditWriter:
         """Write until closed; whatever ends the thread otherwise makes every offer refused."""
         try:
             self._write_until_closed()
-        except Exception as exc:  # noqa: BLE001 - the thread's top: offers must learn that it died
+        except Exception as exc:  # the thread's top: offers must learn that it died
             self._intake.fail(f"the audit writer stopped: {type(exc).__name__}", self._tickets())
             raise
 
@@ -231,7 +231,7 @@ class AuditWriter:
             if isinstance(record, AuditEvent):
                 return document_from_event(record, node=self._node, redactor=self._redactor)
             return document_from_record(record, node=self._node, redactor=self._redactor)
-        except Exception as exc:  # noqa: BLE001 - one odd record must not stop those behind it
+        except Exception as exc:  # one odd record must not stop those behind it
             details = {
                 "why": type(exc).__name__,
                 "decision_id": str(getattr(record, "decision_id", ""))[:64],

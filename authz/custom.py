@@ -131,7 +131,7 @@ def _too_many(policies: WorkloadPolicies, matched: RuleRef) -> Decision:
     )
 
 
-def _ask(  # noqa: PLR0913, PLR0917 - what is asked, whom, and on what terms
+def _ask(
     name: str,
     request: Request,
     providers: Mapping[str, Provider],

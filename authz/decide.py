@@ -59,12 +59,12 @@ def decide(
     return judge(policies, request, providers).decision
 
 
-def judge(  # noqa: PLR0913 - keyword-only facts of one walk
+def judge(
     policies: WorkloadPolicies,
     request: Request,
     providers: Mapping[str, Provider],
     *,
-    token: TokenStage = TokenStage(),  # noqa: B008 - an immutable value
+    token: TokenStage = TokenStage(),
     terms: CustomTerms = CustomTerms(),  # noqa: B008 - an immutable value
     asking: Asking = Asking(),  # noqa: B008 - an immutable value
 ) -> Judgement:

@@ -63,7 +63,7 @@ def _handler(ready: Readiness, metrics: Callable[[], bytes]) -> type[BaseHTTPReq
         # BUDGET: a client that sends nothing must not hold a thread for ever.
         timeout = 10
 
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/healthz":
                     self._answer(200, "text/plain", b"ok\n")

@@ -107,7 +107,7 @@ def candidate_set(state: ServingState, rego: Mapping[str, NewRego]) -> Candidate
     def terms_with(default_provider: str) -> CustomTerms:
         return replace(state.terms, default=default_provider)
 
-    def decided(  # noqa: PLR0913 - the parts of one walk
+    def decided(
         policies: WorkloadPolicies,
         request: Request,
         *,

@@ -254,7 +254,7 @@ def static_workload(settings: WorkloadSettings) -> Workload | None:
     )
 
 
-def _run(  # noqa: PLR0913, PLR0917 - the parts, joined here
+def _run(
     settings: Settings,
     stop: threading.Event,
     authorizer: Authorizer,

@@ -72,7 +72,7 @@ _CONTESTS = (
 def main() -> int:
     """Measure, print, write the results; 1 when a goal is missed or a tool is."""
     missing = missing_tool()
-    if missing is not None or (os.cpu_count() or 1) < 2:  # noqa: PLR2004 - one for each side
+    if missing is not None or (os.cpu_count() or 1) < 2:  # one for each side
         print(f"bench check needs two cores and {missing or 'a second core'}", file=sys.stderr)
         return 1
     end_in_order()

@@ -223,9 +223,9 @@ def split_der(raw: bytes) -> tuple[x509.Certificate, ...]:
 
 def _der_length(raw: bytes) -> int:
     """Return how many bytes the first DER element takes (X.690 §8.1.3)."""
-    if len(raw) < 2:  # noqa: PLR2004 - tag and length
+    if len(raw) < 2:  # tag and length
         return len(raw)
-    if raw[1] < 0x80:  # noqa: PLR2004 - the short form
+    if raw[1] < 0x80:  # the short form
         return 2 + raw[1]
     count = raw[1] & 0x7F
     return 2 + count + int.from_bytes(raw[2 : 2 + count], "big")

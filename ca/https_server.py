@@ -170,10 +170,10 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
         protocol_version = "HTTP/1.1"
         timeout = _TIMEOUT_SECONDS
 
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_GET(self) -> None:
             self._route(b"")
 
-        def do_POST(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_POST(self) -> None:
             length = self.headers.get("content-length", "")
             # RFC 9112 §6.1: a body of unknown length; none of our clients has one.
             if not length.isdecimal() or "transfer-encoding" in self.headers:

@@ -38,7 +38,7 @@ class Judge(Protocol):
     token that does not hold. `default_provider` is asked where no policy names another.
     """
 
-    def __call__(  # noqa: D102, PLR0913 - the parts of one walk
+    def __call__(  # noqa: D102 - the protocol says it
         self,
         policies: WorkloadPolicies,
         request: Request,

@@ -151,7 +151,7 @@ def _check_negations(module: Module) -> Iterator[Diagnostic]:
             yield _error("rego.negation", message, module.file, found.line, help_)
 
 
-def _error(  # noqa: PLR0913 - one builder for every finding of this file
+def _error(
     code: str, message: str, file: str, line: int, help_: str = "", *, warning: bool = False
 ) -> Diagnostic:
     return Diagnostic(

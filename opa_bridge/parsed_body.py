@@ -81,7 +81,7 @@ def _json(body: bytes, _kind: str) -> Any:
 def _int64(text: str) -> int:
     # WHY here: no engine may see another number than was sent, and a body that stops an
     # engine would be its client's choice.
-    if len(text) > 20 or int(text) not in _INT64:  # noqa: PLR2004 - digits of 64 bits and sign
+    if len(text) > 20 or int(text) not in _INT64:  # digits of 64 bits and sign
         raise InputError("the body holds an integer of more than 64 bits")
     return int(text)
 

@@ -149,7 +149,7 @@ def compile_with_data(
     file = ""
     try:
         interpreter.add_data_json(data)
-        for file, source in modules:  # noqa: B007 - the last file is named in the error
+        for file, source in modules:
             interpreter.add_module(file, _written_out(file, source))
         bundle = interpreter.build(None, list(entrypoints))
         if not bundle.ok():

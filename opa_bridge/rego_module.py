@@ -143,7 +143,7 @@ def _is_dot_name(tokens: tuple[Token, ...], index: int) -> bool:
 
 def _package(tokens: tuple[Token, ...]) -> str | None:
     """Return the package as a slash path; None when the clause is missing or bracketed."""
-    if len(tokens) < 2 or tokens[0].text != "package":  # noqa: PLR2004 - clause and name
+    if len(tokens) < 2 or tokens[0].text != "package":  # clause and name
         return None
     chain = next(chains_of(tokens[1:]), None)
     if chain is None or tokens[1].kind is not Kind.NAME or chain.next_sign == "[":

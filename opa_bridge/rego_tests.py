@@ -164,7 +164,7 @@ def ways_printed(lines: Iterable[str]) -> dict[int, int]:
     found: dict[int, int] = {}
     for line in lines:
         parts = line.split(" ")
-        if parts[0] == SIGN and len(parts) == 3:  # noqa: PLR2004 - sign, mark, ways
+        if parts[0] == SIGN and len(parts) == 3:  # sign, mark, ways
             found[int(parts[1])] = max(found.get(int(parts[1]), 0), int(parts[2]))
     return found
 

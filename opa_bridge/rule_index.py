@@ -237,7 +237,7 @@ def _read_rule(source: str, tokens: tuple[Token, ...], rule: str) -> _Rule | Non
 def _is_plain(clause: tuple[Token, ...]) -> bool:
     """Return whether a clause gives the rule one value, and nothing else a value."""
     # A function, a set, an object or an `else` is more than one value by its clauses.
-    if len(clause) < 3 or clause[1].text not in ("if", ":=", "="):  # noqa: PLR2004 - name, sign, value
+    if len(clause) < 3 or clause[1].text not in ("if", ":=", "="):  # name, sign, value
         return False
     outside = [token.text for token in clause[1:] if token.depth == 0]
     return not {"else", ";", clause[0].text} & set(outside)

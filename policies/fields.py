@@ -59,7 +59,7 @@ class Findings:
         """Whether anything found refuses the load."""
         return any(found.severity is Severity.ERROR for found in self.diagnostics)
 
-    def _add(  # noqa: PLR0913 -- the columns of a Diagnostic, private to this class
+    def _add(
         self, severity: Severity, code: str, message: str, location: Location, help_: str, path: str
     ) -> None:
         # A message that is read alone says which field it is about.

@@ -149,7 +149,7 @@ def _compile_values(
 
 
 def _any_alternative(alternatives: tuple[Alternative, ...], request: Request) -> bool:
-    for alternative in alternatives:  # noqa: SIM110 - a loop, as in `matches`
+    for alternative in alternatives:
         if _all_match(alternative, request):
             return True
     return not alternatives

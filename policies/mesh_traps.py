@@ -41,7 +41,7 @@ def _warn_of_provider(resource: AuthorizationPolicy, mesh: Mesh, findings: Findi
         )  # fmt: skip
 
 
-def _warn(  # noqa: PLR0913 -- the columns of a Diagnostic, private to this file
+def _warn(
     resource: Resource, findings: Findings, code: str, path: str, message: str, help_: str
 ) -> None:
     meta = resource.metadata

@@ -195,7 +195,7 @@ def snapshot_of(
     return _assemble(resources, mesh, revision, warnings, SetMemory(), no_pace)
 
 
-def _assemble(  # noqa: PLR0913, PLR0917 - the parts of a snapshot, and how they come about
+def _assemble(
     resources: Iterable[Resource],
     mesh: Mesh,
     revision: str,

@@ -51,7 +51,7 @@ class Export:
 
     log: Path
     format: str
-    range: TimeRange = TimeRange()  # noqa: RUF009 - immutable
+    range: TimeRange = TimeRange()  # immutable
     names: tuple[str, ...] = ()
     grants: tuple[Grant, ...] | None = None
     verifier: NoteVerifier | None = None

@@ -110,7 +110,7 @@ class SinkRunner:
                 while self._step():
                     failures = 0
                     self.fault = None
-            except Exception as exc:  # noqa: BLE001 - the thread's top: a dead one would send nothing
+            except Exception as exc:  # the thread's top: a dead one would send nothing
                 failures += 1
                 if not self._pause(failures, exc):
                     break

@@ -87,6 +87,6 @@ def read_verifier(text: str) -> NoteVerifier:
         OSError: the file cannot be read.
     """
     # A verifier key has two `+` and no file of ours is named so.
-    if text.count("+") >= 2:  # noqa: PLR2004 - as the line above says
+    if text.count("+") >= 2:  # as the line above says
         return parse_verifier(text)
     return parse_verifier(Path(text).read_bytes().decode(errors="replace"))

@@ -24,7 +24,7 @@ EXIT_NO_KEY: Final = 1
 @click.option("--allow-loopback", is_flag=True, help="Fetch from loopback addresses too.")
 @click.option("--refuse-private", is_flag=True, help="Do not fetch from private addresses.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def fetch_jwks_command(  # noqa: PLR0913 - one for each option
+def fetch_jwks_command(
     url: str | None,
     issuer: str | None,
     timeout_seconds: float,

@@ -60,7 +60,7 @@ def print_summary(results: Sequence[CaseResult], console: Console) -> None:
 def _print_mismatch(mismatch: Mismatch, console: Console) -> None:
     """Print what differs: on one line, or below each other where that is hard to compare."""
     expected, got = mismatch.expected or "none", mismatch.got or "none"
-    if max(len(expected), len(got)) <= 40:  # noqa: PLR2004 - what the eye takes in at once
+    if max(len(expected), len(got)) <= 40:  # what the eye takes in at once
         _say(console, Text.assemble(f"      {mismatch.what}: expected ", (expected, "green"),
                                     ", got ", (got, "red")))  # fmt: skip
         return

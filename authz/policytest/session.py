@@ -103,7 +103,7 @@ def run_shares(shares: Sequence[Share], *, measures: bool, jobs: int = 1) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _collected(share: Share, measures: bool) -> list[Found]:  # noqa: FBT001 - called by position
+def _collected(share: Share, measures: bool) -> list[Found]:
     return list(share.run(measures=measures))
 
 

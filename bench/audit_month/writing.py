@@ -228,7 +228,7 @@ def _record(dice: random.Random, revision: str) -> AuditRecord:
         replay=ReplayFacts(
             scheme="http", destination_address="10.4.9.3", token="verified",  # noqa: S106
             rules_headers={name: (value,) for name, value in headers.items()},
-            token_rules="sha256:" + "a" * 64, token_rule="sha256:" + "b" * 64,  # noqa: S106
+            token_rules="sha256:" + "a" * 64, token_rule="sha256:" + "b" * 64,
         ),
         duration_microseconds=int(_SLOTS[4]),
     )  # fmt: skip

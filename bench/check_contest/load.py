@@ -39,7 +39,7 @@ def missing_tool() -> str | None:
     return None if shutil.which("taskset") else "taskset (util-linux)"
 
 
-def put_under_load(  # noqa: PLR0913 - keyword-only shape of the load
+def put_under_load(
     port: int,
     body: bytes,
     seconds: float,
@@ -81,4 +81,4 @@ def put_under_load(  # noqa: PLR0913 - keyword-only shape of the load
 def _waits(log: Path) -> list[float]:
     """Return the seconds of each request: start in microseconds, HTTP status, microseconds."""
     rows = (line.split("\t") for line in log.read_text("utf-8").splitlines())
-    return [int(row[2]) / 1e6 for row in rows if len(row) > 2 and row[1] == "200"]  # noqa: PLR2004 - columns
+    return [int(row[2]) / 1e6 for row in rows if len(row) > 2 and row[1] == "200"]  # columns

@@ -28,7 +28,7 @@ _START_SECONDS: Final = 60.0
 class Server:
     """A running contestant."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a process is started by
+    def __init__(
         self,
         name: str,
         command: Sequence[str],

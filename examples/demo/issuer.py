@@ -102,7 +102,7 @@ def _documents_handler(
     class Documents(BaseHTTPRequestHandler):
         """Serve what `document` knows; 404 for everything else."""
 
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             """Answer with a document."""
             found = document(self.path)
             body = json.dumps({"error": "not_found"} if found is None else found).encode()
@@ -112,7 +112,7 @@ def _documents_handler(
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as above
+        def log_message(self, format: str, *args: object) -> None:
             """Keep quiet: the demo's own output is the table."""
 
     return Documents

@@ -262,7 +262,7 @@ class _Parser(TermParser):
             names.append(self._variable())
         if not self._take("in"):
             return Declare(tuple(names), line)
-        if len(names) > 2:  # noqa: PLR2004 - a key and a value
+        if len(names) > 2:  # a key and a value
             raise self._outside("`some` of this form")
         key = names[0] if len(names) > 1 else "_"
         return SomeIn(key, names[-1], self._term(), line)
@@ -271,7 +271,7 @@ class _Parser(TermParser):
         names = [self._variable()]
         while self._take(","):
             names.append(self._variable())
-        if len(names) > 2 or not self._take("in"):  # noqa: PLR2004 - a key and a value
+        if len(names) > 2 or not self._take("in"):  # a key and a value
             raise self._outside("`every` of this form")
         key = names[0] if len(names) > 1 else "_"
         domain = self._term()

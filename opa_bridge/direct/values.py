@@ -128,7 +128,7 @@ class _Admission:
     def __init__(self, most: int) -> None:
         self._left = most
 
-    def admit(self, value: Any, depth: int) -> Any:  # noqa: PLR0911 - one branch a JSON type
+    def admit(self, value: Any, depth: int) -> Any:
         """Return a value of the document, which may be nested so deep."""
         if depth == 0:
             raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")

@@ -395,7 +395,7 @@ class TestRetention:
 
 def _announce(open_log, removal) -> None:
     """Have the record say what will be removed, as the keeper does before."""
-    from audit.record import AuditEvent, EventName  # noqa: PLC0415 - in the child's copy alone
+    from audit.record import AuditEvent, EventName
 
     log = open_log()
     log.writer.offer_durably(

@@ -193,7 +193,7 @@ def test_secrets_of_many_requests_are_written_nowhere(short_path: Path) -> None:
                     content=json.dumps({"password": secret["body"]}),
                 )
     assert len(service.events()) == 300
-    import gzip  # noqa: PLC0415
+    import gzip
 
     texts = [gzip.decompress(body) for body in service.bodies]
     files = [path for path in log.rglob("*") if path.is_file()]

@@ -155,7 +155,7 @@ def publisher() -> Iterator[Any]:
     class Handler(http.server.BaseHTTPRequestHandler):
         """Answers from the server's table."""
 
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_GET(self) -> None:
             """Answer one request."""
             body = json.dumps(self.server.answers.get(self.path)).encode()  # type: ignore[attr-defined]
             self.send_response(200)

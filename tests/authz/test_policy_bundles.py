@@ -40,8 +40,8 @@ from policies.request import Request, Workload
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "opa_bridge"))
 
-from bundling import FILES, Signer, packed, revised, write_folder  # noqa: E402
-from policy_bundle_server import BundleServer, bundle_server  # noqa: E402 - another room's helpers
+from bundling import FILES, Signer, packed, revised, write_folder
+from policy_bundle_server import BundleServer, bundle_server
 
 POLICY = (
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"

@@ -50,7 +50,7 @@ def keys() -> Iterator[JwksCache]:
     cache.close()
 
 
-def outcome_of(  # noqa: PLR0913 - the parts of one request
+def outcome_of(
     mint: TokenMint,
     keys: JwksCache,
     provider: Leaving,

@@ -36,7 +36,7 @@ def endpoint() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         """Answers every question alike."""
 
-        def do_POST(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_POST(self) -> None:
             """Answer one question."""
             self.rfile.read(int(self.headers["content-length"]))
             body = json.dumps({"active": True, "sub": "alice"}).encode()

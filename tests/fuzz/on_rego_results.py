@@ -60,7 +60,7 @@ def _must_be_told(effect: Effect, mutations: Any, http_status: int) -> None:
     )
     try:
         raw = encode_check_response(decision, mutations.dynamic_metadata, is_http=True)
-    except Exception as error:  # noqa: BLE001 - the pipeline turns each of them into a denial
+    except Exception as error:  # the pipeline turns each of them into a denial
         assert not isinstance(error, AssertionError)
         return
     answer = CheckResponse.FromString(raw)

@@ -32,7 +32,7 @@ class Issuer:
         class Handler(http.server.BaseHTTPRequestHandler):
             """Answers from the issuer's table."""
 
-            def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+            def do_GET(self) -> None:
                 """Answer one request."""
                 length = int(self.headers.get("content-length", 0))
                 with issuer.asked_again:
@@ -53,7 +53,7 @@ class Issuer:
                 with contextlib.suppress(OSError):
                     self.wfile.write(body)
 
-            do_POST = do_GET  # noqa: N815 - the name http.server calls
+            do_POST = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 """Keep quiet."""

@@ -93,7 +93,7 @@ class Neighbour:
         class Handler(http.server.BaseHTTPRequestHandler):
             """Answers, or redirects `/on` to the target."""
 
-            def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+            def do_GET(self) -> None:
                 """Answer one request."""
                 neighbour.asked += 1
                 self.send_response(302 if self.path == "/on" else 200)

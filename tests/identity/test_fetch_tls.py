@@ -54,7 +54,7 @@ def _certificate(folder: Path) -> Path:
 class _Handler(http.server.BaseHTTPRequestHandler):
     """Answers with the host that was asked for, or sends on to plain HTTP."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+    def do_GET(self) -> None:
         """Answer one request."""
         body = self.headers["host"].encode()
         self.send_response(302 if self.path == "/down" else 200)

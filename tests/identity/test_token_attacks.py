@@ -226,7 +226,7 @@ def _raised(scalar: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def weak_ring(ring: Any) -> Any:
     """The ring with an RSA key that is too short besides."""
-    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - too short on purpose
+    key = rsa.generate_private_key(65537, 1024)
     numbers = key.private_numbers()
     fields = {
         "kty": "RSA",

@@ -96,7 +96,7 @@ def _handler(service: BundleServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = 30
 
-        def do_GET(self) -> None:  # noqa: N802, PLR0911 - the name http.server calls
+        def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             service.note(Seen(self.path, headers))
             self.close_connection = True

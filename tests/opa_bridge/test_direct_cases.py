@@ -172,9 +172,9 @@ def test_calls_are_bounded() -> None:
         try:
             policy = DirectPolicy([("a.rego", source)], "a/r", {})
             assert policy.evaluate({"x": 1}) is True
-            assert count < 3000  # noqa: PLR2004 - the longest row
+            assert count < 3000  # the longest row
         except (Outside, HandOver):
-            assert count > 20  # noqa: PLR2004 - the shortest
+            assert count > 20  # the shortest
 
 
 def test_steps_are_counted_alike() -> None:

@@ -55,7 +55,7 @@ def test_worker_answers_what_is_handed_over(engine: EmbeddedEngine) -> None:
     assert engine.evaluate({"name": "\u0130"}) is False
     with pytest.raises(EngineInputError):
         engine.evaluate({"name": float("nan")})
-    assert engine.stats().handed_over == 2  # noqa: PLR2004 - the first two
+    assert engine.stats().handed_over == 2  # the first two
 
 
 def test_no_time_left_for_a_worker(engine: EmbeddedEngine) -> None:
