@@ -1,7 +1,11 @@
-"""Who asks: h2load with gRPC straight to the server, on the other core."""
+"""Who asks, straight to the server, from the other core.
+
+h2load asks the same again and again; a program of ours (in Go) never does.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -75,6 +79,31 @@ def put_under_load(
         failed=int(counted[2]) + int(counted[3]),
         # The log has the requests of the warm-up too.
         cpu=took / len(waits),
+    )
+
+
+def put_under_varied_load(
+    program: str, port: int, messages: Path, seconds: float, *, cpu_seconds: Callable[[], float]
+) -> Load:
+    """Ask for so long what the file holds, in turn, by the program `meshwarden-closed-load`.
+
+    Raises:
+        RuntimeError: nobody answered.
+    """
+    command = ["taskset", "-c", CLIENT_CORE, program, "-address", f"127.0.0.1:{port}"]
+    command += ["-messages", str(messages), "-seconds", str(seconds)]
+    begun = cpu_seconds()
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    took = cpu_seconds() - begun
+    told = json.loads(ran.stdout) if ran.returncode == 0 else {}
+    if not told.get("answered"):
+        raise RuntimeError(f"{program}: {ran.stdout[-500:]}{ran.stderr[-500:]}")
+    return Load(
+        rate=told["answered"] / seconds,
+        median=told["median_milliseconds"] / 1e3,
+        p99=told["p99_milliseconds"] / 1e3,
+        failed=told["failed"],
+        cpu=took / told["all"],
     )
 
 

@@ -105,8 +105,11 @@ class Workload:
         """The path that is let in."""
         return f"/api/v1/service-{self._asked}/orders?x=1"
 
-    def message(self, *, is_allowed: bool = True) -> bytes:
-        """Return the serialized CheckRequest that a policy lets in, or one that none does."""
+    def message(self, *, is_allowed: bool = True, order: str = "?x=1") -> bytes:
+        """Return the serialized CheckRequest that a policy lets in, or one that none does.
+
+        `order` is how its path ends.
+        """
         message = CheckRequest()
         attributes = message.attributes
         attributes.source.principal = "spiffe://" + _PRINCIPAL.format(self._asked)
@@ -121,10 +124,15 @@ class Workload:
         attributes.request.time.GetCurrentTime()
         http = attributes.request.http
         place = f"service-{self._asked}" if is_allowed else "elsewhere"
-        http.id, http.method, http.path = "1234567890123", "GET", f"/api/v1/{place}/orders?x=1"
+        http.id, http.method, http.path = "1234567890123", "GET", f"/api/v1/{place}/orders{order}"
         http.host, http.scheme, http.protocol = "orders.shop.example", "https", "HTTP/1.1"
         http.headers.update(self._headers(http.path))
         return bytes(message.SerializeToString())
+
+    def messages(self, count: int) -> bytes:
+        """Return so many messages that are let in, no two of one path, each behind its length."""
+        every = (self.message(order=f"/{number}") for number in range(count))
+        return b"".join(struct.pack(">I", len(each)) + each for each in every)
 
     def body(self) -> bytes:
         """Return the message that is let in as the body of a gRPC call."""
