@@ -57,7 +57,8 @@ class Columns:
     """A segment's columns, and the SHA-256 of the segment that they were made of.
 
     `chained` is told where it was asked for: that every line is a link of the chain, and JSON;
-    `is_noted` where that was read from the note, and the lines not read again.
+    `is_noted` where that was read from the note, and the lines not read again. `is_broken`:
+    it grows no more, and not every line is a link of the chain, so that questions miss some.
     """
 
     segment: Path
@@ -65,6 +66,7 @@ class Columns:
     digest: str
     chained: ChainedSegment | None = None
     is_noted: bool = False
+    is_broken: bool = False
 
 
 class Chain(Enum):
@@ -142,7 +144,15 @@ def open_columns(
             is_there = _is_whole(file)
             noted = _read_note(file) if is_there and chain is Chain.NOTED else None
             if is_there and (chain is Chain.UNASKED or noted is not None):
-                known = Columns(segment.path, file, digest, noted, is_noted=noted is not None)
+                known = Columns(
+                    segment.path,
+                    file,
+                    digest,
+                    noted,
+                    is_noted=noted is not None,
+                    # WHY by its absence: who makes columns notes what is chained, and only that.
+                    is_broken=segment.is_sealed and not _note_of(file).is_file(),
+                )
                 found[segment.path] = known
             else:
                 target = file if is_there or _can_hold(file.parent) else store.scratch / file.name
@@ -236,7 +246,9 @@ def _make(task: _Task) -> Columns:
         chained = None
     if chained is not None and not has_columns:
         replace_file(_note_of(file), chained.to_json().encode("ascii"))
-    return Columns(path, file, task.digest, chained if task.is_chain_read else None)
+    is_broken = task.segment.is_sealed and chained is None
+    shown = chained if task.is_chain_read else None
+    return Columns(path, file, task.digest, shown, is_broken=is_broken)
 
 
 def _note_of(file: Path) -> Path:

@@ -71,6 +71,9 @@ class LogQueries:
         questions. `chain` asks of every segment how it is chained, for `chained`. `writes` is the
         one file that `copy_decisions` may write.
 
+        `broken` names the asked segments of which lines are missing or changed: what these held
+        is in no answer.
+
         Raises:
             AuditReadError: a path holds no log, or cannot be read.
         """
@@ -91,6 +94,7 @@ class LogQueries:
         except BaseException:
             self._store.close()
             raise
+        self.broken = tuple(each.segment for each in self._columns if each.is_broken)
         self._is_one_chain = len(chains) == 1
         self._segment_of = {str(each.file): each.segment for each in self._columns}
 

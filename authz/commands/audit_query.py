@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from authz.commands.progress import showing_progress
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _SHOWN = 100
+_NAMED = 10
 _LOOK_SECONDS = 0.2
 _ASKED = {
     "effect": ("--decision", "`allow` or `deny`."),
@@ -86,7 +87,7 @@ def query_command(  # noqa: PLR0913 - one parameter an option
 
     `*` in a value stands for any text. Several values of one option: one of them holds;
     several options: all of them hold. Lines that do not hold their own hash are no answer:
-    `audit verify` names them.
+    segments with such lines are told on standard error, and `audit verify` names each line.
 
     \b
     meshwarden audit query audit/ --decision deny --since 24h --policy shop/orders --by peer
@@ -98,6 +99,7 @@ def query_command(  # noqa: PLR0913 - one parameter an option
         span = parse_range(since, until, now=datetime.now(UTC))
         query = Query(range=span, wanted=_wanted(fields))
         with _opened(logs, span.since, store) as queries:
+            _tell_broken(queries.broken)
             if by is not None:
                 names = [name.strip() for name in by.split(",")]
                 groups = queries.groups(query, names, where=where)
@@ -115,6 +117,18 @@ def query_command(  # noqa: PLR0913 - one parameter an option
 def _opened(logs: tuple[Path, ...], since: str | None, store: ColumnStore) -> LogQueries:
     with showing_progress() as stage:
         return LogQueries(logs, since=since, store=store, progress=stage("reading the record"))
+
+
+def _tell_broken(segments: Sequence[Path]) -> None:
+    """Say of which segments the answer does not tell everything."""
+    for segment in segments[:_NAMED]:
+        click.echo(
+            f"`{segment}` is not as it was written, and the answer leaves out what cannot be "
+            f"trusted: `meshwarden audit verify {segment.parent}` says where",
+            err=True,
+        )
+    if len(segments) > _NAMED:
+        click.echo(f"and {len(segments) - _NAMED} more segments", err=True)
 
 
 query_command.epilog = "Columns of --where and --by: " + ", ".join(COLUMNS) + "."

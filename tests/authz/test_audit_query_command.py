@@ -79,6 +79,19 @@ def test_query_lists_what_is_asked_for(log: Path) -> None:
     assert "the newest 2 are shown" in found.stderr
 
 
+def test_query_tells_what_it_leaves_out(whole: Path) -> None:
+    """A record that was changed is told, each time it is asked; a whole one needs no word."""
+    assert _run("query", whole).stderr == ""
+    segment = whole / segment_name(1)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([*lines[:4], *lines[5:]]))
+    for _ in range(2):
+        found = _run("query", whole, "--by", "effect", "--format", "json")
+        assert json.loads(found.stdout)["denied"] == 9
+        assert f"`{segment}` is not as it was written" in found.stderr
+        assert f"audit verify {whole}" in found.stderr
+
+
 def test_query_counts(log: Path) -> None:
     """`--by` counts allowed and denied by columns, in every format."""
     rows = _run("query", log, "--by", "peer", "--format", "json", "--where", "seq > 1").stdout
