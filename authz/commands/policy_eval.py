@@ -15,10 +15,10 @@ from authz.commands.options import (
     SERVICE_FORM,
     WORKLOAD_FORM,
     SpreadingCommand,
-    mesh_option,
     parse_service,
     parse_workload,
 )
+from authz.commands.world_options import world_options
 from authz.evaluate import (
     MAX_LINE,
     Evaluator,
@@ -35,33 +35,9 @@ from policies.request import Service, Workload
 EXIT_ANSWERED = 0
 EXIT_MALFORMED = 1
 
-_PATHS = click.Path(path_type=Path)
-
 
 @click.command("eval", cls=SpreadingCommand, short_help="Decide requests given as JSON lines.")
-@click.option(
-    "--policies", multiple=True, type=_PATHS, metavar="PATH...",
-    help="Files and folders of Istio policies.",
-)  # fmt: skip
-@click.option(
-    "-c", "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
-    help="Answer as the server of this configuration; the other options win over what it says.",
-)  # fmt: skip
-@mesh_option()
-@click.option(
-    "--rego", multiple=True, metavar="[NAME=]PATH...",
-    help="Rego modules that answer for the provider NAME of CUSTOM policies; without NAME, for "
-    "every provider that has none of its own.",
-)  # fmt: skip
-@click.option(
-    "--rego-entrypoint", default="", metavar="RULE",
-    help="The rule that is asked, as `package/rule`.  [default: envoy/authz/allow; "
-    "envoy/authz/result where there is none; else the only `allow`]",
-)  # fmt: skip
-@click.option(
-    "--rego-data", multiple=True, type=_PATHS, metavar="PATH...",
-    help="JSON or YAML files merged into Rego's `data`.",
-)  # fmt: skip
+@world_options
 @click.option(
     "--requests", required=True, type=click.File("rb"), metavar="FILE|-",
     help="The requests, one a line; `-` is standard input.",

@@ -18,10 +18,10 @@ from authz.commands.options import (
     SERVICE_FORM,
     WORKLOAD_FORM,
     SpreadingCommand,
-    mesh_option,
     parse_service,
     parse_workload,
 )
+from authz.commands.world_options import world_options
 from authz.evaluate import MAX_LINE, Evaluator, MalformedLineError
 from authz.evaluate_state import only_namespace
 from authz.explain.ask import (
@@ -41,31 +41,13 @@ from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from policies.request import Service, Workload
 
-_PATHS = click.Path(path_type=Path)
 _JSON = "json"
 
 
 @click.command(
     "explain", cls=SpreadingCommand, short_help="Tell why a request is decided as it is."
 )
-@click.option(
-    "--policies", multiple=True, type=_PATHS, metavar="PATH...",
-    help="Files and folders of Istio policies.",
-)  # fmt: skip
-@click.option(
-    "-c", "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
-    help="Answer as the server of this configuration; the other options win over what it says.",
-)  # fmt: skip
-@mesh_option()
-@click.option(
-    "--rego", multiple=True, metavar="[NAME=]PATH...",
-    help="Rego modules that answer for the provider NAME of CUSTOM policies, or for every other.",
-)  # fmt: skip
-@click.option("--rego-entrypoint", default="", metavar="RULE", help="As for `policy eval`.")
-@click.option(
-    "--rego-data", multiple=True, type=_PATHS, metavar="PATH...",
-    help="JSON or YAML files merged into Rego's `data`.",
-)  # fmt: skip
+@world_options
 @click.option(
     "--request", "request_file", type=click.File("rb"), metavar="FILE|-",
     help="The request: the protobuf JSON of a CheckRequest, as for `policy eval`.",
