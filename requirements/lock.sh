@@ -5,9 +5,17 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-for name in install run dev fuzz; do
+lock() { # lock NAME [OPTION...]
+  local name=$1
+  shift
   ../.venv/bin/uv pip compile --quiet "$@" \
     --universal --python-version 3.11 --generate-hashes \
     --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
     --output-file "$name.txt" "$name.in"
+}
+
+for name in install run dev fuzz; do
+  lock "$name" "$@"
 done
+# Without what they ask for: envoy.in says why.
+lock envoy --no-deps "$@"
