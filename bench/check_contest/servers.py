@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from bench.check_contest.processes import cpu_seconds
 from bench.check_contest.workload import Workload
 
 SERVER_CORE: Final = "0"
@@ -62,6 +63,12 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         """End it with all that it started."""
+        self.end()
+
+    def end(self) -> None:
+        """Have it end with all that it started; nothing more where it has."""
+        if self.process.poll() is not None:
+            return
         self.resume()
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
@@ -72,17 +79,7 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that it has taken so far, with all that it started."""
-        ticks = 0
-        for folder in Path("/proc").iterdir():
-            try:
-                text = (folder / "stat").read_text("utf-8") if folder.name.isdigit() else ""
-            except OSError:
-                continue  # it ended meanwhile
-            # proc(5): behind the name in brackets come state, parent and process group.
-            values = text.rpartition(")")[2].split()
-            if values and int(values[2]) == self.process.pid:
-                ticks += int(values[11]) + int(values[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     def pause(self) -> None:
         """Take nothing of the core until it is resumed."""
@@ -141,9 +138,7 @@ def start_meshwarden(
     for number in range(files):
         text = "---\n".join(documents[number::files])
         (folder / "policies" / f"policies-{number:03}.yaml").write_text(text, "utf-8")
-    port, http_port = free_port(), free_port()
     configuration: dict[str, Any] = {
-        "listen": {"grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{http_port}"},
         "policies": {"paths": [str(folder / "policies")], "reloadSeconds": 60},
         "audit": {"folder": str(folder / "audit")},
     }
@@ -153,7 +148,15 @@ def start_meshwarden(
         configuration["providers"] = [{"name": "rego", "rego": rego}]
     for key, value in (settings or {}).items():
         configuration[key] = {**configuration.get(key, {}), **value}
-    (folder / "serve.json").write_text(json.dumps(configuration), "utf-8")
+    return start_serve(name, folder, configuration)
+
+
+def start_serve(name: str, folder: Path, configuration: Mapping[str, Any]) -> Server:
+    """Start `meshwarden serve` on free ports, configured by a file in the folder."""
+    port, http_port = free_port(), free_port()
+    listen = {"grpc": f"127.0.0.1:{port}", "http": f"127.0.0.1:{http_port}"}
+    told = {**configuration, "listen": {**listen, **configuration.get("listen", {})}}
+    (folder / "serve.json").write_text(json.dumps(told), "utf-8")
     program = Path(sys.executable).with_name("meshwarden")
     command = [str(program), "serve", "-c", str(folder / "serve.json")]
     return Server(name, command, folder, port, http_port)

@@ -1,0 +1,1 @@
+"""What `bench.soak` is made of: who asks with which tokens, what is edited, what is measured."""
