@@ -22,6 +22,7 @@ import structlog
 
 from policies.load import Inspected, inspect_file
 from policies.pace import Pace
+from policies.packing import pack, unpack
 from policies.set_memory import Texts, read_here
 
 _log = structlog.get_logger(__name__)
@@ -94,9 +95,7 @@ def _read_piece(stream: IO[bytes]) -> Inspected | None:
     data = stream.read(length)
     if len(data) < length:
         raise EOFError
-    piece = pickle.loads(data)  # noqa: S301 - of our own process, through our own pipe
-    assert isinstance(piece, Inspected)
-    return piece
+    return unpack(data)
 
 
 def main() -> None:
@@ -109,7 +108,7 @@ def main() -> None:
             piece = Inspected(
                 resources=found.resources[start:end], findings=found.findings[start:end]
             )
-            data = pickle.dumps(piece, pickle.HIGHEST_PROTOCOL)
+            data = pack(piece)
             sys.stdout.buffer.write(_LENGTH.pack(len(data)) + data)
         sys.stdout.buffer.write(_LENGTH.pack(0))
     sys.stdout.buffer.flush()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from policies.mesh import Mesh, MeshMode
@@ -41,7 +42,9 @@ class Anchor(NamedTuple):
 Anchors = tuple[Anchor, ...] | None
 """Anchors of which a request must have one, or None where there is no such necessity."""
 
-_WHOLE: Final = Kind("=")
+# BUDGET: lengths of the values of a set; there are far fewer lengths than values.
+_kind: Final = lru_cache(maxsize=1024)(Kind)
+_WHOLE: Final = _kind("=")
 
 
 def lookup_key(kind: Kind, subject: Any) -> Hashable:
@@ -79,9 +82,9 @@ def _edge(value: str) -> Anchor | None:
     if value == "*":
         return None
     if value.startswith("*"):
-        return Anchor(Kind("$", len(value) - 1), value[1:])
+        return Anchor(_kind("$", len(value) - 1), value[1:])
     if value.endswith("*"):
-        return Anchor(Kind("^", len(value) - 1), value[:-1])
+        return Anchor(_kind("^", len(value) - 1), value[:-1])
     return Anchor(_WHOLE, value)
 
 
@@ -130,7 +133,7 @@ def _path(value: str) -> Anchor | None:
     if not is_template(value):
         return _edge(value)
     head = value.partition("{")[0]
-    return Anchor(Kind("^", len(head)), head)
+    return Anchor(_kind("^", len(head)), head)
 
 
 def _ports(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:
@@ -142,7 +145,7 @@ def _networks(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:
     for value in values:
         network = ipaddress.ip_network(value, strict=False)
         bits = int(network.network_address) >> (_width(network.version) - network.prefixlen)
-        found.append(Anchor(Kind(str(network.version), network.prefixlen), bits))
+        found.append(Anchor(_kind(str(network.version), network.prefixlen), bits))
     return tuple(found)
 
 

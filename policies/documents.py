@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -37,6 +37,7 @@ _MAX_SCALAR = 1024 * 1024
 # BUDGET: int() and float() of a very long text are quadratic.
 _MAX_DIGITS = 64
 _RESOURCE_DEPTH = 2
+_Scalar: Final = yaml.ScalarEvent
 
 _BOOLEANS = {
     spelled: value
@@ -165,6 +166,10 @@ def _forbidden(text: str, file: str) -> LoadError:
     )
 
 
+# WHY: a named tuple's own constructor is Python, and takes three times as long as the tuple's.
+_tuple: Callable[..., Any] = tuple.__new__
+
+
 class _TreeBuilder:
     """Turns events into trees, counting as it goes. One use only."""
 
@@ -189,17 +194,18 @@ class _TreeBuilder:
     def _node(self, event: Any, depth: int) -> YamlNode:
         """Return the node that begins with `event`; `depth` is 0 at the root."""
         mark = event.start_mark
-        location = Location(self._file, mark.line + 1, mark.column + 1)
-        self._nodes += 1
-        if self._nodes - self._resource_start > _MAX_RESOURCE_NODES or self._nodes > _MAX_NODES:
+        location: Location = _tuple(Location, (self._file, mark.line + 1, mark.column + 1))
+        self._nodes = nodes = self._nodes + 1
+        if nodes - self._resource_start > _MAX_RESOURCE_NODES or nodes > _MAX_NODES:
             self._refuse_size(location)
-        if event.__class__ is yaml.ScalarEvent and event.anchor is None:
-            return YamlScalar(_scalar_value(event, location), location)
+        if event.__class__ is _Scalar and event.anchor is None:
+            scalar: YamlScalar = _tuple(YamlScalar, (_scalar_value(event, location), location))
+            return scalar
         return self._other_node(event, location, depth)
 
     def _other_node(self, event: Any, location: Location, depth: int) -> YamlNode:
         """Return a mapping, a list, an alias or a scalar with an anchor."""
-        if isinstance(event, yaml.AliasEvent):
+        if event.__class__ is yaml.AliasEvent:
             return self._alias(str(event.anchor), location)
         if depth > _MAX_DEPTH:
             raise _refusal(location, f"nested deeper than {_MAX_DEPTH} levels")
@@ -209,12 +215,12 @@ class _TreeBuilder:
         if anchor is not None:
             self._anchors[anchor] = None
         node: YamlNode
-        if isinstance(event, yaml.ScalarEvent):
+        if event.__class__ is _Scalar:
             node = YamlScalar(_scalar_value(event, location), location)
         else:
             if event.tag is not None and event.tag not in _TREE_TAGS:
                 raise _unknown_tag(event.tag, location)
-            is_map = isinstance(event, yaml.MappingStartEvent)
+            is_map = event.__class__ is yaml.MappingStartEvent
             node = self._map(location, depth) if is_map else self._list(location, depth)
         if anchor is not None:
             self._anchors[anchor] = (node, self._nodes - start)
@@ -222,16 +228,18 @@ class _TreeBuilder:
 
     def _list(self, location: Location, depth: int) -> YamlList:
         items: list[YamlNode] = []
-        while (event := self._next()).__class__ is not yaml.SequenceEndEvent:
+        next_event, end = self._next, yaml.SequenceEndEvent
+        while (event := next_event()).__class__ is not end:
             items.append(self._node(event, depth + 1))
         return YamlList(tuple(items), location)
 
     def _map(self, location: Location, depth: int) -> YamlMap:
         entries: dict[str, YamlNode] = {}
         places: dict[str, Location] = {}
-        while (event := self._next()).__class__ is not yaml.MappingEndEvent:
+        next_event, end, file = self._next, yaml.MappingEndEvent, self._file
+        while (event := next_event()).__class__ is not end:
             mark = event.start_mark
-            place = Location(self._file, mark.line + 1, mark.column + 1)
+            place: Location = _tuple(Location, (file, mark.line + 1, mark.column + 1))
             key = self._key(event, place)
             if key in entries:
                 first = places[key].line
@@ -240,15 +248,15 @@ class _TreeBuilder:
                     "keep one",
                 )  # fmt: skip
             self._nodes += 1
-            entries[key] = self._node(self._next(), depth + 1)
+            entries[key] = self._node(next_event(), depth + 1)
             places[key] = place
         return YamlMap(entries, places, location)
 
     @staticmethod
     def _key(event: Any, place: Location) -> str:
-        if event.__class__ is not yaml.ScalarEvent:
+        if event.__class__ is not _Scalar:
             raise _refusal(place, "a mapping key must be text")
-        key = str(event.value)
+        key: str = event.value
         if event.tag is not None:
             if event.tag not in _TEXT_TAGS:
                 raise _unknown_tag(event.tag, place)

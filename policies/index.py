@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,6 +29,9 @@ from policies.request import Request
 _NEAR_MAX: Final = 8
 _TELLING_MAX: Final = 64
 _DEFAULT_MESH: Final = Mesh()
+_PLACES: Final = {
+    key: place for place, dimension in enumerate(DIMENSIONS) for key in dimension.keys
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,47 +148,52 @@ class PolicyIndex:
 
 
 def _rule_anchors(rule: CompiledRule, mesh: Mesh) -> tuple[Anchors, ...]:
-    """Return a rule's anchors in each dimension."""
-    return tuple(_anchors_in(dimension, rule, mesh) for dimension in DIMENSIONS)
-
-
-def _anchors_in(dimension: Dimension, rule: CompiledRule, mesh: Mesh) -> Anchors:
-    """Return the fewest anchors of a dimension that one part of the rule makes necessary."""
+    """Return a rule's anchors in each dimension: the fewest that one part of it makes necessary."""
+    row: list[Anchors] = [None] * len(DIMENSIONS)
     parts = [
-        _any_of(rule.sources, dimension, rule, mesh),
-        _any_of(rule.operations, dimension, rule, mesh),
+        _any_of(rule.sources, rule, mesh),
+        _any_of(rule.operations, rule, mesh),
         # Each condition must hold, so any one of them will do.
-        *(_any_of(((clause,),), dimension, rule, mesh) for clause in rule.when),
+        *(_any_of(((clause,),), rule, mesh) for clause in rule.when),
     ]
-    found = [part for part in parts if part is not None]
-    return min(found, key=len) if found else None
+    for part in parts:
+        for place, anchors in part.items():
+            fewest = row[place]
+            if fewest is None or len(anchors) < len(fewest):
+                row[place] = anchors
+    return tuple(row)
 
 
 def _any_of(
-    alternatives: tuple[Alternative, ...], dimension: Dimension, rule: CompiledRule, mesh: Mesh
-) -> Anchors:
-    """Return the anchors of alternatives: each must have some, or none is necessary."""
+    alternatives: tuple[Alternative, ...], rule: CompiledRule, mesh: Mesh
+) -> Mapping[int, tuple[Anchor, ...]]:
+    """Return the anchors of alternatives by dimension: each must have some there, or none count."""
     if not alternatives:
-        return None
-    found: dict[Anchor, None] = {}
-    for alternative in alternatives:
-        anchors = next(
-            (
-                anchors
-                for clause in alternative
-                if clause.positive and clause.source.key in dimension.keys
-                if (anchors := dimension.of_values(
-                    tuple(value.text for value in clause.source.values),
-                    mesh,
-                    rule.ref.namespace,
-                )) is not None
-            ),
-            None,
-        )  # fmt: skip
-        if anchors is None:
-            return None
-        found.update(dict.fromkeys(anchors))
-    return tuple(found)
+        return {}
+    each = [_all_of(alternative, rule, mesh) for alternative in alternatives]
+    if len(each) == 1:
+        return each[0]
+    shared = [place for place in each[0] if all(place in own for own in each)]
+    return {
+        place: tuple(dict.fromkeys(anchor for own in each for anchor in own[place]))
+        for place in shared
+    }
+
+
+def _all_of(
+    alternative: Alternative, rule: CompiledRule, mesh: Mesh
+) -> dict[int, tuple[Anchor, ...]]:
+    """Return the anchors of clauses that are AND-ed: in each dimension those of the first."""
+    found: dict[int, tuple[Anchor, ...]] = {}
+    for clause in alternative:
+        place = _PLACES.get(clause.source.key)
+        if place is None or place in found or not clause.positive:
+            continue
+        texts = tuple(value.text for value in clause.source.values)
+        anchors = DIMENSIONS[place].of_values(texts, mesh, rule.ref.namespace)
+        if anchors is not None:
+            found[place] = tuple(dict.fromkeys(anchors))
+    return found
 
 
 def _choose(anchors: Sequence[tuple[Anchors, ...]]) -> list[int | None]:
@@ -211,7 +219,7 @@ def _file(entries: Iterable[tuple[int, tuple[Anchor, ...], int]]) -> tuple[_Look
     for place, anchors, number in entries:
         postings = filed.setdefault(place, {})
         for anchor in anchors:
-            postings.setdefault((anchor.kind, anchor.value), []).append(number)
+            postings.setdefault(anchor, []).append(number)
     return tuple(
         _Lookup(
             dimension=DIMENSIONS[place],

@@ -6,14 +6,17 @@ Spec: Kubernetes object names (RFC 1123), Istio WorkloadSelector and PolicyTarge
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from sys import intern
 
 from policies.diagnostic import shown
 from policies.documents import YamlScalar
 from policies.fields import Fields
-from policies.model import Attachment, Metadata
+from policies.model import Attachment, Metadata, selecting
 
 _DEFAULT_NAMESPACE = "default"
+_NO_ANNOTATIONS: Mapping[str, str] = {}
 _LABEL_MAX = 63
 _LABELS_MAX = 4096
 _REFS_MAX = 16
@@ -73,9 +76,9 @@ def read_metadata(fields: Fields) -> Metadata | None:
                 "remove it",
             )  # fmt: skip
     return Metadata(
-        namespace=namespace,
+        namespace=intern(namespace),
         name=name,
-        annotations=annotations,
+        annotations=annotations or _NO_ANNOTATIONS,
         created_at=_read_created(meta),
         location=fields.place("kind"),
     )
@@ -102,14 +105,17 @@ def _read_created(meta: Fields) -> str:
 def read_attachment(spec: Fields | None) -> Attachment:
     """Return what the resource applies to."""
     if spec is None:
-        return Attachment()
+        return selecting(None)
     forms = [key for key in ("selector", "targetRef", "targetRefs") if spec.has(key)]
     if len(forms) > 1:
         spec.error(
             "two-attachments", f"only one of `{'` and `'.join(forms)}` may be set", forms[1],
             "keep one",
         )  # fmt: skip
-    return Attachment(selector=_selector(spec), target_refs=_target_refs(spec))
+    selector, targets = _selector(spec), _target_refs(spec)
+    if targets:
+        return Attachment(selector=selector, target_refs=targets)
+    return selecting(None if selector is None else tuple(selector.items()))
 
 
 def _selector(spec: Fields) -> dict[str, str] | None:

@@ -90,27 +90,36 @@ class CompiledPolicy:
         return None
 
 
+Predicates = dict[tuple[str, tuple[str, ...], str, bool], tuple[RequestTest, ...]]
+"""The predicates of one mesh by key, values, namespace and `wide`: a set asks the same often."""
+
+
 def compile_policy(
-    policy: AuthorizationPolicy, mesh: Mesh, column: Column | None = None
+    policy: AuthorizationPolicy,
+    mesh: Mesh,
+    column: Column | None = None,
+    known: Predicates | None = None,
 ) -> CompiledPolicy:
     """Return the policy with every condition turned into a predicate.
 
     `column` is that of HTTP requests unless one is named; rules that can match
-    nothing in it are left out, the others keep their numbers.
+    nothing in it are left out, the others keep their numbers. Predicates that are `known`
+    are taken, others become so.
     """
     column = column or column_for(mesh, is_http=True)
     # Where Envoy's message leaves a doubt, an ALLOW must not match by guess and
     # every other action must: "ALLOW narrows on error, DENY widens".
-    scope = Scope(
+    compiler = _Compiler(
         mesh=mesh,
         namespace=policy.metadata.namespace,
         wide=policy.action is not Action.ALLOW,
+        known={} if known is None else known,
     )
     return CompiledPolicy(
         ref=policy.metadata.ref(),
         action=policy.action,
         rules=tuple(
-            _compile_rule(narrowed, policy.metadata.ref(index, rule.location.line), scope)
+            _compile_rule(narrowed, policy.metadata.ref(index, rule.location.line), compiler)
             for index, rule in enumerate(policy.rules)
             if (narrowed := narrow_rule(rule, policy.action, column)) is not None
         ),
@@ -119,33 +128,47 @@ def compile_policy(
     )
 
 
-def _compile_rule(rule: Rule, ref: RuleRef, scope: Scope) -> CompiledRule:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compiler:
+    """What the predicates of one policy hang on, and those that are there already."""
+
+    mesh: Mesh
+    namespace: str
+    wide: bool
+    known: Predicates
+
+    def clauses(self, clauses: Iterable[Clause]) -> Alternative:
+        """Return clauses that are AND-ed."""
+        return tuple(
+            CompiledClause(
+                source=clause,
+                positive=self._tests(clause.key, clause.values, wide=self.wide),
+                negative=self._tests(clause.key, clause.not_values, wide=not self.wide),
+            )
+            for clause in clauses
+        )
+
+    def _tests(self, key: str, values: tuple[Value, ...], *, wide: bool) -> tuple[RequestTest, ...]:
+        if not values:
+            return ()
+        texts = tuple([value.text for value in values])
+        asked = key, texts, self.namespace, wide
+        found = self.known.get(asked)
+        if found is None:
+            attribute = attribute_for(key)
+            assert attribute is not None, f"unchecked key `{key}`"
+            scope = Scope(mesh=self.mesh, namespace=self.namespace, wide=wide)
+            found = self.known[asked] = tuple(attribute.test(text, scope) for text in texts)
+        return found
+
+
+def _compile_rule(rule: Rule, ref: RuleRef, compiler: _Compiler) -> CompiledRule:
     return CompiledRule(
         ref=ref,
-        sources=tuple(_compile_clauses(group, scope) for group in rule.sources),
-        operations=tuple(_compile_clauses(group, scope) for group in rule.operations),
-        when=_compile_clauses(rule.when, scope),
+        sources=tuple(compiler.clauses(group) for group in rule.sources),
+        operations=tuple(compiler.clauses(group) for group in rule.operations),
+        when=compiler.clauses(rule.when),
     )
-
-
-def _compile_clauses(clauses: Iterable[Clause], scope: Scope) -> Alternative:
-    inverse = Scope(mesh=scope.mesh, namespace=scope.namespace, wide=not scope.wide)
-    return tuple(
-        CompiledClause(
-            source=clause,
-            positive=_compile_values(clause, clause.values, scope),
-            negative=_compile_values(clause, clause.not_values, inverse),
-        )
-        for clause in clauses
-    )
-
-
-def _compile_values(
-    clause: Clause, values: tuple[Value, ...], scope: Scope
-) -> tuple[RequestTest, ...]:
-    attribute = attribute_for(clause.key)
-    assert attribute is not None, f"unchecked key `{clause.key}`"
-    return tuple(attribute.test(value.text, scope) for value in values)
 
 
 def _any_alternative(alternatives: tuple[Alternative, ...], request: Request) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from identity.jwt_rule import JwtRule
 from policies.decision import RuleRef
@@ -25,9 +27,8 @@ class Action(StrEnum):
     CUSTOM = "CUSTOM"
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """One text of a list, with its place."""
+class Value(NamedTuple):
+    """One text of a list, with its place; a tuple for the reason that a place is one."""
 
     text: str
     location: Location
@@ -92,6 +93,13 @@ class Attachment:
         return self.selector is None or all(
             labels.get(key) == value for key, value in self.selector.items()
         )
+
+
+# BUDGET: distinct selectors of a set; what is beyond is not shared, and the same all the same.
+@lru_cache(maxsize=4096)
+def selecting(labels: tuple[tuple[str, str], ...] | None) -> Attachment:
+    """Return the attachment of a selector without targets: one for all that have the same."""
+    return Attachment(selector=None if labels is None else dict(labels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

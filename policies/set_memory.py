@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from policies.load import Inspected, inspect_file
-from policies.matchers import CompiledPolicy, compile_policy
+from policies.matchers import CompiledPolicy, Predicates, compile_policy
 from policies.mesh import Mesh
 from policies.model import AuthorizationPolicy
 from policies.pace import Pace, paced
@@ -58,10 +58,11 @@ class SetMemory:
         """Return each policy with its compiled form."""
         before = self._compiled if mesh == self._mesh else {}
         pairs = []
+        predicates: Predicates = {}
         for policy in paced(policies, pace):
             # The policy is held beside its number, so that no other can have it.
             known = before.get(id(policy))
-            pairs.append(known or (policy, compile_policy(policy, mesh)))
+            pairs.append(known or (policy, compile_policy(policy, mesh, known=predicates)))
         self._mesh = mesh
-        self._compiled = {id(policy): (policy, compiled) for policy, compiled in pairs}
+        self._compiled = {id(pair[0]): pair for pair in pairs}
         return pairs

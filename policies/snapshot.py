@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from identity.jwt_rule import JwtRule
+from policies.attached import AttachedPolicies
 from policies.attachment import is_attached, names_service
 from policies.collection import collection_paused
 from policies.columns import Column, column_for
@@ -22,9 +23,7 @@ from policies.matchers import CompiledPolicy, compile_policy
 from policies.mesh import Mesh, MeshMode
 from policies.model import (
     Action,
-    Attachment,
     AuthorizationPolicy,
-    Metadata,
     PeerAuthentication,
     RequestAuthentication,
     Resource,
@@ -84,6 +83,7 @@ class Snapshot:
     """Whether a request must say which service it is for: to a waypoint, some policies ask."""
     needs: PolicyNeeds = field(init=False)
     """What the conditions of the policies look at."""
+    _attached: AttachedPolicies = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Find out once what each decision asks."""
@@ -92,6 +92,8 @@ class Snapshot:
         asks = self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
         object.__setattr__(self, "needs_service", asks)
         object.__setattr__(self, "needs", needs_of(policy for policy, _ in self.policies))
+        attached = AttachedPolicies([policy for policy, _ in self.policies])
+        object.__setattr__(self, "_attached", attached)
 
     @property
     def jwt_rules(self) -> tuple[JwtRule, ...]:
@@ -110,11 +112,11 @@ class Snapshot:
     ) -> WorkloadPolicies:
         """Return what applies to a workload, in the reading of HTTP requests or of connections."""
         column = column_for(self.mesh, is_http=is_http)
+        attached = (self.policies[number] for number in self._attached.find(workload, self.mesh))
         found = [
             compiled if column is not Column.TCP else compile_policy(policy, self.mesh, column)
-            for policy, compiled in self.policies
-            if self._applies(policy.metadata, policy.attachment, workload)
-            and self._is_enforceable(policy, column)
+            for policy, compiled in attached
+            if self._is_enforceable(policy, column)
         ]
         enforced = [policy for policy in found if not policy.dry_run]
 
@@ -138,9 +140,6 @@ class Snapshot:
             needs=self.needs,
         )
 
-    def _applies(self, metadata: Metadata, attachment: Attachment, workload: Workload) -> bool:
-        return is_attached(metadata, attachment, workload, self.mesh)
-
     def _is_enforceable(self, policy: AuthorizationPolicy, column: Column) -> bool:
         if column is Column.L4:
             # "ztunnel does not support the AUDIT and CUSTOM actions."
@@ -157,7 +156,7 @@ class Snapshot:
         rules = [
             rule
             for found in self.request_authentications
-            if self._applies(found.metadata, found.attachment, workload)
+            if is_attached(found.metadata, found.attachment, workload, self.mesh)
             for rule in found.jwt_rules
         ]
         return tuple(sorted(rules, key=lambda rule: rule.issuer))

@@ -60,7 +60,12 @@ def principal_matcher(value: str) -> TextTest:
         return lambda text: (
             text.startswith(_SPIFFE) and text[len(_SPIFFE) :].endswith(tail) and "\n" not in text
         )
-    return edge_matcher(_SPIFFE + value)
+    return edge_matcher(principal_name(value))
+
+
+def principal_name(value: str) -> str:
+    """Return the identity that a principal without `*` stands for."""
+    return _SPIFFE + value
 
 
 def namespace_matcher(value: str) -> TextTest:
