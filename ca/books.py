@@ -135,7 +135,7 @@ def open_books(
                 count_issued=count_issued,
                 count_refused=count_refused,
             )
-            books = _books(settings, parts, store, keeper)
+            books = _books(settings, parts, recorder, store, keeper)
             if caught_up is not None:
                 books.note_caught_up(str(caught_up))
             # Before the first of them signs anything.
@@ -152,7 +152,11 @@ def open_books(
 
 
 def _books(
-    settings: CaSettings, parts: IssuanceParts, store: Store, keeper: AuthorityKeeper
+    settings: CaSettings,
+    parts: IssuanceParts,
+    recorder: Recorder,
+    store: Store,
+    keeper: AuthorityKeeper,
 ) -> Books:
     """Return the books over open records, with what they publish."""
     records, folder, registry = settings.records, settings.state_folder, parts.registry
@@ -181,7 +185,7 @@ def _books(
             trust_domain=settings.domain,
             store=store,
             registry=registry,
-            recorder=parts.recorder,
+            recorder=recorder,
             clock=clock,
             published=publish,
             in_use=lambda: _in_use(keeper),
@@ -189,13 +193,13 @@ def _books(
     )
     books = Books(
         store=store,
-        recorder=parts.recorder,
+        recorder=recorder,
         registry=registry,
         issuance=Issuance(parts),
         desk=desk,
         publish=publish,
         record_intermediates=lambda: record_intermediates(
-            keeper, store, parts.recorder, node=parts.node, now=clock()
+            keeper, store, recorder, node=parts.node, now=clock()
         ),
     )
     return books

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -178,6 +179,7 @@ class EntryIndex:
         return [p for each in caller.selectors for p in self._by_selector.get(each, ())]
 
 
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> SpiffeId | None:
     """Return the ID that `text` spells, or None."""
     try:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from itertools import chain
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -34,7 +35,8 @@ from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
 from ca.ledger import LedgerRow, format_serial
 from ca.limits import CallerLimit, RefusalLines
-from ca.recorder import Recorder, Recording, StaleRegistryError
+from ca.profile import key_identifier
+from ca.recorder import Recording, Records, StaleRegistryError
 from ca.refusal import Refusal
 from ca.refusal_details import held_back_details, reason_of, trimmed
 from ca.registry import Registry
@@ -54,7 +56,7 @@ class IssuanceParts:
 
     authority: Callable[[], Authority]
     registry: Registry
-    recorder: Recorder
+    recorder: Records
     policy: IssuancePolicy
     clock: Clock
     node: str
@@ -192,7 +194,9 @@ class Issuance:
         if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:
             error = IssueRefusedError(f"`{svid.spiffe_id}` is denied", reason=Refusal.DENIED)
             self._refuse(attempt, error).result()
-        row = self._row(attempt, Grant(spiffe_id=svid.spiffe_id), svid.chain, None)
+        row = self._row(
+            attempt, Grant(spiffe_id=svid.spiffe_id), svid.leaf, _authority_key(svid.leaf)
+        )
         event = self._event(EventName.SVID_ISSUED, _row_details(row))
         parts.recorder.record(Recording(event=event, row=row)).result()
 
@@ -279,11 +283,12 @@ class Issuance:
             lifetime=parts.policy.lifetime_for(grant.lifetime, attempt.lifetime),
             dns_names=grant.dns_names or (attempt.dns_names if attempt.caller.granted else ()),
         )
-        chain = issue_for_key(
+        certificates = issue_for_key(
             svid_request, attempt.key, authority, now=now, new_serial=parts.new_serial
         )
-        issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=chain, roots=authority.roots)
-        row = self._row(attempt, grant, chain, spki)
+        issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=certificates, roots=authority.roots)
+        signer = key_identifier(authority.intermediate).hex()
+        row = self._row(attempt, grant, certificates[0], signer, spki)
         event = self._event(EventName.SVID_ISSUED, _row_details(row))
         return issued, Recording(event=event, row=row, revision=state.revision)
 
@@ -291,16 +296,16 @@ class Issuance:
         self,
         attempt: _Attempt,
         grant: Grant,
-        chain: tuple[x509.Certificate, ...],
-        spki: str | None,
+        leaf: x509.Certificate,
+        authority: str,
+        spki: str = "",
     ) -> LedgerRow:
-        """Return the ledger's row of a certificate."""
-        leaf = chain[0]
+        """Return the ledger's row of a certificate that the key `authority` signed."""
         der = leaf.public_bytes(serialization.Encoding.DER)
         return LedgerRow(
             serial=format_serial(leaf.serial_number),
             spiffe_id=str(grant.spiffe_id),
-            authority=_authority_key(leaf),
+            authority=authority,
             entry_id=grant.entry_id,
             spki_sha256=spki or spki_digest(check_public_key(leaf.public_key())),
             der_sha256=hashlib.sha256(der).hexdigest(),
@@ -374,14 +379,15 @@ class _Attempt:
 
 def _check_key(spki: str, authority: Authority) -> None:
     """Refuse a key that is an authority's own."""
-    if any(_key_digest(each) == spki for each in (*authority.chain, *authority.roots)):
+    if spki in _key_digests(authority.chain, authority.roots):
         raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
 
 
 @lru_cache(maxsize=64)
-def _key_digest(certificate: x509.Certificate) -> str:
-    """Return the digest of an authority's key."""
-    return spki_digest(check_public_key(certificate.public_key()))
+def _key_digests(*authorities: tuple[x509.Certificate, ...]) -> frozenset[str]:
+    """Return the digests of the keys of authorities."""
+    certificates = chain.from_iterable(authorities)
+    return frozenset(spki_digest(check_public_key(each.public_key())) for each in certificates)
 
 
 def _authority_key(leaf: x509.Certificate) -> str:

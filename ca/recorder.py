@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from audit.record import AuditEvent, EventName
 from ca.audit_chain import AuditChain
 from ca.errors import CaError, DuplicateSerialError, StoreError
-from ca.ledger import LedgerRow, insert_rows
+from ca.ledger import LedgerRow, LedgerValues, insert_rows
 from ca.store import Store, counter_value, touch
 from ca.store_schema import REGISTRY_REVISION
 
@@ -49,17 +50,35 @@ class Recording:
     """What is to be durable: an event, and for an issuance its row and the registry's revision."""
 
     event: AuditEvent
-    row: LedgerRow | None = None
+    row: LedgerRow | LedgerValues | None = None
     revision: int | None = None
     done: Future[None] = field(default_factory=Future)
 
 
+class Records(Protocol):
+    """What issuance needs of whoever records."""
+
+    def record(self, recording: Recording) -> Future[None]:
+        """Return the future of `recording`, which has no error once it is durable.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+
+    def health(self) -> str | None:
+        """Return why the ledger or the chain could not be written last time, or None."""
+
+
 class Recorder:
-    """The thread that writes; `close` it when done. `recorded` counts what became durable."""
+    """The thread that writes; `close` it when done. `recorded` counts what became durable.
+
+    `after_group` are called in that thread whenever the futures of a group are resolved.
+    """
 
     def __init__(self, store: Store, chain: AuditChain) -> None:
         """Start the thread; `chain` is the recorder's from now on."""
         self.recorded = 0
+        self.after_group: tuple[Callable[[], None], ...] = ()
         self._store = store
         self._chain = chain
         self._waiting: deque[Recording] = deque()
@@ -81,17 +100,26 @@ class Recorder:
         Raises:
             StoreError: too many wait already, or the recorder is closed.
         """
+        self.record_together((recording,))
+        return recording.done
+
+    def record_together(self, recordings: Sequence[Recording]) -> None:
+        """Do as `record` does for each of them, all or none.
+
+        Raises:
+            StoreError: as `record`; nothing became of any of them.
+        """
         with self._wake:
             if self._is_closing:
                 raise StoreError("the recorder is closed")
-            if len(self._waiting) >= _MAX_WAITING:
+            if len(self._waiting) + len(recordings) > _MAX_WAITING:
                 raise StoreError(f"{_MAX_WAITING} issuances wait for the disk already")
-            # A caller that goes away must not take back what is being written for its group.
-            recording.done.set_running_or_notify_cancel()
-            self._waiting.append(recording)
+            for recording in recordings:
+                # A caller that goes away must not take back what is being written for its group.
+                recording.done.set_running_or_notify_cancel()
+            self._waiting += recordings
             if len(self._waiting) >= self._enough:
                 self._wake.notify()
-        return recording.done
 
     def health(self) -> str | None:
         """Return why the ledger or the chain could not be written last time, or None."""
@@ -136,6 +164,8 @@ class Recorder:
                 _log.exception("recording_failed")
                 self._ledger_fault = f"the recorder failed: {type(exc).__name__}"
                 _fail(group, StoreError(self._ledger_fault))
+            for listener in self.after_group:
+                listener()
         self._chain.close()
 
     def _take(self, last: int) -> list[Recording]:

@@ -151,15 +151,17 @@ def verify_chain(
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
-    path = (*chain, _issuing_root(chain[-1], roots))
-    for certificate in path:
+    leaf, above = chain[0], tuple(chain[1:])
+    if above:
+        issuers = _issuers_above(above, tuple(roots), f"spiffe://{trust_domain}")
+    else:
+        issuers = (_issuing_root(leaf, roots),)
+        verify_authority(issuers[0], f"spiffe://{trust_domain}", below=0)
+    for certificate in (leaf, *issuers):
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise SvidInvalidError("a certificate of the chain is not in its validity")
-    for depth, (certificate, issuer) in enumerate(pairwise(path)):
-        is_issued = _is_issued_by if depth == 0 else _is_authority_issued_by
-        if not is_issued(certificate, issuer):
-            raise SvidInvalidError("a certificate of the chain is not signed by the next")
-        _verify_authority_once(issuer, f"spiffe://{trust_domain}", depth)
+    if above and not _is_issued_by(leaf, issuers[0]):
+        raise SvidInvalidError("a certificate of the chain is not signed by the next")
 
 
 def _verify_names(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
@@ -259,7 +261,7 @@ def _issuing_root(
 ) -> x509.Certificate:
     """Return the root that signed `certificate`."""
     for root in roots:
-        if _is_authority_issued_by(certificate, root):
+        if _is_issued_by(certificate, root):
             return root
     raise SvidInvalidError("the chain does not end at a trusted root")
 
@@ -273,15 +275,23 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     return True
 
 
-# An authority signs thousands of leaves: what a signature of its own certificate is worth does not
-# change from one to the next. Validity does, and is never remembered.
-_is_authority_issued_by = lru_cache(maxsize=64)(_is_issued_by)
-
-
 @lru_cache(maxsize=64)
-def _verify_authority_once(certificate: x509.Certificate, trust_domain_id: str, below: int) -> None:
-    """Check what of an authority's certificate never changes; what fails is not remembered."""
-    verify_authority(certificate, trust_domain_id, below=below)
+def _issuers_above(
+    above: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], trust_domain_id: str
+) -> tuple[x509.Certificate, ...]:
+    """Return the authorities `above` a leaf with their root, once each is checked.
+
+    An authority signs thousands of leaves, and what its own certificate is worth does not change
+    from one to the next. Whether it is in its validity does, and is not looked at here. What fails
+    is not remembered.
+    """
+    issuers = (*above, _issuing_root(above[-1], roots))
+    for certificate, issuer in pairwise(issuers):
+        if not _is_issued_by(certificate, issuer):
+            raise SvidInvalidError("a certificate of the chain is not signed by the next")
+    for below, issuer in enumerate(issuers):
+        verify_authority(issuer, trust_domain_id, below=below)
+    return issuers
 
 
 @lru_cache(maxsize=64)
