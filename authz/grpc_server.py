@@ -26,9 +26,14 @@ _UNIX = "unix://"
 _NO_DEADLINE_SECONDS = 86_400.0
 # BUDGET: Envoy's request headers and a buffered body; what is larger is no question for us.
 _OPTIONS = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
-# BUDGET: checks that may wait for a thread: more would wait longer than Envoy does (200 ms). gRPC
-# refuses them itself (RESOURCE_EXHAUSTED).
-_WAITING_MAX = 1000
+# BUDGET: checks that may wait for a thread, and before that for Python to hear of them; more would
+# wait longer than Envoy does (200 ms). The library refuses them, the latter without Python: none
+# below the first limit, all above the second, as if by lot in between.
+_WAITING_MAX = 256
+_UNHEARD = (
+    ("grpc.server.max_pending_requests", 64),
+    ("grpc.server.max_pending_requests_hard_limit", 128),
+)
 
 
 Check = Callable[..., bytes]
@@ -67,10 +72,10 @@ class GrpcServer:
         Raises:
             ListenError: the address cannot be bound.
         """
-        pool = CheckPool(threads)
+        self._pool = pool = CheckPool(threads, overload)
         self._server = grpc.server(
             pool,
-            options=(("grpc.so_reuseport", int(shares_port)), *_OPTIONS),
+            options=(("grpc.so_reuseport", int(shares_port)), *_OPTIONS, *_UNHEARD),
             maximum_concurrent_rpcs=threads + _WAITING_MAX,
         )
         handle = _check_handler(check, metadata_key, timed=timed)
@@ -93,6 +98,7 @@ class GrpcServer:
         """Turn health red, let open checks finish, and stop."""
         self._health.enter_graceful_shutdown()
         self._server.stop(drain_seconds).wait()
+        self._pool.shutdown(wait=False)
 
 
 def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> _Handle:
@@ -121,7 +127,7 @@ def _unless_overloaded(overload: Overload, pool: CheckPool, handle: _Handle) -> 
     """Return a handler that does not look at checks which have waited too long."""
 
     def guarded(message: bytes, context: grpc.ServicerContext) -> bytes:
-        if overload.refuses(pool.waited()):
+        if pool.waited_too_long():
             return overload.answer
         return handle(message, context)
 

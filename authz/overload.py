@@ -47,8 +47,8 @@ class Overload:
         self._stands_since: float | None = None
         self._is_told = False
 
-    def refuses(self, waited: float) -> bool:
-        """Whether a check that waited so many seconds is refused; counted then."""
+    def stands(self, waited: float) -> bool:
+        """Whether a queue whose first check waited so many seconds has stood for a while."""
         if waited <= self._target or not self._target:
             if self._stands_since is not None:
                 self._recover()
@@ -57,13 +57,22 @@ class Overload:
         with self._lock:
             if self._stands_since is None:
                 self._stands_since = now
-            if now - self._stands_since < self._patience:
-                return False
+            return now - self._stands_since >= self._patience
+
+    def is_late(self, waited: float) -> bool:
+        """Whether a check that waited so many seconds is refused while a queue stands; counted."""
+        if waited <= self._target:
+            return False
+        with self._lock:
             self.refused += 1
             is_first, self._is_told = not self._is_told, True
         if is_first:
             _log.warning("overloaded", waited_milliseconds=round(waited * 1000))
         return True
+
+    def refuses(self, waited: float) -> bool:
+        """Whether the first check of a queue, which waited so many seconds, is refused; counted."""
+        return self.stands(waited) and self.is_late(waited)
 
     def _recover(self) -> None:
         with self._lock:

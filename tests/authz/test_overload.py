@@ -67,19 +67,89 @@ def test_the_refusal_is_an_error_and_no_entry() -> None:
     assert "overloaded" == answer.dynamic_metadata["reason"]
 
 
-def test_a_pool_knows_how_long_a_call_waited() -> None:
-    """The wait is that of the thread's own call, and none elsewhere."""
-    clock = _Clock()
-    pool = CheckPool(1, clock)
-    gate = threading.Event()
-    first = pool.submit(gate.wait)
-    second = pool.submit(pool.waited)
-    clock.now = 3.0
-    gate.set()
-    wait([first, second])
+class _Held:
+    """A pool of one thread that is held, with calls that came at given times behind it."""
 
-    assert 3.0 == second.result()
-    assert 0.0 == pool.waited()
+    def __init__(self, times: list[float], overload: Overload | None, clock: _Clock) -> None:
+        self._gate = threading.Event()
+        self._pool = CheckPool(1, overload, clock)
+        self._answered: list[tuple[float, bool]] = []
+        held = threading.Event()
+        self._calls = [self._pool.submit(lambda: (held.set(), self._gate.wait()))]
+        assert held.wait(10)
+        for clock.now in times:
+            self._calls.append(self._pool.submit(self._answer, clock.now))
+
+    def _answer(self, came: float) -> None:
+        self._answered.append((came, self._pool.waited_too_long()))
+
+    def go_on(self) -> list[tuple[float, bool]]:
+        """Let the thread go on; returns when each call came and whether it is refused."""
+        self._gate.set()
+        wait(self._calls, 10)
+        self._pool.shutdown()
+        return self._answered
+
+
+def test_who_came_first_is_answered_first() -> None:
+    """While no queue stands, however late it is; and without a limit always."""
+    clock = _Clock()
+    for overload in (None, Overload(0.02, patience_seconds=99, clock=clock)):
+        held = _Held([0.0, 1.0, 2.0], overload, clock)
+        clock.now = 9.0
+
+        assert [(0.0, False), (1.0, False), (2.0, False)] == held.go_on()
+
+
+def test_of_a_queue_that_stands_the_newest_are_in_time() -> None:
+    """The oldest and the newest are taken in turns: those refused, these answered."""
+    clock = _Clock()
+    overload = Overload(0.02, patience_seconds=0.1, clock=clock)
+    held = _Held([5.0, 5.1, 5.2, 5.29, 5.3], overload, clock)
+    _stand_since(4.0, overload, clock)
+
+    assert [(5.0, True), (5.3, False), (5.1, True), (5.29, False), (5.2, True)] == held.go_on()
+    assert 3 == overload.refused
+
+
+def test_a_newest_that_is_late_is_refused_too() -> None:
+    """Nobody who waited too long is answered while the queue stands."""
+    clock = _Clock()
+    overload = Overload(0.02, patience_seconds=0.1, clock=clock)
+    held = _Held([5.0, 5.1], overload, clock)
+    _stand_since(4.0, overload, clock)
+    clock.now = 6.0
+
+    assert [(5.0, True), (5.1, True)] == held.go_on()
+
+
+def test_a_call_that_fails_is_told_and_the_thread_goes_on() -> None:
+    """An exception is the caller's, as is an end of the program that the call asked for."""
+    pool = CheckPool(1)
+    failed = [pool.submit(_raise, error) for error in (ValueError("no"), SystemExit(3))]
+
+    assert ["ValueError", "SystemExit"] == [type(each.exception(10)).__name__ for each in failed]
+    assert 7 == pool.submit(lambda: 7).result(10)
+    pool.shutdown()
+
+
+def test_a_pool_that_is_shut_down_does_what_it_was_given() -> None:
+    """Unless that is cancelled."""
+    pool = CheckPool(2)
+    done = [pool.submit(lambda number=number: number) for number in range(50)]
+    pool.shutdown()
+
+    assert list(range(50)) == [each.result(0) for each in done]
+
+
+def _stand_since(moment: float, overload: Overload, clock: _Clock) -> None:
+    now, clock.now = clock.now, moment
+    overload.stands(1.0)
+    clock.now = now
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 @pytest.mark.failure("overload")
