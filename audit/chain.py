@@ -66,11 +66,18 @@ def link_line(state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, Ch
     Raises:
         ValueError, TypeError, RecursionError: `document` is not plain JSON.
     """
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    return link_text(state, text[1:-1])
+
+
+def link_text(state: ChainState, text: str) -> tuple[bytes, ChainState]:
+    """Return the line that puts a document at the end of the chain, and the new end.
+
+    `text` is the document as JSON in ASCII, without its braces.
+    """
     seq = state.seq + 1
-    text = json.dumps(
-        {"seq": seq, "prev": state.hash, **document}, allow_nan=False, separators=(",", ":")
-    )
-    covered = text[:-1].encode("ascii")
+    comma = "," if text else ""
+    covered = f'{{"seq":{seq},"prev":"{state.hash}"{comma}{text}'.encode("ascii")
     digest = hashlib.sha256(covered).hexdigest()
     return covered + _TAIL + digest.encode("ascii") + b'"}\n', ChainState(seq, digest)
 

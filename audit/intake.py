@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 from audit.accepted_count import AcceptedCount
 from audit.errors import AuditUnavailable
+from audit.mould import RepeatedRecord
 from audit.record import AuditEvent, AuditRecord, EventName
 from audit.settings import AuditMode, AuditSettings
 from audit.ticket import Ticket
@@ -30,7 +31,7 @@ _BATCH: Final = 500  # BUDGET: documents held as text at once
 # the lines of a few milliseconds cost one wake-up and one write.
 _GATHER_SECONDS: Final = 0.005
 
-Offered: TypeAlias = AuditRecord | AuditEvent | Ticket
+Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Intake:
         """Whether `close` was called."""
         return self._closing
 
-    def offer(self, record: AuditRecord | AuditEvent) -> None:
+    def offer(self, record: AuditRecord | RepeatedRecord | AuditEvent) -> None:
         """Accept a record; it is taken in the order of acceptance.
 
         Raises:

@@ -21,6 +21,7 @@ from audit.chain import (
     MAX_LINE_BYTES,
     ChainState,
     link_line,
+    link_text,
     list_segments,
     parse_line,
     read_raw_lines,
@@ -30,6 +31,7 @@ from audit.checkpoint_files import CheckpointKeeper
 from audit.document import SegmentDocument, format_time
 from audit.errors import AuditFolderError, DamagedLineError
 from audit.folder_lock import FolderLock
+from audit.mould import Rendered
 from audit.record import SCHEMA_VERSION, Kind
 from audit.segment_tail import resume_segment
 from audit.signed_note import NoteSigner
@@ -122,7 +124,7 @@ class SegmentFolder:
         """Whether committed lines were not yet forced to the disk."""
         return self._dirty
 
-    def append(self, documents: Sequence[Mapping[str, Any]], *, sync: bool) -> int:
+    def append(self, documents: Sequence[Mapping[str, Any] | Rendered], *, sync: bool) -> int:
         """Write documents up to the end of a segment; return how many, at least one.
 
         Raises:
@@ -255,8 +257,12 @@ class SegmentFolder:
         self._committed = (number, len(line))
         self._note_committed([line])
 
-    def _link(self, state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
+    def _link(
+        self, state: ChainState, document: Mapping[str, Any] | Rendered
+    ) -> tuple[bytes, ChainState]:
         """Return the document's line; one that cannot be written whole becomes a fault's line."""
+        if isinstance(document, Rendered):
+            return link_text(state, document.text)
         try:
             line, after = link_line(state, document)
         except (ValueError, TypeError, RecursionError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from audit.mould import RepeatedRecord
 from audit.record import AuditEvent, AuditRecord
 
 
@@ -14,7 +15,7 @@ class Ticket:
 
     __slots__ = ("is_durable", "is_given_up", "is_refused", "record")
 
-    def __init__(self, record: AuditRecord | AuditEvent) -> None:
+    def __init__(self, record: AuditRecord | RepeatedRecord | AuditEvent) -> None:
         """Begin with nothing known."""
         self.record = record
         self.is_durable = False

@@ -24,6 +24,7 @@ from audit.document import Document, document_from_event, document_from_record
 from audit.errors import AuditFolderError, AuditUnavailable
 from audit.intake import CLOSED, Intake, Taken
 from audit.keyed_hash import open_keyed_hash
+from audit.mould import Rendered, RepeatedRecord, render_repeated
 from audit.record import AuditEvent, AuditRecord, EventName
 from audit.redact import Redactor
 from audit.segments import SegmentFolder
@@ -34,7 +35,7 @@ from audit.ticket import Ticket
 class _Pending(NamedTuple):
     """A document on its way into the files, and who waits for it."""
 
-    document: Document
+    document: Document | Rendered
     ticket: Ticket | None
 
 
@@ -117,7 +118,7 @@ class AuditWriter:
         """Records that were dropped, by cause (mode `best-effort` only)."""
         return self._intake.dropped
 
-    def offer(self, record: AuditRecord | AuditEvent) -> None:
+    def offer(self, record: AuditRecord | RepeatedRecord | AuditEvent) -> None:
         """Accept a record; it is written soon after, in the order of acceptance.
 
         Raises:
@@ -225,9 +226,14 @@ class AuditWriter:
             record, ticket = (each.record, each) if isinstance(each, Ticket) else (each, None)
             self._pending.append(_Pending(self._document(record), ticket))
 
-    def _document(self, record: AuditRecord | AuditEvent) -> Document:
+    def _document(self, record: AuditRecord | RepeatedRecord | AuditEvent) -> Document | Rendered:
         """Return the record's written form, or that of a fault in its place. Total."""
         try:
+            if isinstance(record, RepeatedRecord):
+                rendered = render_repeated(record, self._node, self._redactor)
+                if rendered is not None:
+                    return rendered
+                record = record.whole()
             if isinstance(record, AuditEvent):
                 return document_from_event(record, node=self._node, redactor=self._redactor)
             return document_from_record(record, node=self._node, redactor=self._redactor)

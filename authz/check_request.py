@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.config.core.v3.base_pb2 import HeaderValue, Metadata
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import MessageToDict
@@ -90,7 +90,7 @@ def _connection(
         destination_port=destination_port,
         destination_principal=destination.principal,
         sni=sni.lower(),
-        received_at=_seconds(attributes),
+        received_at=received_seconds(attributes),
         context_extensions=dict(attributes.context_extensions),
         filter_metadata=_filter_metadata(attributes.metadata_context),
         route_metadata=_filter_metadata(attributes.route_metadata_context),
@@ -111,10 +111,14 @@ def _headers(http: AttributeContext.HttpRequest) -> tuple[dict[str, tuple[str, .
         return {name.lower(): (value,) for name, value in http.headers.items()}, True
     found: dict[str, list[str]] = {}
     for header in http.header_map.headers:
-        # An empty value has no `raw_value`; bytes that are not UTF-8 stay distinguishable.
-        value = header.raw_value.decode("utf-8", "surrogateescape") or header.value
-        found.setdefault(header.key.lower(), []).append(value)
+        found.setdefault(header.key.lower(), []).append(header_text(header))
     return {name: tuple(values) for name, values in found.items()}, False
+
+
+def header_text(header: HeaderValue) -> str:
+    """Return the value of a raw header."""
+    # An empty value has no `raw_value`; bytes that are not UTF-8 stay distinguishable.
+    return str(header.raw_value.decode("utf-8", "surrogateescape") or header.value)
 
 
 def _address(peer: AttributeContext.Peer) -> tuple[str, int]:
@@ -125,7 +129,8 @@ def _address(peer: AttributeContext.Peer) -> tuple[str, int]:
     return socket_address.address, socket_address.port_value
 
 
-def _seconds(attributes: AttributeContext) -> float:
+def received_seconds(attributes: AttributeContext) -> float:
+    """Return when Envoy had the request, in seconds since the epoch; 0 where it does not say."""
     time = attributes.request.time
     return float(time.seconds + time.nanos / 1e9)
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.json_format import ParseDict
 
+from audit.mould import RepeatedRecord
 from audit.record import AuditRecord, ShadowFacts
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
@@ -160,9 +161,9 @@ class _LastRecord:
 
     _record: AuditRecord | None = None
 
-    def offer(self, record: AuditRecord) -> None:
+    def offer(self, record: AuditRecord | RepeatedRecord) -> None:
         """Accept a record."""
-        self._record = record
+        self._record = record.whole() if isinstance(record, RepeatedRecord) else record
 
     def record(self) -> AuditRecord:
         """Return the record; every answer has one."""

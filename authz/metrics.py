@@ -32,6 +32,13 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        memory = Counter(
+            "meshwarden_decision_memory",
+            "Checks that could be remembered: recalled (`hit`), or decided in full (`miss`).",
+            ("result",),
+            registry=self.registry,
+        )
+        self.recalled, self.not_recalled = memory.labels("hit"), memory.labels("miss")
         self.shadow = Counter(
             "meshwarden_shadow",
             "What is not enforced would have done, by policy (or `together`, `candidate`) and "

@@ -8,8 +8,12 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a check does, in this order; one that is refused early has only the first ones."""
+    """What a check does, in this order; one that is refused early has only the first ones.
 
+    One whose answer is remembered has `RECALL` in the place of all before `RECORD`.
+    """
+
+    RECALL = "recall"
     DECODE = "decode"
     PEER = "peer"
     TOKEN = "token"  # noqa: S105 - the name of a phase

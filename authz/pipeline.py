@@ -16,14 +16,18 @@ from typing import Protocol
 import structlog
 
 from audit.errors import AuditUnavailable
+from audit.mould import RepeatedRecord
 from audit.record import AuditRecord
+from authz.check_key import CheckKey
 from authz.check_request import MalformedRequestError, decode_check_request
 from authz.check_response import encode_check_response
+from authz.decision_memory import DecisionMemory, KnownDecision, Sight, may_be_kept
 from authz.denial import denial
 from authz.explain.trace import Trace, no_trace
+from authz.grounds import GroundsWatch
 from authz.metrics import Metrics
 from authz.phases import Phase, PhaseClock
-from authz.prepared_answer import decision_metadata, prepared_answer, with_id
+from authz.prepared_answer import AnswerMould, decision_metadata, prepared_answer, with_id
 from authz.record import record_decision
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings, walk
@@ -42,7 +46,7 @@ _NOTHING = Request(method="", path="", host="")
 class Recorder(Protocol):
     """Where records go; raises AuditUnavailable when one is not accepted."""
 
-    def offer(self, record: AuditRecord) -> None:
+    def offer(self, record: AuditRecord | RepeatedRecord) -> None:
         """Accept a record."""
 
 
@@ -72,6 +76,17 @@ class Authorizer:
     new_id: Callable[[], str] = _new_id
     trace: Trace = no_trace
     spans: DecisionSpans | None = None
+    memory: DecisionMemory | None = None
+
+    def __post_init__(self) -> None:
+        """Hold that nothing which needs a whole walk stands beside a memory.
+
+        Raises:
+            ValueError: something does.
+        """
+        needs_walks = self.spans or self.around.candidate or self.trace is not no_trace
+        if self.memory is not None and needs_walks:
+            raise ValueError("decisions are not remembered beside spans, traces or a candidate")
 
     def check(
         self, message: bytes, forwarded: tuple[str, ...] = (), seconds: float | None = None
@@ -86,14 +101,24 @@ class Authorizer:
         until = None if seconds is None else begun + seconds * _SHARE_OF_PROVIDERS
         decision_id = self.new_id()
         state = self.state()
+        sight = self._look(message, forwarded, state)
+        if sight is not None and sight.known is not None:
+            recalled = self._recall(sight.known, sight.key, decision_id, clock)
+            if recalled is not None:
+                return recalled
+        watch = GroundsWatch(self.around) if sight and sight.is_worth_keeping else None
+        around = self.around if watch is None else watch.around
+
         # WHY encoded before it is recorded: the record must tell the answer that is sent.
-        decided = self._decide(message, forwarded, state, until, clock)
+        decided = self._decide(message, forwarded, state, around, until, clock)
         outcome, answer = self._encoded(decided, decision_id)
         clock.end(Phase.ANSWER)
         recorded = self._recorded(outcome, decision_id, state.revision, clock)
         clock.end(Phase.RECORD)
         if recorded is not outcome:
             outcome, answer = self._encoded(recorded, decision_id)
+        elif sight is not None and watch is not None:
+            self._keep(sight, watch, outcome, message, state.revision)
         self._count(outcome, clock)
         if self.spans is not None:
             self.spans.decided(outcome, decision_id, clock)
@@ -102,14 +127,77 @@ class Authorizer:
     def outcome(self, message: bytes, forwarded: tuple[str, ...] = ()) -> Outcome:
         """Return what `check` would answer by, with all it rests on; nothing is recorded."""
         clock = PhaseClock(time.perf_counter())
-        decided = self._decide(message, forwarded, self.state(), None, clock)
+        decided = self._decide(message, forwarded, self.state(), self.around, None, clock)
         return self._encoded(decided, self.new_id())[0]
+
+    def _look(
+        self, message: bytes, forwarded: tuple[str, ...], state: ServingState
+    ) -> Sight | None:
+        """Return what is remembered of a message; None where nothing may be."""
+        if self.memory is None:
+            return None
+        try:
+            sight = self.memory.look(message, forwarded, state, self.around)
+        except Exception:
+            # WHY so wide: no defect of a memory may keep a request from being decided.
+            _log.exception("memory_failed")
+            return None
+        if sight is not None:
+            (self.metrics.not_recalled if sight.known is None else self.metrics.recalled).inc()
+        return sight
+
+    def _recall(
+        self, known: KnownDecision, key: CheckKey, decision_id: str, clock: PhaseClock
+    ) -> bytes | None:
+        """Return a remembered answer, recorded like any other; None where it does not fit."""
+        answer = known.answer.with_id(decision_id)
+        if answer is None:
+            return None
+        outcome = known.outcome
+        clock.end(Phase.RECALL)
+        record = known.record(
+            key,
+            decision_id=decision_id,
+            decided_at=self.around.wall_clock(),
+            duration=time.perf_counter() - clock.begun,
+            phases=clock.microseconds(),
+        )
+        try:
+            self.recorder.offer(record)
+        except AuditUnavailable as exc:
+            outcome, answer = self._encoded(_unrecorded(outcome, exc), decision_id)
+        clock.end(Phase.RECORD)
+        self._count(outcome, clock)
+        return answer
+
+    def _keep(
+        self,
+        sight: Sight,
+        watch: GroundsWatch,
+        outcome: Outcome,
+        message: bytes,
+        revision: str,
+    ) -> None:
+        """Remember an outcome that was answered and recorded, where it will hold."""
+        grounds = watch.grounds()
+        if self.memory is None or grounds is None or not may_be_kept(outcome, message):
+            return
+        try:
+            answer = AnswerMould(lambda stand_in: self._answer(outcome, stand_in))
+            first = record_decision(
+                outcome, decision_id="", revision=revision, decided_at=0.0, duration=0.0
+            )
+            self.memory.keep(sight, outcome, answer, first, grounds)
+        except Exception:
+            # WHY so wide: the answer stands, whatever a memory makes of it.
+            _log.exception("memory_failed")
 
     def _decide(
         self,
         message: bytes,
         forwarded: tuple[str, ...],
         state: ServingState,
+        around: Surroundings,
         until: float | None,
         clock: PhaseClock,
     ) -> Outcome:
@@ -121,7 +209,7 @@ class Authorizer:
             return walk(
                 request,
                 state,
-                self.around,
+                around,
                 lambda: None if until is None else until - time.perf_counter(),
                 clock.end,
             )
@@ -151,8 +239,7 @@ class Authorizer:
         try:
             self.recorder.offer(record)
         except AuditUnavailable as exc:
-            refused = denial(Reason.AUDIT_UNAVAILABLE, Layer.INTERNAL, detail=str(exc))
-            return replace(outcome, decision=replace(refused, http_status=_UNAVAILABLE))
+            return _unrecorded(outcome, exc)
         return outcome
 
     def _encoded(self, outcome: Outcome, decision_id: str) -> tuple[Outcome, bytes]:
@@ -200,6 +287,12 @@ class Authorizer:
             self.metrics.failed_open.labels(passed.provider, passed.reason).inc()
         for verdict in outcome.shadow:
             self.metrics.shadow.labels(verdict.policy, verdict.outcome).inc()
+
+
+def _unrecorded(outcome: Outcome, exc: AuditUnavailable) -> Outcome:
+    """Return the denial of a request that was decided and could not be recorded."""
+    refused = denial(Reason.AUDIT_UNAVAILABLE, Layer.INTERNAL, detail=str(exc))
+    return replace(outcome, decision=replace(refused, http_status=_UNAVAILABLE))
 
 
 def _failure(what: str, exc: Exception) -> Decision:

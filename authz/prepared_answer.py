@@ -9,7 +9,7 @@ tell of shadows, are made one by one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -71,6 +71,27 @@ def prepared_answer(
     )
     answer = _answer(shape)
     return answer.replace(_STAND_IN_BYTES, decision_id.encode())
+
+
+class AnswerMould:
+    """An answer of which only the id is open."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, encode: Callable[[str], bytes]) -> None:
+        """Keep the answer that `encode` makes; it is given a stand-in for the id."""
+        self._parts = encode(_STAND_IN).split(_STAND_IN_BYTES)
+
+    def __len__(self) -> int:
+        """Return how many bytes an answer has."""
+        return sum(map(len, self._parts)) + _ID_LENGTH * (len(self._parts) - 1)
+
+    def with_id(self, decision_id: str) -> bytes | None:
+        """Return the serialized answer; None where the id is of another length."""
+        # INVARIANT: lengths stand before what they measure, so that ids must be of one length.
+        if len(decision_id) != _ID_LENGTH or not decision_id.isascii():
+            return None
+        return decision_id.encode().join(self._parts)
 
 
 def decision_metadata(decision: Decision, decision_id: str) -> Mapping[str, Any]:

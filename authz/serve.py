@@ -17,6 +17,7 @@ from authz.audit_parts import open_audit
 from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch, watch_bundles
 from authz.candidate_parts import Candidate
+from authz.decision_memory import memory_for
 from authz.errors import ListenError
 from authz.explain.trace import tracer
 from authz.grpc_server import GrpcServer
@@ -96,6 +97,7 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
             metrics=house.metrics,
             trace=tracer(settings.audit),
             spans=_open_spans(settings, stack),
+            memory=memory_for(settings),
         )
         set_up_for_serving()
         _begin_to_watch(house, candidate, stack)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from audit.settings import AuditSettings
+from authz.decision_memory_settings import DecisionMemorySettings
 from authz.dryrun_settings import DryRunSettings
 from authz.identity_settings import IdentitySettings
 from authz.listen_tls_settings import ListenTlsSettings
@@ -187,6 +188,9 @@ class Settings(Section):
         default_factory=IdentityHeaderSettings, description="Headers that carry identity."
     )
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The audit record.")
+    decision_memory: DecisionMemorySettings = Field(
+        default_factory=DecisionMemorySettings, description="Decisions that are remembered."
+    )
     dryrun: DryRunSettings = Field(
         default_factory=DryRunSettings, description="What is tried and not enforced."
     )

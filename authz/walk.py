@@ -36,6 +36,7 @@ from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
 
 _ANY = Workload(namespace="")
+_NO_BUNDLES = BundleSet()
 
 
 SecondsLeft = Callable[[], float | None]
@@ -44,6 +45,10 @@ SecondsLeft = Callable[[], float | None]
 
 def _nobody_waits() -> float | None:
     return None
+
+
+def _no_bundles() -> BundleSet:
+    return _NO_BUNDLES
 
 
 def _ignore(rule: JwtRule) -> bool:
@@ -85,7 +90,7 @@ class Surroundings:
     verify_token: Verify = verify_token
     static_workload: Workload | None = None
     headers: IdentityHeaderSettings = IdentityHeaderSettings()
-    bundles: Callable[[], BundleSet] = BundleSet
+    bundles: Callable[[], BundleSet] = _no_bundles
     peer_rules: PeerRules = PeerRules()
     svids: SvidMemory = field(default_factory=SvidMemory)
     observe: Observe = look_away

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from audit.mould import RepeatedRecord
 from audit.record import AuditRecord
 from audit.settings import AuditSettings
 from audit.writer import AuditWriter
@@ -41,7 +42,7 @@ _ROUNDS, _CHECKS = 40, 200
 class _Nowhere:
     """Takes records and keeps none."""
 
-    def offer(self, record: AuditRecord) -> None:
+    def offer(self, record: AuditRecord | RepeatedRecord) -> None:
         """Accept a record."""
 
 

@@ -1,0 +1,191 @@
+"""A record that is filled into a mould is, byte for byte, what the long way makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.chain import ChainState, link_line, link_text
+from audit.document import document_from_record
+from audit.keyed_hash import KeyedHash
+from audit.mould import RecordMould, RepeatedRecord, render_repeated
+from audit.record import (
+    AuditRecord,
+    DecisionFacts,
+    DestinationFacts,
+    PeerFacts,
+    RequestFacts,
+    ShadowFacts,
+    SubjectFacts,
+)
+from audit.redact import Redactor
+from audit.replay_facts import ReplayFacts
+from audit.settings import AuditMode, AuditSettings
+from audit.verify import verify_folder
+from audit.writer import AuditWriter
+
+_TEXTS = st.text(max_size=40) | st.sampled_from(
+    ["", "***", "%", "%s", "%%d", '"', "\\", "é", "\udcff", "eyJhbGciOi.x.y", "a" * 200]
+)
+_SECRETS = st.sampled_from(
+    ["Bearer ABCDEF12345", "token=hunter2", "x?access_token=abc&b=1", "eyJabcdefgh.eyJ.sig"]
+)
+_VALUES = st.from_regex(r"[0-9a-f-]{1,60}", fullmatch=True) | _TEXTS | _SECRETS
+_NAMES = ("x-request-id", "traceparent", "tracestate", "x-trace", "x-api-key", "referer")
+_REDACTORS = (
+    Redactor(),
+    Redactor(headers=("x-trace", "x-request-id")),
+    Redactor(secret_headers=("traceparent",), headers=_NAMES),
+    Redactor(headers=_NAMES, hashing=KeyedHash(b"k" * 32, headers=("x-request-id",))),
+)
+
+
+@st.composite
+def _firsts(draw: st.DrawFn) -> tuple[AuditRecord, tuple[str, ...]]:
+    """Return a first record and the names of its headers that differ each time."""
+    names = tuple(draw(st.lists(st.sampled_from(_NAMES), unique=True, max_size=4)))
+    headers: dict[str, tuple[str, ...]] = {"accept": ("*/*",), "authorization": ("Bearer x",)}
+    headers |= {name: (draw(_VALUES),) for name in names}
+    seen = draw(st.sampled_from(["same", "less", "none"]))
+    rules = {name: each for name, each in headers.items() if name != "authorization"}
+    replay = ReplayFacts(
+        rules_headers=headers if seen == "same" else rules,
+        looked_at_headers=frozenset(draw(st.lists(st.sampled_from(_NAMES), max_size=2))),
+    )
+    shadow = ShadowFacts(
+        policy="a/b", action="DENY", matched=None, effect="allow", outcome="same", detail="x"
+    )
+    first = AuditRecord(
+        decision_id="",
+        received_at=0.0,
+        decided_at=0.0,
+        revision=draw(_TEXTS),
+        request=RequestFacts(
+            method="GET",
+            host=draw(_TEXTS),
+            path=draw(_VALUES),
+            headers=headers,
+            token_carriers=frozenset({"authorization", "access_token"}),
+        ),
+        decision=DecisionFacts(
+            effect="allow", reason="r", layer="ALLOW", http_status=200, detail=draw(_VALUES)
+        ),
+        peer=PeerFacts(principal=draw(_VALUES)),
+        subject=SubjectFacts(issuer="i", sub="s", claims={"aud": draw(_VALUES), "n": 1.5}),
+        destination=DestinationFacts(namespace="shop"),
+        shadow=(shadow,) if draw(st.booleans()) else (),
+        replay=None if seen == "none" else replay,
+    )
+    return first, names
+
+
+@st.composite
+def _repeated(draw: st.DrawFn) -> list[RepeatedRecord]:
+    first, names = draw(_firsts())
+    mould = RecordMould(first, names)
+    times = st.floats(min_value=0, max_value=4e9) | st.sampled_from([1.9999995, -1.0, 1e18])
+    return [
+        RepeatedRecord(
+            mould,
+            draw(st.from_regex("[0-9a-f]{32}", fullmatch=True)),
+            draw(times),
+            draw(times),
+            draw(_VALUES),
+            tuple((name, draw(_VALUES)) for name in names),
+            draw(st.integers(-5, 10**9)),
+            draw(st.sampled_from([{}, {"recall": 3}, {"decode": 1, "recall": 2}])),
+        )
+        for _ in range(3)
+    ]
+
+
+def _the_long_way(record: RepeatedRecord, redactor: Redactor) -> Mapping[str, Any]:
+    return document_from_record(record.whole(), node="n", redactor=redactor)
+
+
+@given(_repeated(), st.sampled_from(_REDACTORS))
+def test_a_mould_gives_what_the_long_way_gives(
+    records: list[RepeatedRecord], redactor: Redactor
+) -> None:
+    """Whatever stands in a record and its headers, the line is the same byte for byte."""
+    for record in records:
+        rendered = render_repeated(record, "n", redactor)
+        if rendered is not None:
+            state = ChainState(7, "a" * 64)
+            long = link_line(state, _the_long_way(record, redactor))
+            assert link_text(state, rendered.text) == long
+
+
+def _plain(value: str = "4f2e-17", name: str = "x-request-id") -> RepeatedRecord:
+    request = RequestFacts(method="GET", path="/x", headers={name: ("0",), "accept": ("*/*",)})
+    decision = DecisionFacts(effect="allow", reason="r", layer="ALLOW", http_status=200)
+    first = AuditRecord(
+        decision_id="",
+        received_at=0.0,
+        decided_at=0.0,
+        revision="r",
+        request=request,
+        decision=decision,
+        replay=ReplayFacts(rules_headers=request.headers),
+    )
+    mould = RecordMould(first, (name,))
+    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", ((name, value),), 5, {"recall": 4})
+
+
+def test_the_everyday_record_is_filled_in() -> None:
+    """A plain value goes by the mould, and stands on record."""
+    rendered = render_repeated(_plain(), "n", Redactor())
+    assert rendered is not None
+    document = json.loads("{" + rendered.text + "}")
+    assert document["request"]["headers"]["x-request-id"] == ["4f2e-17"]
+    assert document["phases_microseconds"] == {"recall": 4}
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer ABCDEF12345", "token=hunter2hunter2", "eyJhbGciOi.eyJz.c2ln"]
+)
+def test_a_secret_goes_the_long_way(value: str) -> None:
+    """A value that a mask would touch is never filled in as it came."""
+    record = _plain(value)
+    rendered = render_repeated(record, "n", Redactor())
+    text = rendered.text if rendered else json.dumps(_the_long_way(record, Redactor()))
+    assert value not in text
+
+
+def test_writers_do_not_share_a_mould() -> None:
+    """Another node, or other rules of masking, get their own; no line has another's words."""
+    record = _plain("feed", "x-trace")
+    shown, other = Redactor(headers=("x-trace",)), Redactor()
+    texts = [
+        render_repeated(record, node, redactor)
+        for node, redactor in (("a", shown), ("b", shown), ("b", other), ("a", shown))
+    ]
+    assert all(texts)
+    assert ["feed" in each.text for each in texts if each] == [True, True, False, True]
+    assert ['"node":"a"' in each.text for each in texts if each] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("mode", list(AuditMode))
+def test_the_chain_holds_over_both_ways(tmp_path: Path, mode: AuditMode) -> None:
+    """Lines of both ways follow each other in one chain that verifies, in every mode."""
+    settings = AuditSettings(folder=tmp_path, mode=mode, queue_wait_milliseconds=5000)
+    writer = AuditWriter(settings, node="n")
+    for number in range(20):
+        record = _plain("ab" if number % 3 else "Bearer ABCDEF12345")
+        writer.offer(record.whole() if number % 2 else record)
+    writer.close()
+    assert verify_folder(tmp_path).intact
+    lines = [
+        json.loads(line)
+        for path in sorted(tmp_path.glob("*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    decisions = [line for line in lines if line["kind"] == "decision"]
+    assert len(decisions) == 20
+    assert len({json.dumps(each["request"]) for each in decisions}) == 2
