@@ -38,7 +38,7 @@ from ca.state import Manifest, ManifestStore, Phase, SlotEntry
 from ca.svid import to_pem
 from identity.spiffe_id import TrustDomain
 
-__all__ = ["Authority", "AuthorityKeeper", "AuthorityPlan", "PluggedAuthority"]
+__all__ = ["Authority", "AuthorityKeeper", "AuthorityPlan", "PluggedAuthority", "check_in_force"]
 
 _log = structlog.get_logger(__name__)
 _RENEW_AT_REMAINING = 3
@@ -141,7 +141,7 @@ class AuthorityKeeper:
         """
         with self._lock:
             now, slot = self._clock(), self._active
-            _check_in_force(slot.root, "root", now)
+            check_in_force(slot.root, "root", now)
             if _is_renewal_due(slot, now):
                 try:
                     self._renew(now)
@@ -150,7 +150,7 @@ class AuthorityKeeper:
                     self.renewal_error = str(exc)
                     _log.error("intermediate_renewal_failed", error=str(exc), code=exc.code)
             for certificate in self._active.chain:
-                _check_in_force(certificate, "intermediate", now)
+                check_in_force(certificate, "intermediate", now)
             return self._authority
 
     def list_issuers(self) -> tuple[ListIssuer, ...]:
@@ -390,8 +390,12 @@ def _is_renewal_due(slot: Slot, now: datetime) -> bool:
     return intermediate.not_valid_after_utc - now <= life / _RENEW_AT_REMAINING
 
 
-def _check_in_force(certificate: x509.Certificate, tier: str, now: datetime) -> None:
-    """Refuse an authority outside its validity."""
+def check_in_force(certificate: x509.Certificate, tier: str, now: datetime) -> None:
+    """Return when an authority's certificate counts at `now`.
+
+    Raises:
+        AuthorityExpiredError: it does not.
+    """
     if now > certificate.not_valid_after_utc:
         raise AuthorityExpiredError(
             f"the {tier} expired at {certificate.not_valid_after_utc.isoformat()}",

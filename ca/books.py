@@ -127,7 +127,7 @@ def open_books(
                 authority=keeper.current,
                 registry=registry,
                 recorder=recorder,
-                policy=_policy(settings),
+                policy=policy_of(settings),
                 clock=clock,
                 node=records.node_name,
                 limit=CallerLimit(settings.limits.requests_per_second, settings.limits.burst),
@@ -211,7 +211,7 @@ def _in_use(keeper: AuthorityKeeper) -> frozenset[str]:
     return frozenset() if slot is None else serials_and_keys(slot)
 
 
-def _policy(settings: CaSettings) -> IssuancePolicy:
+def policy_of(settings: CaSettings) -> IssuancePolicy:
     """Return the lifetimes of the settings."""
     longest = max(settings.records.max_svid_lifetime_seconds, settings.svid_lifetime_seconds)
     return IssuancePolicy(

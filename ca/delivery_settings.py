@@ -113,6 +113,16 @@ class SigningSettings(_Settings):
             "ztunnel's `CA_ADDRESS`. Unset: none."
         ),
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description=(
+            "Processes that sign for `istioListen`, all on its port: as many as there are cores "
+            "to use. One more writes the records for all of them. A caller's limit and the memory "
+            "of repeated requests are each worker's own."
+        ),
+    )
     rest_listen: ListenText | None = Field(
         default=None,
         description="Address of `POST /v1/sign` over HTTPS, `host:port`. Unset: none.",

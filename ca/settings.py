@@ -244,6 +244,14 @@ class CaSettings(_Settings):
             raise ValueError("rootLifetimeDays is less than three intermediateLifetimeDays")
         return self
 
+    def without_istio(self) -> CaSettings:
+        """Return the same settings for a process whose workers serve `signing.istioListen`."""
+        signing = self.signing
+        if signing is not None:
+            no_istio = signing.model_copy(update={"istio_listen": None})
+            signing = None if signing.rest_listen is None else no_istio
+        return self.model_copy(update={"signing": signing})
+
     def resolved(self, folder: Path) -> CaSettings:
         """Return the same settings with relative paths taken from `folder`."""
         workloads = tuple(

@@ -28,9 +28,16 @@ _DRAIN_SECONDS: Final = 2.0
 
 @asynccontextmanager
 async def serve_signing(
-    settings: SigningSettings, front: Front, identity: OwnIdentity, is_able: Callable[[], bool]
+    settings: SigningSettings,
+    front: Front,
+    identity: OwnIdentity,
+    is_able: Callable[[], bool],
+    *,
+    shares_port: bool = False,
 ) -> AsyncIterator[None]:
     """Serve what `settings` names while the block runs; `is_able` says whether we can sign now.
+
+    With `shares_port` others may listen for Istio's service on the same port.
 
     Raises:
         ListenError: an address cannot be listened on.
@@ -39,7 +46,8 @@ async def serve_signing(
         if settings.istio_listen is not None:
             service = IstioCertificateService(front)
             services = with_companions(service, ISTIO_CA_POOL, is_able)
-            await stack.enter_async_context(_serve_istio(settings.istio_listen, services, identity))
+            listener = listen_on(settings.istio_listen, shares_port=shares_port)
+            await stack.enter_async_context(_serve_istio(listener, services, identity))
         if settings.rest_listen is not None:
             server = HttpsServer(settings.rest_listen, identity.context, signing_routes(front))
             stack.push_async_callback(asyncio.to_thread, server.close)
@@ -49,10 +57,9 @@ async def serve_signing(
 
 @asynccontextmanager
 async def _serve_istio(
-    listen: str, services: Collection[Any], identity: OwnIdentity
+    listener: socket.socket, services: Collection[Any], identity: OwnIdentity
 ) -> AsyncIterator[None]:
     """Serve Istio's certificate service while the block runs."""
-    listener = listen_on(listen)
     # A context of its own: it is changed in place.
     context = identity.new_context()
     server = GatheringServer(services)
@@ -70,8 +77,21 @@ async def _serve_istio(
             await asyncio.wait_for(server.wait_closed(), _DRAIN_SECONDS)
 
 
-def listen_on(listen: str) -> socket.socket:
+def listen_on(listen: str, *, shares_port: bool = False) -> socket.socket:
     """Return a socket that listens on `HOST:PORT`, ready for short answers.
+
+    With `shares_port` other processes of ours may do so too.
+
+    Raises:
+        ListenError: it cannot be had.
+    """
+    listener = bind_to(listen, shares_port=shares_port)
+    listener.listen()
+    return listener
+
+
+def bind_to(listen: str, *, shares_port: bool = False) -> socket.socket:
+    """Return a socket that has `HOST:PORT`, and takes no connection yet.
 
     Raises:
         ListenError: it cannot be had.
@@ -83,10 +103,11 @@ def listen_on(listen: str) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind((host.strip("[]"), int(port)))
-        listener.listen()
     except OSError as exc:
         listener.close()
         why = exc.strerror or str(exc)

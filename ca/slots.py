@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -15,6 +15,7 @@ from ca.errors import StateError, SvidInvalidError
 from ca.state import AuthorityEntry, Manifest, Phase, SlotEntry
 from ca.validate import verify_authority
 from identity.spiffe_id import TrustDomain
+from identity.trust_bundle import TrustBundle
 
 _KEY_NAME: Final = re.compile(r"(root|intermediate|plugged|jwt-[0-9]+)-[0-9a-f]{40}", re.ASCII)
 
@@ -134,6 +135,15 @@ def trusted_roots(slots: Iterable[Slot]) -> tuple[x509.Certificate, ...]:
     WHY by age: an authority that changes its slot must not change the bundle.
     """
     return tuple(dict.fromkeys(root for slot in slots for root in slot.roots))
+
+
+def bundle_with_intermediates(trust_domain: TrustDomain, slots: Sequence[Slot]) -> TrustBundle:
+    """Return the roots of authorities, with what helps to find a path for a leaf shown alone."""
+    return TrustBundle(
+        trust_domain=trust_domain,
+        x509_authorities=trusted_roots(slots),
+        intermediates=tuple(dict.fromkeys(each for slot in slots for each in slot.chain)),
+    )
 
 
 def orphaned_keys(names: Iterable[str], slots: Iterable[Slot]) -> tuple[str, ...]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,11 @@ from authz.logging_setup import set_up_logging
 from authz.settings import LogSettings
 from ca.interpreter import tune_interpreter
 from ca.process_guard import guard_process
-from ca.running import RunningCa
+from ca.running import RunningCa, Service
 from ca.server import serve
+from ca.signing_worker import work
 from ca.status import status_of
+from ca.workers import WorkerPlan, signing_workers
 
 
 @click.group("ca")
@@ -50,14 +56,39 @@ for _command in (
 
 @ca_group.command("serve")
 @ca_config_option()
-def serve_command(config: Path) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Processes that sign for `istioListen`, on one port; else `signing.workers` says.",
+)
+@click.option("--leash", type=int, default=-1, hidden=True)
+def serve_command(config: Path, workers: int | None, leash: int) -> None:
     """Serve certificates over SDS to every configured workload until SIGTERM."""
     with clear_errors():
         settings = load_ca_settings(config)
         set_up_logging(LogSettings())
         guard_process()
         tune_interpreter()
-        asyncio.run(serve(settings, services=[_http_endpoints]))
+        if leash >= 0:
+            asyncio.run(work(settings, socket.socket(fileno=leash)))
+            return
+        services: list[Service] = [_http_endpoints]
+        signing = settings.signing
+        count = workers or (signing.workers if signing is not None else 1)
+        if signing is not None and signing.istio_listen is not None and count > 1:
+            plan = WorkerPlan(
+                count=count, listen=signing.istio_listen, start=partial(_start_worker, config)
+            )
+            services.append(signing_workers(plan))
+            settings = settings.without_istio()
+        asyncio.run(serve(settings, services=services))
+
+
+def _start_worker(config: Path, pair: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a signing worker that has one end of a socket pair."""
+    command = [sys.executable, "-P", "-m", "authz", "ca", "serve", "-c", str(config)]
+    leash = str(pair.fileno())
+    return subprocess.Popen([*command, "--leash", leash], pass_fds=[pair.fileno()])
 
 
 @asynccontextmanager
