@@ -16,16 +16,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from authz.check_pool import CheckPool
 from authz.errors import ListenError
+from authz.grpc_over_wsgi import MESSAGE_MAX, SERVICE
 from authz.listener_tls import ListenerTls
+from authz.listening import Check, ListeningParts
 from authz.overload import Overload
 
-SERVICE = "envoy.service.auth.v3.Authorization"
 _METHOD = "Check"
 _UNIX = "unix://"
 # gRPC tells of a call without a deadline as of one that ends in centuries.
 _NO_DEADLINE_SECONDS = 86_400.0
-# BUDGET: Envoy's request headers and a buffered body; what is larger is no question for us.
-_OPTIONS = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
+_OPTIONS = (("grpc.max_receive_message_length", MESSAGE_MAX),)
 # BUDGET: checks that may wait for a thread, and before that for Python to hear of them; more would
 # wait longer than Envoy does (200 ms). The library refuses them, the latter without Python: none
 # below the first limit, all above the second, as if by lot in between.
@@ -34,14 +34,6 @@ _UNHEARD = (
     ("grpc.server.max_pending_requests", 64),
     ("grpc.server.max_pending_requests_hard_limit", 128),
 )
-
-
-Check = Callable[..., bytes]
-"""A message to the answer; never raises.
-
-With a metadata key, its values are a second argument; a `timed` server's adds `seconds=`, how
-long the caller still waits (None: nobody knows).
-"""
 
 
 _Handle = Callable[[bytes, grpc.ServicerContext], bytes]
@@ -101,6 +93,24 @@ class GrpcServer:
         self._pool.shutdown(wait=False)
 
 
+def open_grpc_server(parts: ListeningParts) -> GrpcServer:
+    """Listen with gRPC's own library.
+
+    Raises:
+        ListenError: the address cannot be bound.
+    """
+    return GrpcServer(
+        parts.listen.grpc,
+        parts.listen.threads,
+        parts.check,
+        metadata_key=parts.metadata_key,
+        timed=True,
+        tls=parts.tls,
+        overload=parts.overload,
+        shares_port=parts.shares_port,
+    )
+
+
 def _check_handler(check: Check, metadata_key: str, *, timed: bool) -> _Handle:
     def handle(message: bytes, context: grpc.ServicerContext) -> bytes:
         more = {"seconds": _seconds_left(context)} if timed else {}
@@ -149,7 +159,7 @@ def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
     """Bind the address and return the port (0 for a Unix socket)."""
     path = Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
     if path is not None:
-        _remove_stale(path)
+        remove_stale_socket(path)
     try:
         if tls is None:
             port = int(server.add_insecure_port(address))
@@ -163,7 +173,7 @@ def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
     return 0
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale_socket(path: Path) -> None:
     """Remove a socket file that nobody listens on.
 
     Raises:

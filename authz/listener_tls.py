@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,10 +33,15 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shown:
-    """What is shown to clients, and the state of the files that it was read from."""
+class ShownTls:
+    """What is shown to clients, PEM, and the state of the files that it was read from.
 
-    configuration: grpc.ServerCertificateConfiguration
+    Without `roots` (empty), clients are not asked for a certificate.
+    """
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    roots: bytes
     not_after: datetime
     stamp: _Stamp
 
@@ -73,7 +78,7 @@ class ListenerTls:
     def credentials(self) -> grpc.ServerCredentials:
         """Return what a secure port is opened with; it keeps asking this object."""
         return grpc.dynamic_ssl_server_credentials(
-            self._shown.configuration,
+            _configuration(self._shown),
             self._fetch,
             require_client_authentication=self._settings.client_ca_file is not None,
         )
@@ -89,15 +94,30 @@ class ListenerTls:
         """Whether no client can believe the certificate any longer."""
         return self._clock() > self.status().not_after
 
+    def shown(self) -> ShownTls:
+        """Return what clients are to be shown, the files looked at now; the same while it is."""
+        with self._lock:
+            self._refresh()
+            return self._shown
+
+    @property
+    def names_clients(self) -> bool:
+        """Whether not everybody may ask whom the roots vouch for."""
+        return bool(self._settings.client_ids)
+
     def admits(self, context: grpc.ServicerContext) -> bool:
         """Return whether the caller of a call may ask; its certificate was verified before."""
-        if not self._settings.client_ids:
+        if not self.names_clients:
             return True
         found = context.auth_context().get(_SPIFFE_ID, ())
         spiffe_id = found[0].decode("utf-8", "replace") if len(found) == 1 else ""
+        return self.admits_id(spiffe_id, context.peer())
+
+    def admits_id(self, spiffe_id: str, calls_from: str) -> bool:
+        """Return whether a client of this verified SPIFFE ID (empty: it has none) may ask."""
         if self._settings.may_ask(spiffe_id):
             return True
-        _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=context.peer())
+        _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=calls_from)
         return False
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
@@ -107,7 +127,7 @@ class ListenerTls:
             if self._given is self._shown:
                 return None
             self._given = self._shown
-            return self._shown.configuration
+            return _configuration(self._shown)
 
     def _refresh(self) -> None:
         """Show what the files hold, if it is news and good."""
@@ -138,7 +158,7 @@ class ListenerTls:
             raise ListenError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
         return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
 
-    def _read(self) -> _Shown:
+    def _read(self) -> ShownTls:
         """Return what the files hold, once it belongs together."""
         stamp = self._look()
         try:
@@ -148,10 +168,13 @@ class ListenerTls:
         not_after = self._check_pair(chain, key)
         for raw in roots:
             self._certificates(raw, self._files()[-1])
-        configuration = grpc.ssl_server_certificate_configuration(
-            [(key, chain)], root_certificates=roots[0] if roots else None
+        return ShownTls(
+            chain=chain,
+            key=key,
+            roots=roots[0] if roots else b"",
+            not_after=not_after,
+            stamp=stamp,
         )
-        return _Shown(configuration=configuration, not_after=not_after, stamp=stamp)
 
     def _check_pair(self, chain: bytes, key: bytes) -> datetime:
         """Return when the certificate ends; refuse it without its key, or after its end."""
@@ -182,3 +205,9 @@ class ListenerTls:
         except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
             raise ListenError(f"`{path}` does not hold certificates in PEM") from exc
         return found
+
+
+def _configuration(shown: ShownTls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(shown.key, shown.chain)], root_certificates=shown.roots or None
+    )

@@ -20,10 +20,11 @@ from authz.candidate_parts import Candidate
 from authz.decision_memory import memory_for
 from authz.errors import ListenError
 from authz.explain.trace import tracer
-from authz.grpc_server import GrpcServer
+from authz.grpc_server import open_grpc_server
 from authz.http_endpoints import HttpEndpoints
 from authz.interpreter import set_up_for_serving
-from authz.listener_tls_parts import open_listener_tls, with_listener_tls
+from authz.listener_tls_parts import Readiness, open_listener_tls, with_listener_tls
+from authz.listening import ListeningParts, OpenListener
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer, DecisionSpans
 from authz.policy_bundle_parts import PolicyBundles, TakeBundle, watch_policy_bundles
@@ -68,7 +69,13 @@ class Seat:
 ALONE = Seat()
 
 
-def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat = ALONE) -> None:
+def serve(
+    settings: Settings,
+    *,
+    stop: threading.Event | None = None,
+    seat: Seat = ALONE,
+    open_listener: OpenListener = open_grpc_server,
+) -> None:
     """Serve until SIGTERM, SIGINT, or `stop` is set; then drain and return.
 
     Raises:
@@ -104,7 +111,8 @@ def serve(settings: Settings, *, stop: threading.Event | None = None, seat: Seat
         ready = readiness(
             house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles
         )
-        _run(settings, stop, authorizer, ready, house.metrics, seat)
+        serving = _Serving(authorizer=authorizer, ready=ready, metrics=house.metrics, stop=stop)
+        _run(settings, serving, seat, open_listener)
     _log.info("stopped")
 
 
@@ -256,18 +264,22 @@ def static_workload(settings: WorkloadSettings) -> Workload | None:
     )
 
 
-def _run(
-    settings: Settings,
-    stop: threading.Event,
-    authorizer: Authorizer,
-    ready: Callable[[], tuple[bool, Mapping[str, Any]]],
-    metrics: Metrics,
-    seat: Seat,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Serving:
+    """What answers checks and tells of itself, and what ends it."""
+
+    authorizer: Authorizer
+    ready: Readiness
+    metrics: Metrics
+    stop: threading.Event
+
+
+def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenListener) -> None:
     """Listen until `stop`; health turns red before the listener closes."""
-    listen = settings.listen
+    listen, metrics = settings.listen, serving.metrics
     tls = open_listener_tls(listen.tls, metrics)
-    ready = with_listener_tls(ready, tls)
+    is_listening = threading.Event()
+    ready = _once(is_listening, with_listener_tls(serving.ready, tls))
     host, _, port = listen.http.rpartition(":")
     try:
         http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
@@ -275,25 +287,37 @@ def _run(
         why = exc.strerror or str(exc)
         raise ListenError(f"`listen.http: {listen.http}` cannot be listened on: {why}") from exc
     try:
-        grpc_server = GrpcServer(
-            listen.grpc,
-            listen.threads,
-            authorizer.check,
-            metadata_key=settings.identity.waypoint.peer_metadata_key,
-            timed=True,
-            tls=tls,
-            shares_port=seat.shares_port,
-            overload=watch_overload(listen.overload_milliseconds, metrics),
+        listener = open_listener(
+            ListeningParts(
+                listen=listen,
+                check=serving.authorizer.check,
+                metadata_key=settings.identity.waypoint.peer_metadata_key,
+                tls=tls,
+                overload=watch_overload(listen.overload_milliseconds, metrics),
+                shares_port=seat.shares_port,
+            )
         )
         try:
+            is_listening.set()
             _log.info("serving", grpc=listen.grpc, http=listen.http)
             seat.listening(http.port)
-            stop.wait()
+            serving.stop.wait()
             _log.info("draining", seconds=listen.drain_seconds)
         finally:
-            grpc_server.stop(listen.drain_seconds)
+            listener.stop(listen.drain_seconds)
     finally:
         http.close()
+
+
+def _once(is_listening: threading.Event, ready: Readiness) -> Readiness:
+    """Return a readiness that is red before checks are answered."""
+
+    def now() -> tuple[bool, Mapping[str, Any]]:
+        is_ready, body = ready()
+        is_ready = is_ready and is_listening.is_set()
+        return is_ready, {**body, "ready": is_ready}
+
+    return now
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -65,6 +65,12 @@ class ListenSettings(Section):
         default="127.0.0.1:9192",
         description="Address of `/healthz`, `/readyz` and `/metrics`: `host:port`.",
     )
+    server: Literal["grpcio", "envoy"] = Field(
+        default="grpcio",
+        description="What speaks gRPC: the library `grpcio`, or an Envoy of its own that runs the "
+        "authorizer in its process (`meshwarden[envoy]`), which takes a fraction of the time for "
+        "a call.",
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -203,4 +209,13 @@ class Settings(Section):
     def _somebody_decides(self) -> Settings:
         check_somebody_decides(self.policies.paths, self.providers, "policies", "paths")
         check_bundle_names(self.providers, [each.name for each in self.bundles])
+        return self
+
+    @model_validator(mode="after")
+    def _key_is_no_other(self) -> Settings:
+        if self.listen.server == "envoy" and "_" in self.identity.waypoint.peer_metadata_key:
+            raise ValueError(
+                "`identity.waypoint.peerMetadataKey` must have no `_` with `listen.server: envoy`: "
+                "it would pass for `-`"
+            )
         return self

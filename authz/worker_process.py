@@ -1,21 +1,19 @@
 """One worker of a server: started, told of when it listens, drained when it is told to.
 
-Theory of operation. A worker is this program again, with one end of a socket pair. It says
-there, in one line, where its HTTP endpoints are; the pair is also its leash: when the other
-end is gone, the server that started it is gone, and it drains and ends.
+Theory of operation. A worker is this program again, or an Envoy that runs it, with one end of a
+socket pair. It says there, in one line, where its HTTP endpoints are; the pair is also its
+leash: when the other end lets go, on purpose or with its process, the worker drains and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -27,22 +25,28 @@ _START_SECONDS: Final = 120.0
 _ASK_SECONDS: Final = 2.0
 
 
+StartWorker = Callable[[str, int], "subprocess.Popen[bytes]"]
+"""A worker's name and its end of the leash, a descriptor to inherit, to its process."""
+
+
 class WorkerProcess:
     """A running worker."""
 
     def __init__(
-        self, name: str, config: Path, on_end: Callable[[WorkerProcess, int], None]
+        self, name: str, start: StartWorker, on_end: Callable[[WorkerProcess, int], None]
     ) -> None:
-        """Start it; `on_end` hears, in a thread of its own, of its end and its exit code."""
+        """Start it; `on_end` hears, in a thread of its own, of its end and its exit code.
+
+        Raises:
+            ListenError: what it needs is not installed.
+        """
         self.name = name
         self.is_expected_to_end = False
         self._http_port = 0
         ours, theirs = socket.socketpair()
         self._leash = ours
-        command = [sys.executable, "-P", "-m", "authz", "serve", "-c", str(config)]
-        command += ["--worker", name, "--leash", str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            self._process = start(name, theirs.fileno())
         threading.Thread(
             target=lambda: on_end(self, self._process.wait()), name=f"worker-{name}", daemon=True
         ).start()
@@ -60,7 +64,8 @@ class WorkerProcess:
             line = b""
         if not line:
             self.drain()
-            raise ListenError(f"worker `{self.name}` did not come to listen")
+            what = f"worker `{self.name}`" if self.name else "the authorizer"
+            raise ListenError(f"{what} did not come to listen")
         self._http_port = int(json.loads(line)["http_port"])
 
     @property
@@ -78,8 +83,9 @@ class WorkerProcess:
     def drain(self) -> None:
         """Have it finish what it began, and end."""
         self.is_expected_to_end = True
-        if self.exit_code is None:
-            self._process.send_signal(signal.SIGTERM)
+        # It is at the other end already where it has ended.
+        with contextlib.suppress(OSError):
+            self._leash.shutdown(socket.SHUT_WR)
 
     def wait(self, seconds: float) -> int:
         """Wait for its end and return the exit code; it is killed when it takes longer."""

@@ -7,6 +7,8 @@ workers one by one, the new one first, so that somebody always listens; a worker
 says so to its clients (GOAWAY) and finishes what it began.
 Each worker has a log of its own in the audit folder; a worker and the one that replaces it
 have different names, for both write a while.
+A server inside Envoy is looked after in the same way when it is alone; it has no name then,
+no port to share, and its own HTTP endpoints.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import structlog
@@ -25,7 +29,8 @@ from authz.errors import ListenError
 from authz.http_endpoints import HttpEndpoints
 from authz.settings import Settings
 from authz.worker_metrics import merge_metrics
-from authz.worker_process import WorkerProcess
+from authz.worker_process import StartWorker, WorkerProcess
+from authz.worker_start import python_worker
 
 _log = structlog.get_logger(__name__)
 _STOP, _REPLACE = "stop", "replace"
@@ -46,42 +51,74 @@ def serve_with_workers(settings: Settings, config: Path, count: int) -> None:
         raise ListenError("workers share a port: `listen.grpc` must be `host:port` for them")
     if settings.listen.grpc.endswith(":0"):
         raise ListenError("workers share a port: `listen.grpc` must name it")
-    with _reserve(settings.listen.grpc):
-        _Workers(settings, config, count).run()
+    with ExitStack() as stack:
+        stack.enter_context(_reserve(settings.listen.grpc))
+        if settings.listen.server == "envoy":
+            start = _open_envoy(settings, config, stack, shares_port=True)
+        else:
+            start = python_worker(config)
+        _Workers(settings, start, [str(number + 1) for number in range(count)]).run()
     _log.info("stopped")
 
 
-class _Workers:
-    """The workers by their seats; each seat has two names, for taking turns."""
+def serve_inside_envoy(settings: Settings, config: Path) -> None:
+    """Serve with one process, which is an Envoy's, until SIGTERM or SIGINT.
 
-    def __init__(self, settings: Settings, config: Path, count: int) -> None:
+    Raises:
+        ListenError: a part is missing, the address cannot be bound, or it does not come to listen.
+    """
+    with ExitStack() as stack:
+        start = _open_envoy(settings, config, stack, shares_port=False)
+        _Workers(settings, start, [""]).run()
+
+
+def _open_envoy(
+    settings: Settings, config: Path, stack: ExitStack, *, shares_port: bool
+) -> StartWorker:
+    # WHY here: the Envoy message classes take longer to import than all the rest.
+    from authz.envoy_launch import envoy_worker  # noqa: PLC0415
+
+    folder = stack.enter_context(TemporaryDirectory(prefix="meshwarden-"))
+    return envoy_worker(settings, config, Path(folder), shares_port=shares_port)
+
+
+class _Workers:
+    """The workers by their seats; each seat has two names, for taking turns.
+
+    A worker without a name is alone, and asked for nothing.
+    """
+
+    def __init__(self, settings: Settings, start: StartWorker, names: Sequence[str]) -> None:
         self._settings = settings
-        self._config = config
+        self._start_process = start
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._seats: list[WorkerProcess] = []
-        self._count = count
+        self._names = names
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Start them, look after them, and drain them in the end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put(_STOP))
-        signal.signal(signal.SIGHUP, lambda *_: self._events.put(_REPLACE))
-        http = self._open_http()
-        try:
-            for seat in range(self._count):
-                self._seats.append(self._start(f"{seat + 1}"))
+        with ExitStack() as stack:
+            if any(self._names):
+                signal.signal(signal.SIGHUP, lambda *_: self._events.put(_REPLACE))
+                stack.callback(self._open_http().close)
+            stack.callback(self._end)
+            for name in self._names:
+                self._seats.append(self._start(name))
             for worker in self._seats:
                 worker.wait_until_it_listens()
-            _log.info("serving", workers=self._count, grpc=self._settings.listen.grpc)
+            if any(self._names):
+                _log.info("serving", workers=len(self._names), grpc=self._settings.listen.grpc)
             self._look_after()
-        finally:
-            self._stopping.set()
-            for worker in self._seats:
-                worker.drain()
-            for worker in self._seats:
-                worker.wait(self._settings.listen.drain_seconds + _ENDING_SECONDS)
-            http.close()
+
+    def _end(self) -> None:
+        self._stopping.set()
+        for worker in self._seats:
+            worker.drain()
+        for worker in self._seats:
+            worker.wait(self._settings.listen.drain_seconds + _ENDING_SECONDS)
 
     def _open_http(self) -> HttpEndpoints:
         address = self._settings.listen.http
@@ -98,13 +135,13 @@ class _Workers:
         """Do what signals and ends of workers ask for, until it is to stop."""
         while (event := self._events.get()) != _STOP:
             if event == _REPLACE:
-                for seat in range(self._count):
+                for seat in range(len(self._seats)):
                     self._replace(seat)
             elif isinstance(event, WorkerProcess):
                 self._start_again(event)
 
     def _start(self, name: str) -> WorkerProcess:
-        return WorkerProcess(name, self._config, self._note_end)
+        return WorkerProcess(name, self._start_process, self._note_end)
 
     def _note_end(self, worker: WorkerProcess, code: int) -> None:
         """Hear, in a thread, of a worker that ended."""

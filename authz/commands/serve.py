@@ -49,13 +49,16 @@ def serve_command(config: Path, workers: int | None, worker: str, leash: int) ->
             _work(settings, worker, leash)
             return
         with indexing(settings.audit):
-            if count > 1:
-                # WHY here: one process that answers alone needs nothing of it.
-                from authz.workers import serve_with_workers  # noqa: PLC0415
+            if count == 1 and settings.listen.server == "grpcio":
+                serve(settings)
+                return
+            # WHY here: one process that answers alone needs nothing of it.
+            from authz.workers import serve_inside_envoy, serve_with_workers  # noqa: PLC0415
 
+            if count > 1:
                 serve_with_workers(settings, config, count)
             else:
-                serve(settings)
+                serve_inside_envoy(settings, config)
 
 
 def _work(settings: Settings, worker: str, leash: int) -> None:

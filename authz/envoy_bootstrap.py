@@ -1,0 +1,251 @@
+"""The bootstrap of the Envoy that runs the authorizer: one listener, no cluster, no route.
+
+Limits stand here: what one client may have open, send, and leave half done. Headers by which
+Envoy tells the application of a call are set over whatever a client wrote there.
+
+Spec: Envoy 1.40 `envoy.config.bootstrap.v3.Bootstrap`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as OneMutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    AsyncDataSource,
+    ConfigSource,
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    Node,
+    PathConfigSource,
+    Pipe,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, VirtualHost
+from envoy_data_plane.envoy.extensions.dynamic_modules.v3 import DynamicModuleConfig
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import DynamicModuleFilter
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation,
+    Mutations,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerCodecType,
+    HttpConnectionManagerServerHeaderTransformation,
+    HttpFilter,
+)
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
+    DownstreamConnectionsConfig,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CommonTlsContext,
+    DownstreamTlsContext,
+    SdsSecretConfig,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+)
+from envoy_data_plane.google.protobuf import StringValue
+
+from authz.envoy_config import pack
+from authz.envoy_place import CERTIFICATE_SECRET, ROOTS_SECRET, STAT_PREFIX, secret_file
+from authz.grpc_over_wsgi import (
+    ARRIVED_HEADER,
+    CLIENT_HEADER,
+    FROM_HEADER,
+    MESSAGE_MAX,
+    PREFIX_BYTES,
+)
+
+_APPLICATION: Final = "authz.envoy_app:application"
+_MODULE: Final = "pyvoy"
+_NAME: Final = "meshwarden"
+# BUDGET: checks of one client that wait for a thread; more would wait longer than Envoy does.
+_STREAMS: Final = 1000
+# BUDGET: Envoys that ask, times their worker threads.
+_CONNECTIONS: Final = 4096
+# BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
+_STREAM_WINDOW: Final = 256 * 1024
+_CONNECTION_WINDOW: Final = 1024 * 1024
+_HEADERS_KB: Final = 16
+_HEADERS: Final = 50
+# BUDGET: a whole check is sent in one go, and asked for 200 ms as a rule.
+_REQUEST_SECONDS: Final = 10
+# How long a client may go on with what it sent before it knew of GOAWAY.
+_GOAWAY_SECONDS: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """What the listener is: where, for how many threads, and with which files.
+
+    `secrets` is the folder of SDS files where there is TLS, None without; `asks_clients` whether
+    clients must show a certificate; with `shares_port` other processes listen there as well.
+    """
+
+    address: Address
+    threads: int
+    module: Path
+    admin: Path
+    secrets: Path | None = None
+    asks_clients: bool = False
+    shares_port: bool = False
+
+
+def bootstrap(front: Front) -> Bootstrap:
+    """Return the whole configuration."""
+    return Bootstrap(
+        # Nobody is told of it, but Envoy takes up no secrets without a name.
+        node=Node(id=_NAME, cluster=_NAME),
+        admin=Admin(address=Address(pipe=Pipe(path=str(front.admin), mode=0o600))),
+        static_resources=BootstrapStaticResources(listeners=[_listener(front)]),
+        overload_manager=OverloadManager(
+            resource_monitors=[
+                ResourceMonitor(
+                    name="envoy.resource_monitors.global_downstream_max_connections",
+                    typed_config=pack(
+                        DownstreamConnectionsConfig(max_active_downstream_connections=_CONNECTIONS)
+                    ),
+                )
+            ]
+        ),
+    )
+
+
+def _listener(front: Front) -> Listener:
+    chain = FilterChain(
+        filters=[
+            Filter(
+                name="envoy.filters.network.http_connection_manager",
+                typed_config=pack(_connection_manager(front)),
+            )
+        ]
+    )
+    if front.secrets is not None:
+        chain.transport_socket = _tls(front.secrets, asks_clients=front.asks_clients)
+    return Listener(
+        name="checks",
+        address=front.address,
+        filter_chains=[chain],
+        enable_reuse_port=front.shares_port,
+        per_connection_buffer_limit_bytes=_CONNECTION_WINDOW,
+    )
+
+
+def _connection_manager(front: Front) -> HttpConnectionManager:
+    underscores = HttpProtocolOptionsHeadersWithUnderscoresAction
+    return HttpConnectionManager(
+        codec_type=HttpConnectionManagerCodecType.HTTP2,
+        stat_prefix=STAT_PREFIX,
+        route_config=RouteConfiguration(virtual_hosts=[VirtualHost(name="checks", domains=["*"])]),
+        http_filters=[_tell_of_the_call(front), _whole_requests(), _application(front)],
+        common_http_protocol_options=HttpProtocolOptions(
+            # WHY: WSGI shows `-` and `_` alike, and one would pass for the other.
+            headers_with_underscores_action=underscores.DROP_HEADER,
+            max_headers_count=_HEADERS,
+        ),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=_STREAMS,
+            initial_stream_window_size=_STREAM_WINDOW,
+            initial_connection_window_size=_CONNECTION_WINDOW,
+            # WHY: what one call does wrong is no reason to break its neighbours off.
+            override_stream_error_on_invalid_http_message=True,
+        ),
+        max_request_headers_kb=_HEADERS_KB,
+        request_timeout=timedelta(seconds=_REQUEST_SECONDS),
+        drain_timeout=timedelta(seconds=_GOAWAY_SECONDS),
+        generate_request_id=False,
+        server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+    )
+
+
+def _tell_of_the_call(front: Front) -> HttpFilter:
+    """Set the headers by which the application knows when a call came, and from whom."""
+    told = {ARRIVED_HEADER: "%START_TIME(%s.%6f)%"}
+    if front.asks_clients:
+        told |= {
+            CLIENT_HEADER: "%DOWNSTREAM_PEER_URI_SAN%",
+            FROM_HEADER: "%DOWNSTREAM_REMOTE_ADDRESS%",
+        }
+    action = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    names = (ARRIVED_HEADER, CLIENT_HEADER, FROM_HEADER)
+    removed = [OneMutation(remove=name) for name in names]
+    added = [
+        OneMutation(
+            append=HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=action)
+        )
+        for key, value in told.items()
+    ]
+    mutations = Mutations(request_mutations=[*removed, *added])
+    return HttpFilter(
+        name="envoy.filters.http.header_mutation",
+        typed_config=pack(HeaderMutation(mutations=mutations)),
+    )
+
+
+def _whole_requests() -> HttpFilter:
+    """Wait for a request's end: a thread that reads a slow client would answer nobody else."""
+    return HttpFilter(
+        name="envoy.filters.http.buffer",
+        typed_config=pack(Buffer(max_request_bytes=MESSAGE_MAX + PREFIX_BYTES)),
+    )
+
+
+def _application(front: Front) -> HttpFilter:
+    configuration = {
+        "app": _APPLICATION,
+        "interface": "wsgi",
+        "root_path": "",
+        "worker_threads": front.threads,
+    }
+    return HttpFilter(
+        name=_MODULE,
+        typed_config=pack(
+            DynamicModuleFilter(
+                dynamic_module_config=DynamicModuleConfig(
+                    module=AsyncDataSource(local=DataSource(filename=str(front.module)))
+                ),
+                filter_name=_MODULE,
+                filter_config=pack(StringValue(value=json.dumps(configuration))),
+                terminal_filter=True,
+            )
+        ),
+    )
+
+
+def _tls(secrets: Path, *, asks_clients: bool) -> TransportSocket:
+    """Return the listener's TLS, its certificate and its clients' roots from the SDS files."""
+    context = CommonTlsContext(
+        tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+        tls_certificate_sds_secret_configs=[_secret(CERTIFICATE_SECRET, secrets)],
+        alpn_protocols=["h2"],
+    )
+    if asks_clients:
+        context.validation_context_sds_secret_config = _secret(ROOTS_SECRET, secrets)
+    return TransportSocket(
+        name="envoy.transport_sockets.tls",
+        typed_config=pack(
+            DownstreamTlsContext(
+                common_tls_context=context, require_client_certificate=asks_clients
+            )
+        ),
+    )
+
+
+def _secret(name: str, folder: Path) -> SdsSecretConfig:
+    path = str(secret_file(folder, name))
+    source = ConfigSource(path_config_source=PathConfigSource(path=path))
+    return SdsSecretConfig(name=name, sds_config=source)

@@ -1,0 +1,80 @@
+"""Envoy as the listener of the server inside of it: made to listen, and sent away.
+
+Theory of operation of the end. Health turns red; Envoy tells whoever asks (GOAWAY with the
+next answer) and lets the port go; the end comes when nobody is connected any more, or when
+the time to drain is over. A connection on which nothing came in that time is closed as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+import structlog
+
+from authz.envoy_admin import EnvoyAdmin
+from authz.envoy_place import STAT_PREFIX, EnvoyPlace
+from authz.envoy_secrets import EnvoySecrets
+from authz.errors import ListenError
+from authz.grpc_over_wsgi import CheckApplication
+from authz.listening import ListeningParts
+
+_log = structlog.get_logger(__name__)
+# Envoy tells of nothing; it is asked this often while it begins and ends.
+_ASK_SECONDS: Final = 0.02
+_START_SECONDS: Final = 60.0
+
+
+class EnvoyFront:
+    """The running listener."""
+
+    def __init__(
+        self,
+        parts: ListeningParts,
+        place: EnvoyPlace,
+        hand_over: Callable[[CheckApplication], None],
+    ) -> None:
+        """Hand the application to Envoy, and return once Envoy listens for it.
+
+        Raises:
+            ListenError: Envoy does not come to listen.
+        """
+        self._pause = threading.Event()
+        tls = parts.tls
+        self._application = CheckApplication(
+            parts.check,
+            metadata_key=parts.metadata_key,
+            may_ask=tls.admits_id if tls is not None and tls.names_clients else None,
+            overload=parts.overload,
+        )
+        with ExitStack() as stack:
+            self._admin = stack.enter_context(EnvoyAdmin(place.admin, STAT_PREFIX))
+            if tls is not None:
+                secrets = EnvoySecrets(tls, place.secrets)
+                stack.callback(secrets.close)
+                secrets.start()
+            hand_over(self._application)
+            if not self._wait_until(self._admin.is_live, _START_SECONDS):
+                raise ListenError("Envoy does not come to listen")
+            self._open = stack.pop_all()
+
+    def stop(self, drain_seconds: float) -> None:
+        """Turn health red, send clients away, let open checks finish."""
+        self._application.turn_red()
+        with self._open:
+            if not self._admin.send_away():
+                _log.error("clients_not_sent_away")
+            until = time.monotonic() + drain_seconds
+            self._wait_until(lambda: not self._admin.connections(), drain_seconds)
+            self._application.wait_until_answered(max(0.0, until - time.monotonic()))
+
+    def _wait_until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() >= until:
+                return False
+            self._pause.wait(_ASK_SECONDS)
+        return True

