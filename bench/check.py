@@ -3,14 +3,16 @@
 Contestants take turns on the same core while the load comes from the other; in each round
 every contestant runs once, so that a share is that of one and the same minute. The first
 contest has the stated goals: 1,000 policies, a peer and a token that was seen before, audit
-in the mode `spill`. The others show what else costs what. `--quick` runs the first alone.
+in the mode `spill`; all is asked again and again, so that decisions are recalled. The second
+is the same with a path that never came before: nothing is recalled. The others show what else
+costs what. `--quick` runs the first two alone.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +30,17 @@ from bench.check_contest.envoy import (
     put_http_load,
     start_envoy,
 )
-from bench.check_contest.load import Load, missing_tool, put_under_load
+from bench.check_contest.load import (
+    Load,
+    missing_tool,
+    put_under_load,
+    put_under_varied_load,
+)
 from bench.check_contest.report import Row, write_plot, write_table
 from bench.check_contest.servers import (
     Server,
     end_in_order,
+    find_program,
     start_meshwarden,
     start_noop,
     start_opa,
@@ -42,8 +50,15 @@ from bench.harness import RESULTS, Goal, Measurement, judge, publish
 
 _METHOD = "/envoy.service.auth.v3.Authorization/Check"
 _OURS = "Meshwarden"
+_BY_ENVOY = "Meshwarden, listen.server: envoy"
+_ENVOY: Mapping[str, Any] = {"listen": {"server": "envoy"}}
 _HEADLINE = "1,000 policies, cached token"
+_NEVER_TWICE = "the same, every path new"
 _OF_LIMIT, _OVER_OPA = 0.80, 2.0
+# More than a run asks, so that the first has not come again when it ends.
+_MESSAGES = 60_000
+
+_PutLoad = Callable[[Server], Load]
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ def main() -> int:
     is_whole = True
     with TemporaryDirectory() as name:
         rows = _headline(Path(name), rounds=5 if is_quick else 7)
+        rows += _never_twice(Path(name, "never"), rounds=3)
         for index, contest in enumerate(() if is_quick else (*_CONTESTS, None)):
             folder = Path(name, str(index))
             try:
@@ -103,23 +119,64 @@ def _headline(folder: Path, rounds: int) -> list[Row]:
     """Return the rows of the contest that the goals are about."""
     work = Workload()
     with ExitStack() as stack:
-        servers = [stack.enter_context(start_noop(folder / "noop"))]
-        servers.append(stack.enter_context(start_meshwarden(_OURS, folder / "ours", work)))
-        opa = start_opa(folder / "opa", work)
-        if opa is None:
-            print("no opa-envoy-plugin, and nothing in its place: see bench/README.md")
-        else:
-            servers.append(stack.enter_context(opa))
-        return _in_turn(_HEADLINE, servers, work, rounds, seconds=2.0)
+        servers = _all_servers(stack, folder, work)
+        return _in_turn(_HEADLINE, servers, work, rounds, _asking_again(work, seconds=2.0))
+
+
+def _never_twice(folder: Path, rounds: int) -> list[Row]:
+    """Return the rows of the same contest where no check is like one before it."""
+    program = find_program("meshwarden-closed-load")
+    if program is None:
+        print("no contest of new paths: see bench/README.md for the load generator")
+        return []
+    work = Workload()
+    with ExitStack() as stack:
+        servers = _all_servers(stack, folder, work)
+        messages = folder / "messages"
+        messages.write_bytes(work.messages(_MESSAGES))
+
+        def put_load(server: Server) -> Load:
+            return put_under_varied_load(
+                program, server.port, messages, 2.0, cpu_seconds=server.cpu_seconds
+            )
+
+        return _in_turn(_NEVER_TWICE, servers, work, rounds, put_load)
+
+
+def _all_servers(stack: ExitStack, folder: Path, work: Workload) -> list[Server]:
+    """Start the limit, ours with either listener, and OPA where it is there."""
+    servers = [stack.enter_context(start_noop(folder / "noop"))]
+    servers.append(stack.enter_context(start_meshwarden(_OURS, folder / "ours", work)))
+    by_envoy = start_meshwarden(_BY_ENVOY, folder / "envoy", work, _ENVOY)
+    servers.append(stack.enter_context(by_envoy))
+    opa = start_opa(folder / "opa", work)
+    if opa is None:
+        print("no opa-envoy-plugin, and nothing in its place: see bench/README.md")
+    else:
+        servers.append(stack.enter_context(opa))
+    return servers
+
+
+def _asking_again(work: Workload, seconds: float) -> _PutLoad:
+    """Return what puts a server under the load of one check that comes again and again."""
+    body = work.body()
+
+    def put_load(server: Server) -> Load:
+        return put_under_load(server.port, body, seconds, cpu_seconds=server.cpu_seconds)
+
+    return put_load
 
 
 def _beside_the_limit(folder: Path, contest: Contest, rounds: int) -> list[Row]:
-    """Return the row of one contest; the limit runs in every round beside it."""
+    """Return the rows of one contest; the limit runs in every round beside them."""
+    work, settings = contest.work, contest.settings
     with (
         start_noop(folder / "noop") as limit,
-        start_meshwarden(_OURS, folder / "ours", contest.work, contest.settings) as ours,
+        start_meshwarden(_OURS, folder / "ours", work, settings) as ours,
+        start_meshwarden(_BY_ENVOY, folder / "envoy", work, {**settings, **_ENVOY}) as by_envoy,
     ):
-        return _in_turn(contest.name, [limit, ours], contest.work, rounds, seconds=1.0)[1:]
+        servers = [limit, ours, by_envoy]
+        return _in_turn(contest.name, servers, work, rounds, _asking_again(work, seconds=1.0))[1:]
 
 
 def _through_envoy(folder: Path, rounds: int) -> list[Row]:
@@ -133,9 +190,14 @@ def _through_envoy(folder: Path, rounds: int) -> list[Row]:
     with ExitStack() as stack:
         limit = stack.enter_context(start_noop(folder / "noop"))
         ours = stack.enter_context(start_meshwarden(_OURS, folder / "ours", work, settings))
+        settings = {**settings, **_ENVOY}
+        by_envoy = stack.enter_context(
+            start_meshwarden(_BY_ENVOY, folder / "envoy", work, settings)
+        )
         plans: list[tuple[str, list[dict[str, Any]], Server | None]] = [
             ("no-op grpc.server", ext_authz(), limit),
             (_OURS, ext_authz(), ours),
+            (_BY_ENVOY, ext_authz(), by_envoy),
             ("native RBAC", native_rbac(folder / "rbac", work), None),
             ("no authorization", [], None),
         ]
@@ -154,21 +216,19 @@ def _through_envoy(folder: Path, rounds: int) -> list[Row]:
 
 
 def _in_turn(
-    contest: str, servers: Sequence[Server], work: Workload, rounds: int, seconds: float
+    contest: str, servers: Sequence[Server], work: Workload, rounds: int, put_load: _PutLoad
 ) -> list[Row]:
     """Put the servers under load, one after the other, the first of which is the limit."""
     for server in servers[1:]:
         _prove(server, work)
     for server in servers:
         server.pause()
-    body = work.body()
     loads: dict[str, list[Load]] = {server.name: [] for server in servers}
     for turn in range(rounds):
         for step in range(len(servers)):
             server = servers[(turn + step) % len(servers)]
             server.resume()
-            load = put_under_load(server.port, body, seconds, cpu_seconds=server.cpu_seconds)
-            loads[server.name].append(load)
+            loads[server.name].append(put_load(server))
             server.pause()
     limits = tuple(loads[servers[0].name])
     return [Row(contest, name, tuple(each), limits) for name, each in loads.items()]
@@ -194,7 +254,7 @@ def _measurement(row: Row) -> Measurement:
 
 
 def _goals(rows: Sequence[Row]) -> list[Goal]:
-    limit, ours, *opa = [f"{_HEADLINE}: {row.name}" for row in rows if row.contest == _HEADLINE]
+    limit, _, ours, *opa = [f"{_HEADLINE}: {row.name}" for row in rows if row.contest == _HEADLINE]
     goals = [Goal(name="of the no-op server", numerator=limit, denominator=ours, limit=_OF_LIMIT)]
     if opa:
         goals.append(Goal(name="over OPA", numerator=opa[0], denominator=ours, limit=_OVER_OPA))
