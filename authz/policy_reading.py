@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from authz.interpreter import give_memory_back
 from authz.pacer import Pacer
 from authz.reading_process import read_apart
 from authz.serving_state import ServingState
@@ -28,6 +29,7 @@ class PolicyReading:
 
     def begin_serving(self) -> None:
         """Build beside the traffic from now on."""
+        give_memory_back()
         self.pace = Pacer()
 
     def snapshot(self, texts: Iterable[tuple[str, str]], mesh: Mesh) -> Snapshot:
@@ -50,6 +52,7 @@ class PolicyReading:
         while parts:
             parts.pop()
             self.pace()
+        give_memory_back()
 
     def _read(self, texts: Texts, pace: Pace) -> Iterable[Inspected]:
         return read_here(texts, pace) if pace is no_pace else read_apart(texts, pace)

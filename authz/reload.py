@@ -148,12 +148,14 @@ class StateKeeper:
     def _swap(self, state: ServingState) -> None:
         """Let a state serve from now on."""
         self._hand_over(self._state, state)
-        parts = self._state.parts()
+        parts, known = self._state.parts(), set(self._state.warnings)
         self._state = state
         self._let_go(parts)
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
+        # WHY only new ones: of a set of thousands, those that stand would hide them.
         for warning in state.warnings:
-            _log.warning("policy_warning", finding=str(warning))
+            if warning not in known:
+                _log.warning("policy_warning", finding=str(warning))
         _log.info("reloaded", revision=state.revision, policies=len(state.snapshot.policies))
         self._untold.append((state, ()))
 

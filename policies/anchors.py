@@ -18,10 +18,9 @@ from policies.mesh import Mesh, MeshMode
 from policies.path_template import is_template
 from policies.request import Request
 from policies.request_attributes import remote_ip, unmapped
-from policies.string_match import ascii_lower
+from policies.string_match import ascii_lower, head_of, principal_name
 from policies.trust_domain import expand_principal
 
-_SPIFFE: Final = "spiffe://"
 _NAMESPACE_MARK: Final = "/ns/"
 
 
@@ -84,7 +83,7 @@ def _edge(value: str) -> Anchor | None:
     if value.startswith("*"):
         return Anchor(_kind("$", len(value) - 1), value[1:])
     if value.endswith("*"):
-        return Anchor(_kind("^", len(value) - 1), value[:-1])
+        return Anchor(_kind("^", len(value) - 1), head_of(value))
     return Anchor(_WHOLE, value)
 
 
@@ -111,7 +110,7 @@ def _principals(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:
         for each in (expand_principal(value, domains) if domains else (value,))
     ]
     # A suffix is compared behind `spiffe://`, and what ends the rest ends the whole.
-    return _all(_edge(each if each.startswith("*") else _SPIFFE + each) for each in expanded)
+    return _all(_edge(each if each.startswith("*") else principal_name(each)) for each in expanded)
 
 
 def _namespaces(values: tuple[str, ...], mesh: Mesh, namespace: str) -> Anchors:

@@ -84,7 +84,8 @@ class PolicyIndex:
                 for number, row in paced(enumerate(anchors), pace)
                 for place, found in enumerate(row)
                 if found is not None
-            )
+            ),
+            self._lookups,
         )
 
     def __bool__(self) -> bool:
@@ -230,8 +231,11 @@ def _file(entries: Iterable[tuple[int, tuple[Anchor, ...], int]]) -> tuple[_Look
     )
 
 
-def _telling(lookups: Iterable[_Lookup]) -> tuple[_Lookup, ...]:
-    """Return the lookups without the postings that too many rules share."""
+def _telling(lookups: Iterable[_Lookup], others: Sequence[_Lookup]) -> tuple[_Lookup, ...]:
+    """Return the lookups without the postings that too many rules share.
+
+    What is the same in `others` is taken from there.
+    """
     kept = []
     for lookup in lookups:
         postings = {
@@ -239,5 +243,6 @@ def _telling(lookups: Iterable[_Lookup]) -> tuple[_Lookup, ...]:
         }
         if postings:
             kinds = tuple(dict.fromkeys(kind for kind, _ in postings))
-            kept.append(replace(lookup, kinds=kinds, postings=postings))
+            own = replace(lookup, kinds=kinds, postings=postings)
+            kept.append(next((each for each in others if each == own), own))
     return tuple(kept)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from policies.attributes import RequestTest, Scope, attribute_for
 from policies.columns import Column, column_for, narrow_rule
@@ -90,6 +91,8 @@ class CompiledPolicy:
         return None
 
 
+# BUDGET: predicates remembered while a set is compiled; what repeats does so early.
+_KNOWN_MAX: Final = 4096
 Predicates = dict[tuple[str, tuple[str, ...], str, bool], tuple[RequestTest, ...]]
 """The predicates of one mesh by key, values, namespace and `wide`: a set asks the same often."""
 
@@ -158,7 +161,9 @@ class _Compiler:
             attribute = attribute_for(key)
             assert attribute is not None, f"unchecked key `{key}`"
             scope = Scope(mesh=self.mesh, namespace=self.namespace, wide=wide)
-            found = self.known[asked] = tuple(attribute.test(text, scope) for text in texts)
+            found = tuple([attribute.test(text, scope) for text in texts])
+            if len(self.known) < _KNOWN_MAX:
+                self.known[asked] = found
         return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Self
 
 from identity.jwt_rule import JwtRule
 from policies.decision import RuleRef
@@ -27,11 +27,32 @@ class Action(StrEnum):
     CUSTOM = "CUSTOM"
 
 
-class Value(NamedTuple):
-    """One text of a list, with its place; a tuple for the reason that a place is one."""
+class Value(tuple[str, str, int, int]):
+    """One text of a list, with its place: one tuple, because a large set has so many of them."""
 
-    text: str
-    location: Location
+    __slots__ = ()
+
+    def __new__(cls, text: str, location: Location) -> Self:
+        """Return the text at its place."""
+        return tuple.__new__(cls, (text, *location))
+
+    def __getnewargs__(self) -> tuple[str, Location]:
+        """Return what a copy is made of."""
+        return self.text, self.location
+
+    def __repr__(self) -> str:
+        """Return how it is made."""
+        return f"Value(text={self.text!r}, location={self.location!r})"
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self[0]
+
+    @property
+    def location(self) -> Location:
+        """Where it stands."""
+        return Location(*self[1:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping
 from sys import intern
-from typing import Any
+from typing import Any, Final
 
 from policies.diagnostic import Location
 from policies.load import Inspected
@@ -28,6 +28,8 @@ from policies.model import (
 )
 
 _Flat = tuple[Any, ...]
+_SHARED: Final = 1024
+_NUMBERS: Final = tuple(range(_SHARED))
 
 
 def pack(inspected: Inspected) -> bytes:
@@ -95,7 +97,7 @@ def _flat_clauses(clauses: tuple[Clause, ...]) -> _Flat:
 
 
 def _flat_values(values: tuple[Value, ...]) -> _Flat:
-    return tuple([part for text, place in values for part in (text, place.line, place.column)])
+    return tuple([part for text, _, line, column in values for part in (text, line, column)])
 
 
 # -- and back -----------------------------------------------------------------------------------
@@ -135,7 +137,7 @@ def _rule(
         sources=tuple([_clauses(file, each) for each in sources]),
         operations=tuple([_clauses(file, each) for each in operations]),
         when=_clauses(file, when),
-        location=Location(file, line, column),
+        location=_at(file, line, column),
     )
 
 
@@ -147,7 +149,7 @@ def _clauses(file: str, clauses: _Flat) -> tuple[Clause, ...]:
                 spelled=intern(spelled),
                 values=_values(file, values) if values else (),
                 not_values=_values(file, not_values) if not_values else (),
-                location=Location(file, line, column),
+                location=_at(file, line, column),
             )
             for key, spelled, values, not_values, line, column in clauses
         ]
@@ -158,7 +160,16 @@ def _values(file: str, flat: _Flat) -> tuple[Value, ...]:
     parts = iter(flat)
     return tuple(
         [
-            Value(intern(text), Location(file, line, column))
+            Value(text, _at(file, line, column))
             for text, line, column in zip(parts, parts, parts, strict=True)
         ]
+    )
+
+
+def _at(file: str, line: int, column: int) -> Location:
+    """Return a place whose small numbers are the same objects everywhere."""
+    return Location(
+        file,
+        _NUMBERS[line] if line < _SHARED else line,
+        _NUMBERS[column] if column < _SHARED else column,
     )

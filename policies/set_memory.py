@@ -36,7 +36,7 @@ class SetMemory:
         """Start empty; `read` is asked for the files that are not known."""
         self._read = read
         self._files: dict[tuple[str, bytes], Inspected] = {}
-        self._compiled: dict[int, tuple[AuthorizationPolicy, CompiledPolicy]] = {}
+        self._compiled: list[tuple[AuthorizationPolicy, CompiledPolicy]] = []
         self._mesh: Mesh | None = None
 
     def files(self, texts: Texts, pace: Pace) -> list[Inspected]:
@@ -56,13 +56,13 @@ class SetMemory:
         self, policies: Iterable[AuthorizationPolicy], mesh: Mesh, pace: Pace
     ) -> list[tuple[AuthorizationPolicy, CompiledPolicy]]:
         """Return each policy with its compiled form."""
-        before = self._compiled if mesh == self._mesh else {}
+        # A policy is held beside its number, so that no other can have it.
+        before = {id(pair[0]): pair for pair in self._compiled} if mesh == self._mesh else {}
         pairs = []
         predicates: Predicates = {}
         for policy in paced(policies, pace):
-            # The policy is held beside its number, so that no other can have it.
             known = before.get(id(policy))
             pairs.append(known or (policy, compile_policy(policy, mesh, known=predicates)))
         self._mesh = mesh
-        self._compiled = {id(pair[0]): pair for pair in pairs}
+        self._compiled = pairs
         return pairs

@@ -27,6 +27,7 @@ from policies.model import (
     PeerAuthentication,
     RequestAuthentication,
     Resource,
+    selecting,
 )
 from policies.needs import PolicyNeeds, issuer_digests, needs_of, rules_digest
 from policies.pace import Pace, no_pace
@@ -178,6 +179,8 @@ def build_snapshot(
     """
     pairs = list(texts)
     remembered = memory or SetMemory()
+    # WHY: what a set shares with the one before keeps that one's memory from being given back.
+    selecting.cache_clear()
     with collection_paused():
         loaded = join_files(remembered.files(pairs, pace), mesh)
         revision = _digest(pairs, mesh)

@@ -68,6 +68,11 @@ def principal_name(value: str) -> str:
     return _SPIFFE + value
 
 
+def head_of(value: str) -> str:
+    """Return the prefix that a value with a `*` at its end asks for."""
+    return value[:-1]
+
+
 def namespace_matcher(value: str) -> TextTest:
     """Return the test for namespaces: a regex over the whole identity, quirks included.
 
@@ -114,7 +119,7 @@ def edge_matcher(value: str) -> TextTest:
         tail = value[1:]
         return lambda text: text.endswith(tail)
     if value.endswith("*"):
-        head = value[:-1]
+        head = head_of(value)
         return lambda text: text.startswith(head)
     return lambda text: text == value
 

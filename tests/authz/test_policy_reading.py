@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,17 +118,57 @@ def test_a_server_builds_the_same_beside_its_traffic() -> None:
         assert [each for each, _ in at_once.policies] == [each for each, _ in snapshot.policies]
 
 
-def test_the_pacer_works_its_share() -> None:
-    """With a quarter of the time for itself, it rests three times as long as it works."""
-    now, rests = [0.0], []
-    pacer = Pacer(share=0.25, slice_seconds=0.001, clock=lambda: now[0], rest=rests.append)
-
+def _rests(others: float) -> list[float]:
+    """Return the rests of a hundred pieces of 0.1 ms each, others taking so much meanwhile."""
+    now = [0.0]
+    rests: list[float] = []
+    pacer = Pacer(
+        share=0.25,
+        slice_seconds=0.001,
+        clock=lambda: now[0],
+        others=lambda: now[0] * others,
+        rest=rests.append,
+    )
     for _ in range(100):
         now[0] += 0.0001
         pacer()
+    return rests
 
-    assert 9 <= len(rests) <= 10
+
+def test_the_pacer_works_its_share() -> None:
+    """With a quarter of the time for itself, it rests three times as long as it works."""
+    rests = _rests(others=3.0)
+
+    assert 8 <= len(rests) <= 10
     assert pytest.approx(0.003) == rests[0]
+
+
+def test_the_pacer_does_not_rest_for_nobody() -> None:
+    """While the other threads do next to nothing, the work is done at once."""
+    assert not _rests(others=0.01)
+
+
+def test_the_pacer_rests_in_every_thread() -> None:
+    """CPU time is a thread's own: in another thread it counts from where that one is."""
+    rests: list[float] = []
+    clock = {threading.get_ident(): 9.0}
+
+    def now() -> float:
+        return clock.setdefault(threading.get_ident(), 0.0)
+
+    pacer = Pacer(slice_seconds=0.001, clock=now, others=time.monotonic, rest=rests.append)
+    pacer()
+
+    def work() -> None:
+        for _ in range(20):
+            clock[threading.get_ident()] = now() + 0.0005
+            threading.Event().wait(0.0002)
+            pacer()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+
+    assert rests
 
 
 def test_a_new_state_is_ready_for_the_workloads_of_the_old() -> None:
