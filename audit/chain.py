@@ -29,6 +29,9 @@ from audit.errors import DamagedLineError
 
 GENESIS_HASH: Final = "0" * 64
 MAX_LINE_BYTES: Final = 4 * 1024 * 1024  # BUDGET: a reader never holds more than this of one line
+# WHY kept: `json.dumps` with options of its own makes an encoder for each call.
+encode_json: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+"""Returns the JSON of a line, in ASCII; raises as `json.dumps` does."""
 _TAIL: Final = b',"hash":"'
 _TAIL_LENGTH: Final = len(_TAIL) + 64 + len(b'"}\n')
 _SEGMENT = re.compile(r"audit-([0-9]{8})\.jsonl(?:\.gz)?", re.ASCII)
@@ -66,8 +69,7 @@ def link_line(state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, Ch
     Raises:
         ValueError, TypeError, RecursionError: `document` is not plain JSON.
     """
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return link_text(state, text[1:-1])
+    return link_text(state, encode_json(document)[1:-1])
 
 
 def link_text(state: ChainState, text: str) -> tuple[bytes, ChainState]:

@@ -7,9 +7,11 @@ These types are the schema: `audit/schema/record-v1.schema.json` is made of them
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NotRequired
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -41,6 +43,8 @@ from audit.record import (
 from audit.redact import Redactor
 from audit.replay_facts import ReplayPart, replay_part
 from audit.trace import TracePart, trace_part
+
+_MICROSECONDS: Final = 1_000_000
 
 
 @with_config(STRICT)
@@ -157,10 +161,20 @@ LINE_ADAPTER: TypeAdapter[DecisionLine | EventLine | SegmentLine] = TypeAdapter(
 def format_time(seconds: float) -> str:
     """Return seconds since the epoch as RFC 3339 UTC text with microseconds."""
     try:
-        at = datetime.fromtimestamp(seconds, UTC)
+        fraction, whole = math.modf(seconds)
+        # To the nearest microsecond, a tie to the even one: as `datetime` does.
+        second, microsecond = int(whole), round(fraction * 1e6)
+        if not 0 <= microsecond < _MICROSECONDS:
+            second += microsecond // _MICROSECONDS
+            microsecond %= _MICROSECONDS
+        return f"{_second_text(second)}.{microsecond:06d}Z"
     except (ValueError, OverflowError, OSError):  # a clock beyond year 9999, or not a number
-        at = datetime.fromtimestamp(0, UTC)
-    return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+        return format_time(0.0)
+
+
+@lru_cache(maxsize=8)  # BUDGET: the times of a second's thousands of records
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 def document_from_event(event: AuditEvent, *, node: str, redactor: Redactor) -> EventDocument:

@@ -8,7 +8,6 @@ touches. Whatever does not fit goes the long way.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import replace
 from json.encoder import encode_basestring_ascii as _quoted  # what `json.dumps` quotes by
 from typing import Any, Final, NamedTuple
 
+from audit.chain import encode_json
 from audit.document import document_from_record, format_time
 from audit.record import AuditRecord
 from audit.redact import Redactor
@@ -202,4 +202,4 @@ def _is_true(cast: _Cast, mould: RecordMould) -> bool:
 
 def _json(document: Mapping[str, Any]) -> str:
     """Return a document as its line has it, without the braces."""
-    return json.dumps(document, allow_nan=False, separators=(",", ":"))[1:-1]
+    return encode_json(document)[1:-1]

@@ -95,6 +95,7 @@ _NAMED = re.compile(
     r"((?i:token|secret|password|passwd|api[_-]?key|signature))(=|%3[dD]|\"\s*:\s*\")"
     r"(?!\*\*\*)[^&\s;#\"']+"
 )
+_PARAMETER = re.compile(r"[^?&#]+")
 _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
 # A text of ASCII without any of these, in lower case, has no match for a pattern above.
 _MARKS: Final = (
@@ -176,10 +177,9 @@ class Redactor:
         if "=" not in path:  # nothing has a value
             return self.text(path)
         secret = self._secret_with(carriers)
-        cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
-        head = "/".join(_mask_pieces(segment, secret) for segment in path[:cut].split("/"))
-        tail = re.sub(r"[^?&#]+", lambda found: _mask_pieces(found[0], secret), path[cut:])
-        return self.text(head + tail)
+        if len(path) > _MEMORABLE_TEXT:
+            return self.text(_masked_path(path, secret))
+        return self.text(_known_path(path, secret))
 
     def headers(
         self, headers: Mapping[str, tuple[str, ...]], carriers: frozenset[str] = frozenset()
@@ -273,6 +273,24 @@ class Redactor:
         if _is_secret(normal_name(str(key)), self._secret_names) and isinstance(value, str):
             return MASK
         return self.value(value, depth + 1)
+
+
+# BUDGET: a record holds its path twice, and the next one often the same.
+@lru_cache(maxsize=512)
+def _known_path(path: str, secret: frozenset[str]) -> str:
+    return _masked_path(path, secret)
+
+
+def _masked_path(path: str, secret: frozenset[str]) -> str:
+    """Return a path without the values of secret parameters."""
+    ends = [at for at in (path.find("?"), path.find("#")) if at >= 0]
+    cut = min(ends) if ends else len(path)
+    head, tail = path[:cut], path[cut:]
+    if "=" in head:
+        head = "/".join([_mask_pieces(segment, secret) for segment in head.split("/")])
+    if "=" in tail:
+        tail = _PARAMETER.sub(lambda found: _mask_pieces(found[0], secret), tail)
+    return head + tail
 
 
 # BUDGET: of the texts of a record most were in the one before: hosts, callers, agents.

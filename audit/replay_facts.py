@@ -132,8 +132,8 @@ def replay_part(  # noqa: PLR0913 - keyword-only parts of one record
     part["rewritten"], part["hidden_rewritten"] = seen.changed(headers, facts.rules_headers)
     part["claims"], part["hidden_claims"] = _claims(facts, claims, shown_claims, redactor)
     part["metadata"], part["hidden_metadata"] = _metadata(facts, redactor)
-    names = [*facts.peer_names, *(facts.peer_sure or ()), *facts.peer_possible]
-    if any(redactor.text(name) != name for name in names):
+    names = (*facts.peer_names, *(facts.peer_sure or ()), *facts.peer_possible)
+    if names and any(redactor.text(name) != name for name in names):
         part["peer_hidden"] = True
     else:
         part["peer_names"] = list(facts.peer_names)

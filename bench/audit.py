@@ -1,22 +1,28 @@
 """What the record costs a check: the time on its way, and the work behind it.
 
 The same checks are answered with the record off (offers go nowhere) and on (mode `spill`, a
-real folder), in turns. On the way counts what a caller waits for; what the writer's thread
-does afterwards is told apart, as CPU time a decision: on one core it is paid there too.
-Goal: at most 15 microseconds more on the way.
+real folder), in turns: requests that come again with other ids and times, and such that never
+came before. On the way counts what a caller waits for; what the writer's thread does afterwards
+is told apart, as CPU time a decision: on one core it is paid there too.
+Goal: at most 15 microseconds more on the way, on one core and on two.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import statistics
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from rich.console import Console
 
 from audit.mould import RepeatedRecord
@@ -24,9 +30,11 @@ from audit.record import AuditRecord
 from audit.settings import AuditSettings
 from audit.writer import AuditWriter
 from authz.build import load_state
+from authz.decision_memory import DecisionMemory
 from authz.interpreter import set_up_for_serving
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer, Recorder
+from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from bench.check_contest.workload import Workload
 from bench.harness import RESULTS
@@ -37,6 +45,7 @@ from policies.mesh import Mesh
 _LIMIT_MICROSECONDS = 15.0
 # Fewer than the queue takes: a full queue makes callers wait, and is another question.
 _ROUNDS, _CHECKS = 40, 200
+_Round = tuple[list[bytes], list[bytes]]
 
 
 class _Nowhere:
@@ -54,59 +63,116 @@ def main() -> int:
         state = load_state([Path(name) / "policies.yaml"], Mesh(), ())
         keys = JwksCache(fetch=_no_network)
         keys.prepare(state.snapshot.jwt_rules)
-        around = Surroundings(keys=keys, verify_token=TokenMemory().verify)
-        writer = AuditWriter(AuditSettings(folder=Path(name) / "audit"), node="bench")
-
-        def authorizer(recorder: Recorder) -> Authorizer:
-            return Authorizer(
-                state=lambda: state, around=around, recorder=recorder, metrics=Metrics()
-            )
-
         set_up_for_serving()
-        off, on = authorizer(_Nowhere()), authorizer(writer)
-        found = _measure(off, on, writer, work.message())
-        writer.close()
+        found = {
+            f"{row}, {cores} core{'s' * (cores > 1)}": _row(
+                state,
+                keys,
+                list(_rounds(work.message(), row)),
+                Path(name) / f"{row} {cores}",
+                cores,
+            )
+            for cores in (1, 2)
+            for row in ("repeated", "never seen")
+        }
         keys.close()
+    is_met = all(
+        each["more_on_the_way_microseconds"] <= _LIMIT_MICROSECONDS for each in found.values()
+    )
+    report = {"limit_microseconds": _LIMIT_MICROSECONDS, "met": is_met, "rows": found}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "audit.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    Console().print_json(json.dumps(found))
-    return 0 if found["met"] else 1
+    (RESULTS / "audit.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    Console().print_json(json.dumps(report))
+    return 0 if is_met else 1
 
 
 def _no_network(url: str, timeout_seconds: float) -> Any:
     raise OSError(f"no network in a bench: {url}, {timeout_seconds}")
 
 
+def _rounds(message: bytes, row: str) -> Iterator[tuple[list[bytes], list[bytes]]]:
+    """Yield the messages of each round, without and with a record; each has ids of its own.
+
+    Those that were never seen have paths of their own as well.
+    """
+    check = CheckRequest.FromString(message)
+    http = check.attributes.request.http
+    path, numbers = http.path, itertools.count()
+
+    def messages() -> list[bytes]:
+        found = []
+        for number in itertools.islice(numbers, _CHECKS):
+            http.id, http.headers["x-request-id"] = str(number), f"5e2ab2f8-{number:012x}"
+            if row != "repeated":
+                http.path = http.headers[":path"] = f"{path}&page={number}"
+            found.append(check.SerializeToString())
+        return found
+
+    for _ in range(_ROUNDS):
+        yield messages(), messages()
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """Have this thread, and those it starts, run on so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _row(
+    state: ServingState, keys: JwksCache, rounds: Sequence[_Round], folder: Path, cores: int
+) -> dict[str, Any]:
+    """Return what one kind of requests costs on so many cores."""
+
+    def authorizer(recorder: Recorder) -> Authorizer:
+        return Authorizer(
+            state=lambda: state,
+            around=Surroundings(keys=keys, verify_token=TokenMemory().verify),
+            recorder=recorder,
+            metrics=Metrics(),
+            memory=DecisionMemory(),
+        )
+
+    with _on_cores(cores):
+        writer = AuditWriter(AuditSettings(folder=folder), node="bench")
+        found = _measure(authorizer(_Nowhere()), authorizer(writer), writer, rounds)
+        writer.close()
+    return found
+
+
 def _measure(
-    off: Authorizer, on: Authorizer, writer: AuditWriter, message: bytes
+    off: Authorizer, on: Authorizer, writer: AuditWriter, rounds: Sequence[_Round]
 ) -> dict[str, Any]:
     """Return microseconds a check: medians of the rounds, and of their differences."""
     differences, without, with_, behind = [], [], [], []
-    for _ in range(_ROUNDS):
-        base = _on_the_way(off, message)
+    for number, (plain, told) in enumerate(rounds):
+        # In turns, so that neither always finds what the other has just warmed.
+        base = _on_the_way(off, plain) if number % 2 else 0.0
         begun = time.process_time()
-        recorded = _on_the_way(on, message)
+        recorded = _on_the_way(on, told)
         _until_written(writer)
         total = (time.process_time() - begun) / _CHECKS * 1e6
+        base = base or _on_the_way(off, plain)
         without.append(base)
         with_.append(recorded)
         differences.append(recorded - base)
         behind.append(total - base)
-    more = statistics.median(differences)
     return {
         "check_microseconds_off": round(statistics.median(without), 1),
         "check_microseconds_on": round(statistics.median(with_), 1),
-        "more_on_the_way_microseconds": round(more, 1),
-        "limit_microseconds": _LIMIT_MICROSECONDS,
+        "more_on_the_way_microseconds": round(statistics.median(differences), 1),
         "more_cpu_with_the_writer_microseconds": round(statistics.median(behind), 1),
-        "met": more <= _LIMIT_MICROSECONDS,
     }
 
 
-def _on_the_way(authorizer: Authorizer, message: bytes) -> float:
+def _on_the_way(authorizer: Authorizer, messages: Sequence[bytes]) -> float:
     """Return the CPU microseconds that this thread takes for a check."""
     begun = time.thread_time()
-    for _ in range(_CHECKS):
+    for message in messages:
         authorizer.check(message)
     return (time.thread_time() - begun) / _CHECKS * 1e6
 
