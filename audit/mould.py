@@ -23,6 +23,8 @@ from audit.replay_facts import ReplayFacts
 
 # BUDGET: a longer line is made anew each time.
 _LONGEST: Final = 65_536
+# WHY: a mould costs as much as several records, and what came three times may not come again.
+_FIRST_BY_HAND: Final = 3
 # What no search for secrets can find anything in: hex digits, dashes, decimal numbers.
 _PLAIN: Final = re.compile(r"[0-9a-f-]{1,128}", re.ASCII)
 _JSON_OBJECT: Final = "eyJ"
@@ -49,7 +51,7 @@ class RecordMould:
     `headers` names the headers whose values differ, each of which `first` holds once.
     """
 
-    __slots__ = ("_cast", "first", "headers")
+    __slots__ = ("_by_hand", "_cast", "first", "headers")
 
     def __init__(self, first: AuditRecord, headers: tuple[str, ...]) -> None:
         """Keep the first record; nothing is rendered yet."""
@@ -57,9 +59,13 @@ class RecordMould:
         self.headers = headers
         # By the thread that writes, alone.
         self._cast: _Cast | None = None
+        self._by_hand = _FIRST_BY_HAND
 
     def cast(self, node: str, redactor: Redactor) -> _Cast:
-        """Return the template of a writer; an empty one where none fits."""
+        """Return the template of a writer; an empty one where none fits, or is worth it yet."""
+        if self._by_hand:
+            self._by_hand -= 1
+            return _Cast(redactor, node, "", ())
         cast = self._cast
         if cast is None or cast.redactor is not redactor or cast.node != node:
             try:

@@ -7,8 +7,8 @@ was not accepted is a denial; what fails in between denies.
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -57,8 +57,15 @@ class DecisionSpans(Protocol):
         """Make the spans of one decision."""
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex
+def new_id() -> str:
+    """Return a UUID of version 4 as 32 hex digits (RFC 9562 section 5.4).
+
+    WHY by hand: the library's takes two and a half times as long.
+    """
+    raw = bytearray(secrets.token_bytes(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    return raw.hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +80,7 @@ class Authorizer:
     around: Surroundings
     recorder: Recorder
     metrics: Metrics
-    new_id: Callable[[], str] = _new_id
+    new_id: Callable[[], str] = new_id
     trace: Trace = no_trace
     spans: DecisionSpans | None = None
     memory: DecisionMemory | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from uuid import RFC_4122
+
 import pytest
 from checking import (
     CUSTOM,
@@ -14,6 +17,7 @@ from checking import (
 )
 from google.protobuf.json_format import MessageToDict
 
+from authz.pipeline import new_id
 from policies.decision import (
     Effect,
     Mutations,
@@ -21,6 +25,16 @@ from policies.decision import (
     ProviderError,
     ProviderVerdict,
 )
+
+
+def test_ids_are_random_uuids() -> None:
+    """An id is a UUID of version 4 in hex, and another one each time."""
+    ids = {new_id() for _ in range(200)}
+    assert len(ids) == 200
+    assert {(4, RFC_4122) for _ in ids} == {
+        (uuid.UUID(each).version, uuid.UUID(each).variant) for each in ids
+    }
+    assert all(uuid.UUID(each).hex == each for each in ids)
 
 
 def test_allow() -> None:
