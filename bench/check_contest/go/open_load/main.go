@@ -8,18 +8,15 @@
 package main
 
 import (
-	"context"
 	"flag"
-	"fmt"
 	"log"
 	"os"
 	"sync/atomic"
 	"time"
 
 	auth "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 )
 
 func main() {
@@ -39,23 +36,18 @@ func main() {
 	asked := &atomic.Pointer[[]question]{}
 	asked.Store(&questions)
 	go follow(*file, asked)
-	load := load{timeout: *timeout, open: *open}
+	load := &load{open: *open}
 	for range *connections {
-		connection, err := grpc.NewClient(*address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			log.Fatal(err)
-		}
-		load.clients = append(load.clients, auth.NewAuthorizationClient(connection))
+		load.slots = append(load.slots, newSlot(*address, *timeout, load.tell))
 	}
 	load.run(asked, *rate, *seconds, *length)
 }
 
 // load is what asks: its connections, and how many checks are open on them.
 type load struct {
-	clients []auth.AuthorizationClient
-	timeout time.Duration
-	open    int64
-	busy    atomic.Int64
+	slots []*slot
+	open  int64
+	busy  atomic.Int64
 }
 
 // run asks for so many seconds, and prints each period once all its checks have come back.
@@ -83,25 +75,32 @@ func (l *load) run(asked *atomic.Pointer[[]question], rate, seconds float64, len
 		now.late(time.Since(due))
 		now.checks.Add(1)
 		l.busy.Add(1)
-		go l.ask(l.clients[number%int64(len(l.clients))], questions[number%int64(len(questions))], time.Now(), now)
+		item := &call{asked: questions[number%int64(len(questions))], sent: time.Now(), in: now}
+		l.slots[number%int64(len(l.slots))].send(item)
 	}
 	<-now.printAfter(printed)
 }
 
-func (l *load) ask(client auth.AuthorizationClient, asked question, sent time.Time, in *period) {
-	defer in.checks.Done()
+// tell has the period of a call know what became of it; the first time counts.
+func (l *load) tell(item *call) {
+	defer item.in.checks.Done()
 	defer l.busy.Add(-1)
-	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
-	defer cancel()
-	answer, err := client.Check(ctx, asked.request)
-	took := time.Since(sent)
+	took := time.Since(item.sent)
+	if item.code == heldBack {
+		item.in.heldBack()
+		return
+	}
+	answer := &auth.CheckResponse{}
+	if item.code == codes.OK.String() && (len(item.data) < headBytes || proto.Unmarshal(item.data[headBytes:], answer) != nil) {
+		item.code, item.text = codes.Internal.String(), "an answer that cannot be read"
+	}
 	switch {
-	case err != nil:
-		in.failed(fmt.Sprint(status.Code(err)), status.Convert(err).Message(), took)
+	case item.code != codes.OK.String():
+		item.in.failed(item.code, item.text, took)
 	case answer.GetErrorResponse() != nil:
-		in.refused(took)
+		item.in.refused(took)
 	default:
-		in.decided(answer.GetStatus().GetCode() == 0 == asked.isLetIn, took)
+		item.in.decided(answer.GetStatus().GetCode() == 0 == item.asked.isLetIn, took)
 	}
 }
 

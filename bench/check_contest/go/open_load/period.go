@@ -44,6 +44,7 @@ type period struct {
 	Decisions spread           `json:"decisions"`
 	Others    spread           `json:"others"`
 	Late      float64          `json:"longest_late_milliseconds"`
+	held      int64
 	lock      sync.Mutex
 	checks    sync.WaitGroup
 }
@@ -65,6 +66,13 @@ func (p *period) decided(isRight bool, took time.Duration) {
 		p.Wrong++
 	}
 	p.Decisions.add(took)
+}
+
+// heldBack counts a check that the server's limit of streams kept back.
+func (p *period) heldBack() {
+	p.lock.Lock()
+	defer p.lock.Unlock()
+	p.held++
 }
 
 func (p *period) refused(took time.Duration) {
@@ -89,6 +97,7 @@ func (p *period) printAfter(before chan struct{}) chan struct{} {
 		defer close(done)
 		p.checks.Wait()
 		<-before
+		p.Sent, p.Unsent = p.Sent-p.held, p.Unsent+p.held
 		p.Decisions.close()
 		p.Others.close()
 		text, err := json.Marshal(p)
