@@ -14,6 +14,7 @@ from cryptography import x509
 from ca.audit_chain import AuditChain
 from ca.authority import AuthorityKeeper
 from ca.authority_records import record_intermediates, serials_and_keys
+from ca.checkpoints import Checkpoints
 from ca.clock import Clock
 from ca.desk import Desk, DeskParts
 from ca.errors import CaError, StoreError
@@ -141,7 +142,8 @@ def open_books(
             # Before the first of them signs anything.
             books.record_intermediates()
             try:
-                yield books
+                with Checkpoints(store):
+                    yield books
             finally:
                 with suppress(StoreError):
                     books.issuance.record_held_back(is_end=True)

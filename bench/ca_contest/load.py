@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from bench.ca_contest.grpc_wire import GrpcConnection, connect
 from ca.wire_messages import ISTIO_CA
 
-IN_FLIGHT = 32
 _METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
 Ask = Callable[[], Awaitable[None]]
@@ -45,12 +44,14 @@ async def put_under_load(askers: Sequence[Ask], seconds: float) -> Load:
     return Load(took / len(waits), waits[int(len(waits) * 0.99)], len(waits))
 
 
-async def load_workers(ports: Sequence[int], csrs: Sequence[str], seconds: float) -> Load:
+async def load_workers(
+    ports: Sequence[int], csrs: Sequence[str], in_flight: int, seconds: float
+) -> Load:
     """Put our workers under load, the connections dealt out among them."""
     request, answer = ISTIO_CA["IstioCertificateRequest"], ISTIO_CA["IstioCertificateResponse"]
     stock = itertools.cycle(request(csr=csr).SerializeToString() for csr in csrs)
     connections = [
-        await connect(ports[number % len(ports)], _METHOD) for number in range(IN_FLIGHT)
+        await connect(ports[number % len(ports)], _METHOD) for number in range(in_flight)
     ]
 
     def asker(connection: GrpcConnection) -> Ask:
@@ -66,11 +67,13 @@ async def load_workers(ports: Sequence[int], csrs: Sequence[str], seconds: float
             each.close()
 
 
-async def load_openbao(port: int, token: str, csrs: Sequence[str], seconds: float) -> Load:
+async def load_openbao(
+    port: int, token: str, csrs: Sequence[str], in_flight: int, seconds: float
+) -> Load:
     """Put OpenBao's `pki/sign` under load, over connections that stay open."""
     stock = itertools.cycle(_http_request(port, token, csr) for csr in csrs)
     streams = [
-        await asyncio.open_connection("127.0.0.1", port, limit=1 << 20) for _ in range(IN_FLIGHT)
+        await asyncio.open_connection("127.0.0.1", port, limit=1 << 20) for _ in range(in_flight)
     ]
 
     def asker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Ask:
