@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# Of its own CPU time, what others use while nobody asks: a look at a file, a gauge.
+# What others use while nobody asks: a look at a file, a gauge. As a share of one core.
 _QUIET: Final = 0.05
+# Slices of work without a rest after a rest in which nobody worked.
+_UNDISTURBED: Final = 10
 
 
 def time_of_others() -> float:
@@ -23,7 +25,11 @@ def time_of_others() -> float:
 
 
 class Pacer:
-    """Rests whenever a slice of work is done and others work. For one thread at a time."""
+    """Rests whenever a slice of work is done, seldom while nobody works. For one thread at a time.
+
+    Whether somebody works shows in the rests, when everything is theirs: while this thread
+    works, they may be kept from it.
+    """
 
     def __init__(
         self,
@@ -41,20 +47,26 @@ class Pacer:
         self._others = others
         self._rest = rest or threading.Event().wait
         self._thread = 0
-        self._until = self._seen = 0.0
+        self._until = 0.0
+        self._undisturbed = 0
 
     def __call__(self) -> None:
         """Rest, if it is time to."""
         # WHY: a thread's CPU time tells nothing of another's, and whoever builds may change.
         if self._thread != threading.get_ident():
             self._thread = threading.get_ident()
-            self._begin_slice()
+            self._undisturbed = 0
+            self._until = self._clock() + self._slice
         if self._clock() < self._until:
             return
-        if self._others() - self._seen > self._slice * _QUIET:
-            self._rest(self._pause)
-        self._begin_slice()
-
-    def _begin_slice(self) -> None:
+        if self._undisturbed:
+            self._undisturbed -= 1
+        else:
+            self._take_a_rest()
         self._until = self._clock() + self._slice
-        self._seen = self._others()
+
+    def _take_a_rest(self) -> None:
+        before = self._others()
+        self._rest(self._pause)
+        if self._others() - before < self._pause * _QUIET:
+            self._undisturbed = _UNDISTURBED

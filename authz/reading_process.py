@@ -4,12 +4,11 @@ Theory of operation. The texts go in whole, what was read comes back in small pi
 that taking one in holds the interpreter no longer than a check may wait. The process is
 started for one reload and ends with it. If it cannot do its work, or not in time, the caller does.
 
-Run as `python -m authz.reading_process`; both directions are pickles of our own making.
+Both directions are pickles of our own making; the other end is `authz.read_policies`.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import subprocess
@@ -20,16 +19,12 @@ from typing import IO, Final
 
 import structlog
 
-from policies.load import Inspected, inspect_file
+from policies.load import Inspected
 from policies.pace import Pace
-from policies.packing import pack, unpack
+from policies.packing import LENGTH, unpack
 from policies.set_memory import Texts, read_here
 
 _log = structlog.get_logger(__name__)
-_LENGTH: Final = struct.Struct(">I")
-_NICENESS: Final = 10
-# BUDGET: resources in one piece, a millisecond to take in.
-_PIECE: Final = 25
 # BUDGET: 10,000 policies take some seconds, and as many times longer as the machine is busy.
 _PATIENCE_SECONDS: Final = 120.0
 # BUDGET: characters for which no process is worth its start.
@@ -49,7 +44,7 @@ def read_apart(texts: Texts, pace: Pace) -> Iterable[Inspected]:
 
 def _read_in_process(texts: Texts, pace: Pace) -> list[Inspected]:
     # WHY -P: what lies in the folder that the server was started in is nobody's module.
-    command = [sys.executable, "-P", "-m", "authz.reading_process"]
+    command = [sys.executable, "-P", "-m", "authz.read_policies"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -86,33 +81,13 @@ def _taken_in(stream: IO[bytes], files: int, pace: Pace) -> Iterator[Inspected]:
 
 
 def _read_piece(stream: IO[bytes]) -> Inspected | None:
-    header = stream.read(_LENGTH.size)
-    if len(header) < _LENGTH.size:
+    header = stream.read(LENGTH.size)
+    if len(header) < LENGTH.size:
         raise EOFError
-    (length,) = _LENGTH.unpack(header)
+    (length,) = LENGTH.unpack(header)
     if not length:
         return None
     data = stream.read(length)
     if len(data) < length:
         raise EOFError
     return unpack(data)
-
-
-def main() -> None:
-    """Read what stands on standard input, write what was read."""
-    os.nice(_NICENESS)
-    for file, text in pickle.load(sys.stdin.buffer):  # noqa: S301 - of the process that started us
-        found = inspect_file(file, text)
-        for start in range(0, max(len(found.resources), len(found.findings)), _PIECE):
-            end = start + _PIECE
-            piece = Inspected(
-                resources=found.resources[start:end], findings=found.findings[start:end]
-            )
-            data = pack(piece)
-            sys.stdout.buffer.write(_LENGTH.pack(len(data)) + data)
-        sys.stdout.buffer.write(_LENGTH.pack(0))
-    sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()

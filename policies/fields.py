@@ -143,14 +143,12 @@ class Fields:
 
     def lacks(self, key: str) -> bool:
         """Whether `key` is absent, null, or an empty text, list or mapping."""
-        match self._entries.get(key):
-            case YamlScalar(value=None | ""):
-                return True
-            case YamlScalar():
-                return False
-            case YamlList(items=inner) | YamlMap(entries=inner):
-                return not inner
-        return True
+        node = self._entries.get(key)
+        if isinstance(node, YamlScalar):
+            return node.value is None or node.value == ""
+        if isinstance(node, YamlList):
+            return not node.items
+        return node is None or not node.entries
 
     def misses(self, key: str) -> bool:
         """Whether it lacks `key`, and no unknown key here may be that one misspelt."""

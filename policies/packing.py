@@ -10,6 +10,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Any, Final
@@ -26,6 +27,9 @@ from policies.model import (
     Value,
     selecting,
 )
+
+LENGTH: Final = struct.Struct(">I")
+"""What stands before each piece that is sent; 0 ends a file's pieces."""
 
 _Flat = tuple[Any, ...]
 _SHARED: Final = 1024

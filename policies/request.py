@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from identity.claims import VerifiedClaims
 from identity.peer import Peer
-from identity.peer_finding import PeerEvidence
+
+if TYPE_CHECKING:
+    # WHY: it brings all that reads certificates, which who only reads policies needs nothing of.
+    from identity.peer_finding import PeerEvidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
