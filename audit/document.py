@@ -239,11 +239,10 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
     return document
 
 
-def _note(masked: list[str], changed: bool, *steps: object) -> None:
+def _note(masked: list[str], *steps: object) -> None:
     """Add the JSON pointer of a value that was changed (RFC 6901 §3: `~` and `/` escaped)."""
-    if changed:
-        escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-        masked.append("/" + "/".join(escaped))
+    escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+    masked.append("/" + "/".join(escaped))
 
 
 def _peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> PeerPart | None:
@@ -271,7 +270,8 @@ def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) ->
     subject = record.subject
     claims = redactor.claims(subject.claims)
     for name, shown in claims.items():
-        _note(masked, subject.claims[name] != shown, "subject", "claims", name)
+        if subject.claims[name] != shown:
+            _note(masked, "subject", "claims", name)
     issuer, sub = subject.issuer, subject.sub
     return {
         "issuer": issuer and _masked_claim("iss", issuer, redactor, masked, "issuer"),
@@ -283,14 +283,16 @@ def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) ->
 def _masked_claim(name: str, text: str, redactor: Redactor, masked: list[str], field: str) -> str:
     """Return a claim of the subject masked, or its hash, its pointer noted when that changed it."""
     shown = str(redactor.claim(name, text))
-    _note(masked, shown != text, "subject", field)
+    if shown != text:
+        _note(masked, "subject", field)
     return shown
 
 
 def _masked_text(text: str, redactor: Redactor, masked: list[str], *steps: object) -> str:
     """Return the text masked, its JSON pointer noted when that changed it."""
     shown = redactor.text(text)
-    _note(masked, shown != text, *steps)
+    if shown != text:
+        _note(masked, *steps)
     return shown
 
 
@@ -309,9 +311,12 @@ def _destination_part(record: AuditRecord) -> DestinationPart | None:
 def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) -> RequestPart:
     headers = redactor.headers(request.headers, request.token_carriers)
     path = redactor.path(request.path, request.token_carriers)
-    _note(masked, path != request.path, "request", "path")
+    if path != request.path:
+        _note(masked, "request", "path")
+    given = request.headers
     for name, values in headers.items():
-        _note(masked, tuple(values) != tuple(request.headers[name]), "request", "headers", name)
+        if tuple(values) != tuple(given[name]):
+            _note(masked, "request", "headers", name)
     return {
         "id": _masked_text(request.id, redactor, masked, "request", "id"),
         "method": _masked_text(request.method, redactor, masked, "request", "method"),

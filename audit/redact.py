@@ -104,6 +104,10 @@ _MARKS: Final = (
 )
 
 
+# The secret names of parameters, those of headers, and the headers shown like any text.
+_Sets = tuple[frozenset[str], frozenset[str], frozenset[str]]
+
+
 def normal_name(name: str) -> str:
     """Return a name as it is compared: decoded twice, lower case, letters and digits only."""
     return _known_name(name) if len(name) <= _MEMORABLE else _normal_name(name)
@@ -163,7 +167,7 @@ class Redactor:
         self._headers = frozenset(name.lower() for name in headers)
         self._claims = frozenset(claims)
         self._secret_headers = SECRET_HEADERS | {name.lower() for name in secret_headers}
-        self._sets: dict[frozenset[str], tuple[frozenset[str], frozenset[str]]] = {}
+        self._sets: dict[frozenset[str], _Sets] = {}
         self._secret_names = _SECRET_NAMES | {normal_name(name) for name in secret_parameters}
 
     def text(self, text: str) -> str:
@@ -185,12 +189,15 @@ class Redactor:
         self, headers: Mapping[str, tuple[str, ...]], carriers: frozenset[str] = frozenset()
     ) -> dict[str, list[str]]:
         """Return the headers that are shown: allowed ones, and secret ones with masked values."""
-        hidden = self._hidden_with(carriers)
-        return {
-            name: self._header_values(name, values, hidden, carriers)
-            for name, values in sorted(headers.items())
-            if name in hidden or name in self._headers or name in self._hashed_headers
-        }
+        _, hidden, plain = self._sets_of(carriers)
+        text, found = self.text, dict[str, list[str]]()
+        for name in sorted(headers):
+            values = headers[name]
+            if name in plain:
+                found[name] = [text(value) for value in values]
+            elif name in hidden or name in self._headers or name in self._hashed_headers:
+                found[name] = self._header_values(name, values, hidden, carriers)
+        return found
 
     def header(
         self, name: str, values: tuple[str, ...], carriers: frozenset[str] = frozenset()
@@ -207,13 +214,15 @@ class Redactor:
         """Return the names whose values are secret, of headers."""
         return self._sets_of(carriers)[1]
 
-    def _sets_of(self, carriers: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-        """Return both sets; the carriers are those of a few policies, and asked for each record."""
+    def _sets_of(self, carriers: frozenset[str]) -> _Sets:
+        """Return the sets; the carriers are those of a few policies, and asked for each record."""
         known = self._sets.get(carriers)
         if known is None:
+            hidden = self._secret_headers | {name.lower() for name in carriers}
             known = (
                 self._secret_names | {normal_name(name) for name in carriers},
-                self._secret_headers | {name.lower() for name in carriers},
+                hidden,
+                self._headers - hidden - self._hashed_headers - _URL_HEADERS,
             )
             if len(self._sets) < _SETS_MAX:
                 self._sets[carriers] = known

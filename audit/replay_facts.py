@@ -189,10 +189,9 @@ class _Headers:
             return {}, []
         more: dict[str, list[str] | None] = {}
         hidden: list[str] = []
-        for name in sorted(headers.keys() | later.keys()):
-            before, after = headers.get(name), later.get(name)
-            if before == after:
-                continue
+        names = headers.keys() | later.keys()
+        for name in sorted([each for each in names if headers.get(each) != later.get(each)]):
+            after = later.get(name)
             if after is None:
                 more[self.redactor.text(name)] = None
             elif name in self.looked_at and self._is_plain(name, after):
