@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+from weakref import ref
 
 from audit.mould import RecordMould, RepeatedRecord
 from audit.record import AuditRecord
@@ -89,9 +90,12 @@ class KnownDecision:
 
 @dataclass(slots=True, eq=False)
 class _Shelf:
-    """What is remembered under one state: decisions, and the questions that came once."""
+    """What is remembered under one state: decisions, and the questions that came once.
 
-    state: ServingState
+    WHY a weak reference: where no check comes, a state that serves no more would stay.
+    """
+
+    state: ref[ServingState]
     volatile: tuple[str, ...]
     known: dict[_Question, KnownDecision]
     seen: set[_Question]
@@ -134,7 +138,7 @@ class DecisionMemory:
         if not self._worth.is_looked_up():
             return None
         shelf = self._shelf
-        if shelf is None or shelf.state is not state:
+        if shelf is None or shelf.state() is not state:
             shelf = self._shelf = _new_shelf(state, around.headers)
         key = key_of(message, forwarded, shelf.volatile)
         if key is None:
@@ -251,4 +255,4 @@ def volatile_headers(state: ServingState, headers: IdentityHeaderSettings) -> tu
 
 
 def _new_shelf(state: ServingState, headers: IdentityHeaderSettings) -> _Shelf:
-    return _Shelf(state, volatile_headers(state, headers), {}, set(), set())
+    return _Shelf(ref(state), volatile_headers(state, headers), {}, set(), set())

@@ -23,7 +23,7 @@ _SELECTIONS_MAX = 4096
 _SelectionKey = tuple[str, frozenset[tuple[str, str]], Service | None, bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ServingState:
     """A policy snapshot with its providers. `revision` and `warnings` cover both.
 

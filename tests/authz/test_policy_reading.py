@@ -10,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 import yaml
 
 from authz import reading_process
+from authz.decision_memory import _new_shelf
 from authz.pacer import Pacer
 from authz.policy_reading import PolicyReading
 from authz.reading_process import read_apart
 from authz.serving_state import ServingState
+from authz.settings import IdentityHeaderSettings
 from policies.mesh import Mesh
 from policies.pace import no_pace
 from policies.request import Workload
@@ -221,3 +224,14 @@ def test_a_crowd_that_asks_first_has_the_policies_sorted_once(
 
     assert 1 == len(sorted_for)
     assert all(each is found[0] for each in found)
+
+
+def test_what_is_remembered_keeps_no_state() -> None:
+    """A state that serves no more goes, also where no check comes that would find it stale."""
+    state = ServingState(snapshot=build_snapshot(TEXTS[:1], Mesh()), revision="1")
+    gone, shelf = ref(state), _new_shelf(state, IdentityHeaderSettings())
+
+    del state
+
+    assert gone() is None
+    assert shelf.state() is None
