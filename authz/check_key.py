@@ -7,6 +7,7 @@ nobody knows included; a field that is added to the protocol can only make keys 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
@@ -14,7 +15,6 @@ from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.message import DecodeError
 
-from audit.held_hash import held_sha256
 from authz.check_request import header_text, received_seconds
 
 VOLATILE_HEADERS: Final = (
@@ -73,7 +73,7 @@ def key_of(
     # WHY asked: to reach for the port of a pipe would turn it into a socket.
     if address.HasField("socket_address"):
         address.socket_address.ClearField("port_value")
-    digest = held_sha256(check.SerializeToString(deterministic=True)).digest()
+    digest = hashlib.sha256(check.SerializeToString(deterministic=True)).digest()
     return CheckKey((digest, forwarded), received_at, stream_id, values)
 
 
