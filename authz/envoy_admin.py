@@ -20,7 +20,7 @@ class EnvoyAdmin:
         """Talk to the Envoy behind the socket, about the listener of that prefix."""
         transport = httpx.HTTPTransport(uds=str(socket))
         self._client = httpx.Client(transport=transport, base_url=_BASE, timeout=_SECONDS)
-        self._connections = f"http.{stat_prefix}.downstream_cx_active"
+        self._prefix = f"http.{stat_prefix}"
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -51,8 +51,15 @@ class EnvoyAdmin:
 
     def connections(self) -> int:
         """Return how many clients are connected; 0 where it does not say."""
+        return self._number("downstream_cx_active")
+
+    def refused(self) -> int:
+        """Return how many calls it refused since more were open than can be answered in time."""
+        return self._number("adaptive_concurrency.gradient_controller.rq_blocked")
+
+    def _number(self, name: str) -> int:
         try:
-            answer = self._client.get("/stats", params={"filter": f"^{self._connections}$"})
+            answer = self._client.get("/stats", params={"filter": f"^{self._prefix}.{name}$"})
         except httpx.HTTPError:
             return 0
         # One line, `name: value`.

@@ -34,8 +34,21 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, VirtualHost
+from envoy_data_plane.envoy.config.route.v3 import (
+    FilterConfig,
+    NonForwardingAction,
+    Route,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
 from envoy_data_plane.envoy.extensions.dynamic_modules.v3 import DynamicModuleConfig
+from envoy_data_plane.envoy.extensions.filters.http.adaptive_concurrency.v3 import (
+    AdaptiveConcurrency,
+    GradientControllerConfig,
+    GradientControllerConfigConcurrencyLimitCalculationParams,
+    GradientControllerConfigMinimumRttCalculationParams,
+)
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
 from envoy_data_plane.envoy.extensions.filters.http.dynamic_modules.v3 import DynamicModuleFilter
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
@@ -66,11 +79,13 @@ from authz.grpc_over_wsgi import (
     ARRIVED_HEADER,
     CLIENT_HEADER,
     FROM_HEADER,
+    HEALTH_PATH,
     MESSAGE_MAX,
     PREFIX_BYTES,
 )
 
 _APPLICATION: Final = "authz.envoy_app:application"
+_LIMITER: Final = "envoy.filters.http.adaptive_concurrency"
 _MODULE: Final = "pyvoy"
 _NAME: Final = "meshwarden"
 # BUDGET: checks of one client that wait for a thread; more would wait longer than Envoy does.
@@ -80,6 +95,12 @@ _CONNECTIONS: Final = 4096
 # BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
 _STREAM_WINDOW: Final = 256 * 1024
 _CONNECTION_WINDOW: Final = 1024 * 1024
+# BUDGET: checks that are open in the process, waiting or not.
+_OPEN_LEAST: Final = 64
+_OPEN_OF_A_THREAD: Final = 2
+_OPEN_MOST: Final = 1000
+# How often that is judged anew.
+_LIMIT_SECONDS: Final = 0.1
 _HEADERS_KB: Final = 16
 _HEADERS: Final = 50
 # BUDGET: a whole check is sent in one go, and asked for 200 ms as a rule.
@@ -92,12 +113,14 @@ _GOAWAY_SECONDS: Final = 1
 class Front:
     """What the listener is: where, for how many threads, and with which files.
 
+    `target_seconds` is how long a check may wait, 0: as long as it may be.
     `secrets` is the folder of SDS files where there is TLS, None without; `asks_clients` whether
     clients must show a certificate; with `shares_port` other processes listen there as well.
     """
 
     address: Address
     threads: int
+    target_seconds: float
     module: Path
     admin: Path
     secrets: Path | None = None
@@ -150,8 +173,14 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
     return HttpConnectionManager(
         codec_type=HttpConnectionManagerCodecType.HTTP2,
         stat_prefix=STAT_PREFIX,
-        route_config=RouteConfiguration(virtual_hosts=[VirtualHost(name="checks", domains=["*"])]),
-        http_filters=[_tell_of_the_call(front), _whole_requests(), _application(front)],
+        route_config=RouteConfiguration(virtual_hosts=[_routes()]),
+        http_filters=[
+            _tell_of_the_call(front),
+            _whole_requests(),
+            # Order counts: a client that is slow to send holds nobody's place.
+            *([_no_more_than_in_time(front)] if front.target_seconds else []),
+            _application(front),
+        ],
         common_http_protocol_options=HttpProtocolOptions(
             # WHY: WSGI shows `-` and `_` alike, and one would pass for the other.
             headers_with_underscores_action=underscores.DROP_HEADER,
@@ -169,6 +198,47 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
         drain_timeout=timedelta(seconds=_GOAWAY_SECONDS),
         generate_request_id=False,
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
+    )
+
+
+def _routes() -> VirtualHost:
+    """Return what is known of paths: health is told however many checks there are."""
+    unlimited = {_LIMITER: pack(FilterConfig(disabled=True))}
+    health = Route(
+        match=RouteMatch(path=HEALTH_PATH),
+        non_forwarding_action=NonForwardingAction(),
+        typed_per_filter_config=unlimited,
+    )
+    others = Route(match=RouteMatch(prefix="/"), non_forwarding_action=NonForwardingAction())
+    return VirtualHost(name="checks", domains=["*"], routes=[health, others])
+
+
+def _no_more_than_in_time(front: Front) -> HttpFilter:
+    """Refuse what would wait too long, before the application hears of it: UNAVAILABLE.
+
+    How many checks may be open follows from how long they take: fewer, once half of them took
+    longer than twice the target. `authz.overload` refuses of those what came late all the same;
+    a refusal there costs most of what an answer costs.
+    """
+    target = timedelta(seconds=2 * front.target_seconds)
+    fewest = max(_OPEN_LEAST, _OPEN_OF_A_THREAD * front.threads)
+    return HttpFilter(
+        name=_LIMITER,
+        typed_config=pack(
+            AdaptiveConcurrency(
+                gradient_controller_config=GradientControllerConfig(
+                    concurrency_limit_params=(
+                        GradientControllerConfigConcurrencyLimitCalculationParams(
+                            max_concurrency_limit=max(_OPEN_MOST, fewest),
+                            concurrency_update_interval=timedelta(seconds=_LIMIT_SECONDS),
+                        )
+                    ),
+                    min_rtt_calc_params=GradientControllerConfigMinimumRttCalculationParams(
+                        fixed_value=target, min_concurrency=fewest
+                    ),
+                )
+            )
+        ),
     )
 
 

@@ -60,10 +60,14 @@ class EnvoyFront:
             if not self._wait_until(self._admin.is_live, _START_SECONDS):
                 raise ListenError("Envoy does not come to listen")
             self._open = stack.pop_all()
+        self._overload = parts.overload
+        self._overload.refused_before = self._admin.refused
 
     def stop(self, drain_seconds: float) -> None:
         """Turn health red, send clients away, let open checks finish."""
         self._application.turn_red()
+        refused = self._admin.refused()
+        self._overload.refused_before = lambda: refused
         with self._open:
             if not self._admin.send_away():
                 _log.error("clients_not_sent_away")

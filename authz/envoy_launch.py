@@ -133,6 +133,7 @@ def envoy_worker(
         front = Front(
             address=where,
             threads=settings.listen.threads,
+            target_seconds=settings.listen.overload_milliseconds / 1000,
             module=parts.module,
             admin=place.admin,
             secrets=None if settings.listen.tls is None else place.secrets,

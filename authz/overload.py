@@ -39,6 +39,8 @@ class Overload:
     ) -> None:
         """Hold the wait to the target; 0 refuses nobody."""
         self.refused = 0
+        # What whoever listens refused before this could hear of it.
+        self.refused_before: Callable[[], int] = lambda: 0
         self.answer = _refusal()
         self._target = target_seconds
         self._patience = patience_seconds

@@ -34,7 +34,7 @@ def watch_overload(milliseconds: int, metrics: Metrics) -> Overload:
     metrics.watch(
         "meshwarden_checks_refused",
         "Checks refused unread because more came than can be answered; none is on record.",
-        lambda: overload.refused,
+        lambda: overload.refused + overload.refused_before(),
     )
     return overload
 

@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import h2.config
-import h2.connection
-import h2.events
 import httpx
 import pytest
 from checking import make_message
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from issuing_root import SERVER_NAME, Authority, write_pair
+from raw_http2 import CHECK, Client
 
 from authz import envoy_launch
 from authz.errors import ListenError
 
-CHECK = "/envoy.service.auth.v3.Authorization/Check"
 GATEWAY = "spiffe://cluster.local/ns/edge/sa/gateway"
 STRANGER = "spiffe://cluster.local/ns/shop/sa/web"
 POLICY = """apiVersion: security.istio.io/v1
@@ -131,71 +128,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-class Client:
-    """HTTP/2 as it is written here, right or wrong."""
-
-    def __init__(self, served: Served) -> None:
-        host, _, port = served.grpc.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), 10)
-        configuration = h2.config.H2Configuration(
-            validate_outbound_headers=False, normalize_outbound_headers=False
-        )
-        self.h2 = h2.connection.H2Connection(configuration)
-        self.h2.initiate_connection()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def send(self, stream: int, body: bytes | None, *, ends: bool = True, **headers: str) -> None:
-        """Begin a call."""
-        named = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": CHECK,
-            ":authority": "authorizer",
-            "content-type": "application/grpc",
-            "te": "trailers",
-            **{key.replace("__", ":").replace("_", "-"): value for key, value in headers.items()},
-        }
-        self.h2.send_headers(stream, list(named.items()), end_stream=ends and body is None)
-        if body is not None:
-            self.h2.send_data(stream, body, end_stream=ends)
-        self.socket.sendall(self.h2.data_to_send())
-
-    def reset(self, stream: int) -> None:
-        """Break a call off."""
-        self.h2.reset_stream(stream)
-        self.socket.sendall(self.h2.data_to_send())
-
-    def answer(self, stream: int) -> tuple[str, bytes]:
-        """Return the gRPC status (else the HTTP status, `reset` or `closed`) and the body."""
-        found: dict[str, str] = {}
-        body = b""
-        while True:
-            data = self.socket.recv(65536)
-            if not data:
-                return "closed", body
-            for event in self.h2.receive_data(data):
-                if getattr(event, "stream_id", None) != stream:
-                    continue
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found |= {_text(key): _text(value) for key, value in event.headers}
-                elif isinstance(event, h2.events.DataReceived):
-                    body += event.data
-                elif isinstance(event, h2.events.StreamEnded):
-                    return found.get("grpc-status") or found[":status"], body
-                elif isinstance(event, h2.events.StreamReset):
-                    return "reset", body
-            self.socket.sendall(self.h2.data_to_send())
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()
-
-
 def test_checks_and_health_are_answered(served: Served) -> None:
     """Two methods of two services, and no other."""
     with grpc.insecure_channel(served.grpc) as channel:
@@ -230,7 +162,7 @@ def test_what_is_no_check_is_never_an_allow(
     served: Served, body: bytes | None, headers: dict[str, str], statuses: set[str]
 ) -> None:
     """An error, or no answer at all; and whoever asks next is answered."""
-    with Client(served) as client, contextlib.suppress(ConnectionError):
+    with Client(served.grpc) as client, contextlib.suppress(ConnectionError):
         client.send(1, body, **headers)
         status, answer = client.answer(1)
 
@@ -241,7 +173,7 @@ def test_what_is_no_check_is_never_an_allow(
 
 def test_what_clients_write_into_the_headers_of_envoy_does_not_count(served: Served) -> None:
     """A time of arrival long ago would have had nobody wait any longer, in either spelling."""
-    with Client(served) as client:
+    with Client(served.grpc) as client:
         for stream, name in enumerate(("x-meshwarden-arrived", "x_meshwarden_arrived")):
             number = 2 * stream + 1
             headers = [(":method", "POST"), (":scheme", "http"), (":path", CHECK)]
@@ -260,12 +192,12 @@ def test_what_clients_write_into_the_headers_of_envoy_does_not_count(served: Ser
 def test_calls_that_are_broken_off_hurt_nobody(served: Served) -> None:
     """Resets with and without a body, and clients that are gone: the others are answered."""
     for _ in range(20):
-        with Client(served) as client:
+        with Client(served.grpc) as client:
             for stream in range(1, 21, 2):
                 client.send(stream, FRAMED if stream % 4 == 1 else None, ends=stream % 4 == 1)
                 if stream % 3:
                     client.reset(stream)
-    with Client(served) as client:
+    with Client(served.grpc) as client:
         client.send(1, FRAMED[:10], ends=False)
         assert [0] * 20 == [served.ask() for _ in range(20)]
 
@@ -275,6 +207,29 @@ def test_http_1_is_not_spoken(served: Served) -> None:
     with pytest.raises(httpx.HTTPError):
         httpx.post(f"http://{served.grpc}{CHECK}", content=FRAMED)
     assert 0 == served.ask()
+
+
+def test_of_more_than_can_be_answered_each_is_answered_or_refused(served: Served) -> None:
+    """1,600 checks in one go, over two connections: none is lost, and the metric counts."""
+    before, ended = _refused(served), list[str]()
+    with Client(served.grpc) as first, Client(served.grpc) as second:
+        for client in (first, second):
+            for stream in range(1, 1600, 2):
+                client.send(stream, FRAMED, at_once=False)
+            client.flush()
+        for client in (first, second):
+            ended += client.statuses(800)
+
+    assert {"0"} <= set(ended) <= {"0", "14"}
+    assert 1600 == len(ended)
+    assert _refused(served) - before >= ended.count("14")
+    assert 0 == served.ask()
+
+
+def _refused(served: Served) -> float:
+    text = httpx.get(f"http://127.0.0.1:{served.http}/metrics").text
+    name = "meshwarden_checks_refused "
+    return next(float(each[len(name) :]) for each in text.splitlines() if each.startswith(name))
 
 
 def test_nobody_else_may_open_the_administration(served: Served) -> None:
