@@ -70,7 +70,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorizer:
-    """Answers serialized CheckRequests. Thread-safe; holds no state of its own.
+    """Answers serialized CheckRequests. Thread-safe; holds no state of its own but a memory.
 
     `trace` says what goes on record beside a decision of how it came about; `spans` tells
     OpenTelemetry, where it is wanted.
@@ -115,7 +115,6 @@ class Authorizer:
                 return recalled
         watch = GroundsWatch(self.around) if sight and sight.is_worth_keeping else None
         around = self.around if watch is None else watch.around
-
         # WHY encoded before it is recorded: the record must tell the answer that is sent.
         decided = self._decide(message, forwarded, state, around, until, clock)
         outcome, answer = self._encoded(decided, decision_id)
@@ -186,10 +185,10 @@ class Authorizer:
         revision: str,
     ) -> None:
         """Remember an outcome that was answered and recorded, where it will hold."""
-        grounds = watch.grounds()
-        if self.memory is None or grounds is None or not may_be_kept(outcome, message):
-            return
         try:
+            grounds = watch.grounds()
+            if self.memory is None or grounds is None or not may_be_kept(outcome, message):
+                return
             answer = AnswerMould(lambda stand_in: self._answer(outcome, stand_in))
             first = record_decision(
                 outcome, decision_id="", revision=revision, decided_at=0.0, duration=0.0

@@ -296,16 +296,18 @@ def test_threads_get_what_belongs_to_them() -> None:
 
 def test_a_memory_that_fails_is_none() -> None:
     """Whatever happens inside a memory, the request is decided and recorded in full."""
-    twins = _Twins()
-    assert twins.is_recalled(Question())
 
-    class Broken(DecisionMemory):
-        def look(self, *_: object) -> None:
-            raise RuntimeError("no")
+    def fail(*_: object) -> None:
+        raise RuntimeError("no")
 
-    side = Side(World(), Broken())
-    assert b"allow_rule_matched" in side.authorizer.check(Question().message())
-    assert len(side.keeper.records) == 1
+    for broken in ("look", "keep"):
+        memory = DecisionMemory()
+        setattr(memory, broken, fail)
+        side = Side(World(), memory)
+        for number in range(4):
+            answer = side.authorizer.check(Question().message(number))
+            assert b"allow_rule_matched" in answer
+        assert [isinstance(each, RepeatedRecord) for each in side.keeper.records] == [False] * 4
 
 
 def test_beside_a_candidate_nothing_is_remembered() -> None:
