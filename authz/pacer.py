@@ -15,8 +15,8 @@ from typing import Final
 
 # What others use while nobody asks: a look at a file, a gauge. As a share of one core.
 _QUIET: Final = 0.05
-# Slices of work without a rest after a rest in which nobody worked.
-_UNDISTURBED: Final = 10
+# So many rests in a row in which nobody worked, then so many slices of work without one.
+_QUIET_RESTS, _UNDISTURBED = 5, 20
 
 
 def time_of_others() -> float:
@@ -34,7 +34,7 @@ class Pacer:
     def __init__(
         self,
         *,
-        share: float = 0.25,
+        share: float = 0.15,
         slice_seconds: float = 0.001,
         clock: Callable[[], float] = time.thread_time,
         others: Callable[[], float] = time_of_others,
@@ -48,14 +48,14 @@ class Pacer:
         self._rest = rest or threading.Event().wait
         self._thread = 0
         self._until = 0.0
-        self._undisturbed = 0
+        self._quiet_rests = self._undisturbed = 0
 
     def __call__(self) -> None:
         """Rest, if it is time to."""
         # WHY: a thread's CPU time tells nothing of another's, and whoever builds may change.
         if self._thread != threading.get_ident():
             self._thread = threading.get_ident()
-            self._undisturbed = 0
+            self._quiet_rests = self._undisturbed = 0
             self._until = self._clock() + self._slice
         if self._clock() < self._until:
             return
@@ -68,5 +68,7 @@ class Pacer:
     def _take_a_rest(self) -> None:
         before = self._others()
         self._rest(self._pause)
-        if self._others() - before < self._pause * _QUIET:
+        is_quiet = self._others() - before < self._pause * _QUIET
+        self._quiet_rests = self._quiet_rests + 1 if is_quiet else 0
+        if self._quiet_rests >= _QUIET_RESTS:
             self._undisturbed = _UNDISTURBED

@@ -1,8 +1,12 @@
 """What a reload of 10,000 policies does to the checks that go on meanwhile, and what it takes.
 
-The server is under the heaviest load that it answers, over as many workloads as there are
-labels, while every file is edited at once. Goals: no failed request, no denial, and the 99th
-percentile during the reload at most 1.5 times that of the seconds before.
+Theory of operation. Every workload has been asked about once. Then every file is edited at
+once, first while nobody asks, then while the server is under the heaviest load that it answers;
+all of it on the server's one core, the process that reads the files included. Goals: no failed
+request, no denial, the 99th percentile during the reload at most 1.5 times that of the seconds
+before; a first load and a reload within 2 s where nobody asks, and 150 MB before and after. What
+a load takes where it shares a core that has nothing left is told, and not judged: it is what the
+share of a reload makes of it.
 """
 
 from __future__ import annotations
@@ -12,22 +16,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import grpc
 import httpx
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from rich.console import Console
 
 from bench.check_contest.load import CLIENT_CORE, METHOD, missing_tool
 from bench.check_contest.servers import Server, end_in_order, resident_megabytes, start_meshwarden
 from bench.check_contest.workload import Workload
+from bench.first_load import measured
 from bench.harness import RESULTS
 
 _POLICIES, _WORKLOADS, _FILES = 10_000, 100, 100
 _BEFORE_SECONDS, _LONGEST_SECONDS = 8.0, 60.0
-_LIMIT = 1.5
+_QUIET_RELOADS = 3
+_LIMIT, _SECONDS_LIMIT, _MEGABYTES_LIMIT = 1.5, 2.0, 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +63,42 @@ def main() -> int:
         ) as server:
             start_seconds = time.perf_counter() - begun
             found = _measure(server, folder, work, Path(name))
-    found["start_seconds"] = round(start_seconds, 2)
+        first = measured(folder / "policies")
+    found |= {"start_seconds": round(start_seconds, 2)}
+    found |= {f"first_load_{key}": value for key, value in first.items()}
+    found["missed"] = _missed(found)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "reload.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     Console().print_json(json.dumps(found))
-    return 0 if found["met"] else 1
+    return 1 if found["missed"] else 0
 
 
-def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dict[str, object]:
-    """Edit every file under load, and tell what the load saw of it."""
+def _missed(found: Mapping[str, Any]) -> list[str]:
+    """Return the names of the figures that are beyond their goals."""
+    limits = {
+        "failed": 0,
+        "denied": 0,
+        "ratio": _LIMIT,
+        "first_load_seconds": _SECONDS_LIMIT,
+        "quiet_reload_seconds": _SECONDS_LIMIT,
+        "megabytes_before": _MEGABYTES_LIMIT,
+        "megabytes_after": _MEGABYTES_LIMIT,
+    }
+    return [name for name, limit in limits.items() if found[name] > limit]
+
+
+def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dict[str, Any]:
+    """Edit every file, at rest and under load, and tell what the load saw of it."""
     body, log = scratch / "body", scratch / "log"
     body.write_bytes(work.body())
+    denied = _ask_for_all(server, work)
     before_memory = resident_megabytes(server)
+    quiet = [_reload(server, folder) for _ in range(_QUIET_RELOADS)]
     load = _start_load(server.port, body, log)
     threading.Event().wait(_BEFORE_SECONDS)
-    revision = _revision(server)
     edited = time.time()
-    for path in (folder / "policies").iterdir():
-        path.write_text(path.read_text("utf-8") + "# edited\n", "utf-8")
-    _wait_for(lambda: _revision(server) != revision)
-    loaded = time.time()
+    seconds, reader_memory = _reload(server, folder)
+    loaded = edited + seconds
     load.wait(_LONGEST_SECONDS * 3)
     waits = [
         Wait(int(row[0]) / 1e6, int(row[2]) / 1e6)
@@ -83,20 +108,68 @@ def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dic
     failed = sum(line.split("\t")[1] != "200" for line in log.read_text("utf-8").splitlines())
     before = _p99(waits, edited - _BEFORE_SECONDS + 2, edited)
     during = _p99(waits, edited, loaded)
-    denied = 'effect="deny"' in _get(server, "/metrics")
     return {
         "requests": len(waits),
         "failed": failed,
-        "denied": denied,
+        "denied": _denied(server) - denied,
         "p99_before_milliseconds": round(before * 1e3, 2),
         "p99_during_milliseconds": round(during * 1e3, 2),
         "ratio": round(during / before, 2),
         "limit": _LIMIT,
-        "seconds_until_it_served": round(loaded - edited, 2),
+        "loaded_reload_seconds": round(seconds, 2),
+        "quiet_reload_seconds": round(min(each for each, _ in quiet), 2),
         "megabytes_before": before_memory,
         "megabytes_after": resident_megabytes(server),
-        "met": not failed and not denied and during / before <= _LIMIT,
+        "megabytes_of_reader": reader_memory,
+        "seconds_limit": _SECONDS_LIMIT,
+        "megabytes_limit": _MEGABYTES_LIMIT,
     }
+
+
+def _ask_for_all(server: Server, work: Workload) -> int:
+    """Ask about every workload once; return how many were denied, as most are for this caller."""
+    message = CheckRequest.FromString(work.message())
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        ask = channel.unary_unary(f"/{METHOD}")
+        for number in range(_WORKLOADS):
+            message.attributes.destination.labels["app"] = f"app-{number}"
+            ask(message.SerializeToString(), timeout=10)
+    return _denied(server)
+
+
+def _denied(server: Server) -> int:
+    rows = _get(server, "/metrics").splitlines()
+    denied = [row for row in rows if row.startswith('meshwarden_decisions_total{effect="deny"')]
+    return sum(int(float(row.rpartition(" ")[2])) for row in denied)
+
+
+def _reload(server: Server, folder: Path) -> tuple[float, int]:
+    """Edit every file; return the seconds until that serves, and the reader's memory in MB."""
+    revision, begun, reader = _revision(server), time.monotonic(), [0]
+    for path in (folder / "policies").iterdir():
+        path.write_text(path.read_text("utf-8") + "# edited\n", "utf-8")
+
+    def is_served() -> bool:
+        reader.append(_reader_megabytes(server))
+        return _revision(server) != revision
+
+    _wait_for(is_served)
+    return time.monotonic() - begun, max(reader)
+
+
+def _reader_megabytes(server: Server) -> int:
+    """Return the memory of the process that reads for the server, 0 where there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"authz.read_policies" in (folder / "cmdline").read_bytes():
+                group = (folder / "stat").read_text("utf-8").rpartition(")")[2].split()[2]
+                if int(group) == server.process.pid:
+                    rows = (folder / "status").read_text("utf-8").splitlines()
+                    told = [row for row in rows if row.startswith("VmRSS")]
+                    return int(told[0].split()[1]) // 1024 if told else 0
+        except OSError:
+            continue  # it ended meanwhile
+    return 0
 
 
 def _start_load(port: int, body: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -128,7 +201,7 @@ def _wait_for(holds: Callable[[], bool]) -> None:
     while not holds():
         if time.monotonic() > until:
             raise RuntimeError("the new policies do not come to serve")
-        pause.wait(0.1)
+        pause.wait(0.05)
 
 
 if __name__ == "__main__":
