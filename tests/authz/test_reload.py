@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from audit.errors import AuditUnavailable
 from authz.build import load_state
@@ -180,3 +181,15 @@ def test_defect_while_loading_is_survived(tmp_path: Path) -> None:
         assert state is watch.keeper.current()
     finally:
         watch.keeper.stop()
+
+
+def test_a_warning_that_stands_is_told_once(watch: Watch, tmp_path: Path) -> None:
+    """Of a reload's warnings those are told that were not there before."""
+    odd = GOOD.replace("{rules: [{}]}", "{selector: {}, rules: [{}]}")
+    with capture_logs() as told:
+        (tmp_path / "p.yaml").write_text(odd)
+        watch.next_load()
+        (tmp_path / "p.yaml").write_text(odd + "# edited\n")
+        watch.next_load()
+
+    assert 1 == sum(each["event"] == "policy_warning" for each in told)
