@@ -5,17 +5,23 @@ A worker holds no lock of the state and changes nothing in it: it is told of eve
 
 from __future__ import annotations
 
+from itertools import count
+from typing import Final
+
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ca.authority import Authority, AuthorityKeeper, check_in_force
 from ca.clock import Clock
+from ca.errors import StateError
 from ca.key_kinds import check_private_key
 from ca.slots import Slot, bundle_with_intermediates, load_slots, trusted_roots
 from ca.state import Manifest, Phase
 from ca.worker_wire import Message
 from identity.spiffe_id import TrustDomain
 from identity.trust_bundle import TrustBundle
+
+_versions: Final = count()
 
 
 def authorities_message(keeper: AuthorityKeeper) -> Message:
@@ -24,11 +30,17 @@ def authorities_message(keeper: AuthorityKeeper) -> Message:
     Raises:
         AuthorityExpiredError: there is nothing in force to sign with.
     """
-    authority = keeper.current()
+    # WHY before anything is looked at: of two messages the one with the higher number was then made
+    # of what is newer, in whatever order they arrive.
+    version = next(_versions)
+    while True:
+        slots, authority = keeper.slots, keeper.current()
+        if slots is keeper.slots:
+            break
     manifest = Manifest(
         trust_domain=keeper.plan.trust_domain.name,
         sequence=authority.sequence,
-        slots=tuple(slot.entry for slot in keeper.slots),
+        slots=tuple(slot.entry for slot in slots),
     )
     key = authority.key.private_bytes(
         serialization.Encoding.PEM,
@@ -37,6 +49,7 @@ def authorities_message(keeper: AuthorityKeeper) -> Message:
     )
     return {
         "do": "authorities",
+        "version": version,
         "manifest": manifest.model_dump(mode="json"),
         "key": key.decode(),
     }
@@ -49,19 +62,24 @@ class AuthorityCopy:
         """Know of none yet."""
         self._trust_domain = trust_domain
         self._clock = clock
+        self._version = -1
         self._slots: tuple[Slot, ...] = ()
         self._authority: Authority | None = None
 
     def take(self, message: Message) -> None:
-        """Take up what the CA's process says.
+        """Take up what the CA's process says, unless something newer came before it.
 
         Raises:
-            StateError: an authority in it is not sound.
+            StateError: an authority in it is not sound, or the key is not the one that signs.
         """
+        if message["version"] < self._version:
+            return
         manifest = Manifest.model_validate(message["manifest"])
         slots = load_slots(manifest, self._trust_domain)
         slot = next(each for each in slots if each.phase is Phase.ACTIVE)
-        key = serialization.load_pem_private_key(message["key"].encode(), None)
+        key = check_private_key(serialization.load_pem_private_key(message["key"].encode(), None))
+        if key.public_key() != slot.intermediate.public_key():
+            raise StateError("the key is not that of the authority that signs")
         self._authority = Authority(
             trust_domain=self._trust_domain,
             root=slot.root,
@@ -70,9 +88,9 @@ class AuthorityCopy:
             roots=trusted_roots(slots),
             number=slot.number,
             sequence=manifest.sequence,
-            key=check_private_key(key),
+            key=key,
         )
-        self._slots = slots
+        self._slots, self._version = slots, message["version"]
 
     def current(self) -> Authority:
         """Return the authority to sign with now.

@@ -172,6 +172,9 @@ class _Seat:
                 self._seat_one()
             except (OSError, CaError) as exc:
                 _log.error("worker_not_started", worker=self.number, error=str(exc))
+            except Exception:
+                # The thread must outlive whatever a worker sends, or nobody would take its place.
+                _log.exception("worker_not_understood", worker=self.number)
             self.ready.clear()
             if not self._stopping.is_set():
                 _log.error("worker_ended", worker=self.number)
