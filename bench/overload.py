@@ -37,7 +37,7 @@ _LIMIT: Final = 5.0
 _GROWTH_MEGABYTES: Final = 100
 _BACK_PERIODS: Final = 2
 _BACK_SHARE: Final = 0.95
-_SERVERS: Final = ("grpcio",)
+_SERVERS: Final = ("grpcio", "envoy")
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _contest(name: str, generator: str, seconds: float) -> dict[str, Any]:
-    work, settings = Workload(), {"listen": {"server": name}} if name != _SERVERS[0] else {}
+    work, settings = Workload(), {"listen": {"server": name}}
     with TemporaryDirectory() as folder:
         message = Path(folder, "message")
         data = work.message()
