@@ -48,6 +48,8 @@ _AUTHORITY = Authority()
 _ROOT = load_pem_x509_certificate(_AUTHORITY.root_pem)
 # The root is two hours old, and ends in one.
 BEGIN = int(_ROOT.not_valid_before_utc.timestamp()) + 7200
+# When the path of every certificate ends: the root, made first, with its leaves.
+ENDS = int(_ROOT.not_valid_after_utc.timestamp())
 
 
 def _jwks(secret: bytes) -> JwkSet:

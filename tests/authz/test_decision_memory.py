@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from remembering import (
     BEGIN,
+    ENDS,
     PEERS,
     POLICIES,
     TOKENS,
@@ -93,7 +94,7 @@ class _Twins:
         return isinstance(self.sides[0].keeper.records[-1], RepeatedRecord)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(_QUESTIONS, min_size=1, max_size=3), st.data())
 def test_a_memory_changes_nothing(questions: list[Question], data: st.DataObject) -> None:
     """Whatever is asked and whatever changes, answers and records are those of a full walk."""
@@ -209,6 +210,22 @@ def test_a_token_is_recalled_up_to_its_end() -> None:
     twins.world.now = BEGIN + 100 + 60 + 1
     assert twins.ask(question) != allowed
     assert told(twins.sides[0].keeper.records[-1], _REDACTOR)["decision"]["http_status"] == 401
+
+
+def test_a_certificate_is_recalled_up_to_its_end() -> None:
+    """A remembered certificate holds to the end of its path, and no longer."""
+    twins = _Twins()
+    twins.world.change_bundles()
+    question = Question(has_certificate=True)
+    twins.world.now = ENDS - 10
+    assert twins.is_recalled(question)
+    twins.world.now = ENDS
+    twins.ask(question)
+    assert isinstance(twins.sides[0].keeper.records[-1], RepeatedRecord)
+    twins.world.now = ENDS + 1
+    twins.ask(question)
+    reason = told(twins.sides[0].keeper.records[-1], _REDACTOR)["decision"]["reason"]
+    assert reason == "peer_certificate_untrusted"
 
 
 def test_a_header_that_a_new_policy_looks_at_counts_at_once() -> None:
