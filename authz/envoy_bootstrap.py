@@ -88,16 +88,17 @@ _APPLICATION: Final = "authz.envoy_app:application"
 _LIMITER: Final = "envoy.filters.http.adaptive_concurrency"
 _MODULE: Final = "pyvoy"
 _NAME: Final = "meshwarden"
-# BUDGET: checks of one client that wait for a thread; more would wait longer than Envoy does.
-_STREAMS: Final = 1000
+# BUDGET: calls open on one connection; a client with more opens another, or has them wait. What is
+# readable is read in one turn of Envoy's loop, and every answer waits for the end of that turn.
+_STREAMS: Final = 32
 # BUDGET: Envoys that ask, times their worker threads.
 _CONNECTIONS: Final = 4096
 # BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
 _STREAM_WINDOW: Final = 256 * 1024
 _CONNECTION_WINDOW: Final = 1024 * 1024
-# BUDGET: checks that are open in the process, waiting or not.
+# BUDGET: checks that are open in the process, waiting or not; at least one for each thread. The
+# least is also what counts at first, when a worker takes over the clients of another.
 _OPEN_LEAST: Final = 64
-_OPEN_OF_A_THREAD: Final = 2
 _OPEN_MOST: Final = 1000
 # How often that is judged anew.
 _LIMIT_SECONDS: Final = 0.1
@@ -217,11 +218,11 @@ def _no_more_than_in_time(front: Front) -> HttpFilter:
     """Refuse what would wait too long, before the application hears of it: UNAVAILABLE.
 
     How many checks may be open follows from how long they take: fewer, once half of them took
-    longer than twice the target. `authz.overload` refuses of those what came late all the same;
+    longer than the target. `authz.overload` refuses of those what came late all the same;
     a refusal there costs most of what an answer costs.
     """
-    target = timedelta(seconds=2 * front.target_seconds)
-    fewest = max(_OPEN_LEAST, _OPEN_OF_A_THREAD * front.threads)
+    target = timedelta(seconds=front.target_seconds)
+    fewest = max(_OPEN_LEAST, front.threads)
     return HttpFilter(
         name=_LIMITER,
         typed_config=pack(
