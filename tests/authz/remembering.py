@@ -69,6 +69,7 @@ TOKENS = {
     "later": token(nbf=BEGIN + 150, exp=BEGIN + 10_000),
     "other key": token(secret=_SECRETS[1], exp=BEGIN + 10_000),
     "other issuer": token(ISSUERS[1], exp=BEGIN + 10_000),
+    "stranger": token("https://c.example", exp=BEGIN + 10_000),
     "noise": "a.b.c",
 }
 PEERS = ("web", "jobs", "")
@@ -125,6 +126,7 @@ POLICIES = (
     ],
     [
         _policy("asked", action="CUSTOM", provider={"name": "p"}, rules=[{"to": _to("/a")}]),
+        _policy("all", rules=[{}]),
         _policy("strict", "PeerAuthentication", mtls={"mode": "STRICT"}),
     ],
 )

@@ -157,6 +157,7 @@ def test_the_third_time_is_recalled() -> None:
         (Question(token="short"), 0, True),
         (Question(token="other issuer"), 0, True),
         (Question(token="noise"), 0, False),
+        (Question(token="stranger"), 0, False),
         (Question(token="other key"), 0, False),
         (Question(token="later"), 0, False),
         (Question(path="/%"), 0, True),
@@ -196,6 +197,15 @@ def test_what_ends_a_memory(change: Step) -> None:
     change(twins.world, twins.sides)
     twins.ask(Question(token="long"))
     assert not isinstance(twins.sides[0].keeper.records[-1], RepeatedRecord)
+
+
+def test_a_provider_is_asked_each_time() -> None:
+    """What a provider allowed, and policies as well, is put to the provider the next time."""
+    twins = _Twins()
+    for side in twins.sides:
+        side.reload(2)
+    answers = [twins.ask(Question()) for _ in range(6)]
+    assert [b"allow_rule_matched" in each for each in answers] == [True, False] * 3
 
 
 def test_a_token_is_recalled_up_to_its_end() -> None:
