@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -42,7 +42,7 @@ from authz.serving_watch import (
     watch_keys,
     watch_overload,
 )
-from authz.settings import Settings, WorkloadSettings
+from authz.settings import ListenSettings, Settings, WorkloadSettings
 from authz.token_parts import TokenParts, build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
@@ -51,6 +51,7 @@ from policies.diagnostic import Diagnostic
 from policies.request import Workload
 
 _log = structlog.get_logger(__name__)
+_LATE_INSIDE_ENVOY: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,7 +294,7 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
                 check=serving.authorizer.check,
                 metadata_key=settings.identity.waypoint.peer_metadata_key,
                 tls=tls,
-                overload=watch_overload(listen.overload_milliseconds, metrics),
+                overload=watch_overload(_late_milliseconds(listen), metrics),
                 shares_port=seat.shares_port,
             )
         )
@@ -307,6 +308,13 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
             listener.stop(listen.drain_seconds)
     finally:
         http.close()
+
+
+def _late_milliseconds(listen: ListenSettings) -> int:
+    """Return how long a check may wait for a thread before it is refused."""
+    # WHY longer: there Envoy sees to it that no more are open than can be answered in time. To
+    # refuse what it let in costs most of an answer, and on a slow day would leave none answered.
+    return listen.overload_milliseconds * (_LATE_INSIDE_ENVOY if listen.server == "envoy" else 1)
 
 
 def _once(is_listening: threading.Event, ready: Readiness) -> Readiness:
