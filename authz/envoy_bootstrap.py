@@ -96,9 +96,10 @@ _CONNECTIONS: Final = 4096
 # BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
 _STREAM_WINDOW: Final = 256 * 1024
 _CONNECTION_WINDOW: Final = 1024 * 1024
-# BUDGET: checks that are open in the process, waiting or not; at least one for each thread. The
-# least is also what counts at first, when a worker takes over the clients of another.
-_OPEN_LEAST: Final = 64
+# BUDGET: checks that are open in the process, waiting or not; at least one for each thread, and
+# as many as a core that recalls decisions answers within the target, at so many a second. The least
+# is also what counts at first, when a worker takes over the clients of another.
+_OPEN_LEAST_A_SECOND: Final = 3200
 _OPEN_MOST: Final = 1000
 # How often that is judged anew.
 _LIMIT_SECONDS: Final = 0.1
@@ -222,7 +223,7 @@ def _no_more_than_in_time(front: Front) -> HttpFilter:
     a refusal there costs most of what an answer costs.
     """
     target = timedelta(seconds=front.target_seconds)
-    fewest = max(_OPEN_LEAST, front.threads)
+    fewest = max(round(_OPEN_LEAST_A_SECOND * front.target_seconds), front.threads)
     return HttpFilter(
         name=_LIMITER,
         typed_config=pack(

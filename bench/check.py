@@ -162,7 +162,13 @@ def _asking_again(work: Workload, seconds: float) -> _PutLoad:
     body = work.body()
 
     def put_load(server: Server) -> Load:
-        return put_under_load(server.port, body, seconds, cpu_seconds=server.cpu_seconds)
+        return put_under_load(
+            server.port,
+            body,
+            seconds,
+            cpu_seconds=server.cpu_seconds,
+            refused=server.refused,
+        )
 
     return put_load
 

@@ -93,7 +93,10 @@ class _Asking:
 
 
 def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) -> dict[str, Any]:
-    rate = put_under_load(server.port, work.body(), 5.0, cpu_seconds=server.cpu_seconds).rate
+    most = put_under_load(
+        server.port, work.body(), 5.0, cpu_seconds=server.cpu_seconds, refused=server.refused
+    )
+    rate = most.rate
     asking.periods(rate * _UNLOADED, 2.0, 1)
     [unloaded] = asking.periods(rate * _UNLOADED, 10.0, 1)
     before = take_sample(server.process.pid).proportional

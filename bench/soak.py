@@ -41,7 +41,9 @@ from bench.soak_run.memory import by_minute, slope
 from bench.soak_run.report import write_table
 from bench.soak_run.shop import checks, in_one_file, write_shop
 
-_SHARE, _CAPACITY_SECONDS = 0.8, 10.0
+# Capacity is what is left for checks while keys change, policies are edited and segments are
+# closed: long enough for all of that to come.
+_SHARE, _WARM_UP_SECONDS, _CAPACITY_SECONDS = 0.8, 3.0, 45.0
 _CLOSED: Final = "meshwarden-closed-load"
 _CHECKS_PER_TURN: Final = 2000
 _SAMPLE_SECONDS: Final = 5.0
@@ -113,26 +115,18 @@ class _Soak:
     def run(self, minutes: float) -> dict[str, Any]:
         """Ask for so long and return what was found."""
         self._write_checks()
-        rate = self._capacity() * _SHARE
-        print(f"{rate:.0f} checks a second for {minutes:g} minutes", flush=True)
-        load = OpenLoad(
-            program=self._programs[PROGRAM],
-            port=self._server.port,
-            messages=self._folder / "checks",
-            rate=rate,
-            seconds=minutes * 60,
-            period_seconds=60,
-        )
         rows: list[tuple[Period, float]] = []
-        begun, used = time.monotonic(), self._server.cpu_seconds()
         with ThreadPoolExecutor() as pool:
             beside = [
                 pool.submit(self._every, TURN_SECONDS, self._turn),
                 pool.submit(self._every, EDIT_SECONDS, self._editor.edit),
-                pool.submit(self._every, _SAMPLE_SECONDS, self._sample),
             ]
             try:
-                for period in load.periods():
+                rate = self._capacity() * _SHARE
+                print(f"{rate:.0f} checks a second for {minutes:g} minutes", flush=True)
+                beside.append(pool.submit(self._every, _SAMPLE_SECONDS, self._sample))
+                begun, used = time.monotonic(), self._server.cpu_seconds()
+                for period in self._load(rate, minutes).periods():
                     now = self._server.cpu_seconds()
                     rows.append((period, (now - used) / max(period.sent, 1)))
                     used = now
@@ -143,6 +137,16 @@ class _Soak:
                 each.result()
         self._server.end()
         return self._judge(minutes, rate, rows, begun)
+
+    def _load(self, rate: float, minutes: float) -> OpenLoad:
+        return OpenLoad(
+            program=self._programs[PROGRAM],
+            port=self._server.port,
+            messages=self._folder / "checks",
+            rate=rate,
+            seconds=minutes * 60,
+            period_seconds=60,
+        )
 
     def _every(self, seconds: float, act: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
@@ -166,7 +170,7 @@ class _Soak:
     def _capacity(self) -> float:
         """Return the checks a second that are answered when the next waits for the one before."""
         found = 0.0
-        for seconds in (3.0, _CAPACITY_SECONDS):  # the first to warm up
+        for seconds in (_WARM_UP_SECONDS, _CAPACITY_SECONDS):
             found = put_under_varied_load(
                 self._programs[_CLOSED],
                 self._server.port,

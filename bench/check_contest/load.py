@@ -43,16 +43,19 @@ def missing_tool() -> str | None:
     return None if shutil.which("taskset") else "taskset (util-linux)"
 
 
-def put_under_load(
+def put_under_load(  # noqa: PLR0913 - one load, the rest keyword-only
     port: int,
     body: bytes,
     seconds: float,
     *,
     cpu_seconds: Callable[[], float],
+    refused: Callable[[], int] = lambda: 0,
     clients: int = 4,
     streams: int = 10,
 ) -> Load:
     """Ask over so many connections with so many calls open each, for so long.
+
+    What `refused` counts meanwhile is no answer: h2load sees the status of HTTP alone.
 
     Raises:
         RuntimeError: nobody answered.
@@ -65,18 +68,18 @@ def put_under_load(
         command += ["--warm-up-time", "300ms", f"--log-file={log}"]
         command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
         command.append(f"http://127.0.0.1:{port}/{METHOD}")
-        begun = cpu_seconds()
+        begun, refused_before = cpu_seconds(), refused()
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        took = cpu_seconds() - begun
+        took, no_answers = cpu_seconds() - begun, refused() - refused_before
         waits = sorted(_waits(log)) if log.exists() else []
     counted = _FAILED.search(ran.stdout)
     if counted is None or not waits:
         raise RuntimeError(f"h2load: {ran.stdout[-500:]}{ran.stderr[-500:]}")
     return Load(
-        rate=int(counted[1]) / seconds,
+        rate=(int(counted[1]) - no_answers) / seconds,
         median=waits[len(waits) // 2],
         p99=waits[int(len(waits) * 0.99)],
-        failed=int(counted[2]) + int(counted[3]),
+        failed=int(counted[2]) + int(counted[3]) + no_answers,
         # The log has the requests of the warm-up too.
         cpu=took / len(waits),
     )

@@ -19,11 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import httpx
+
 from bench.check_contest.processes import cpu_seconds
 from bench.check_contest.workload import Workload
 
 SERVER_CORE: Final = "0"
 _START_SECONDS: Final = 60.0
+_REFUSED: Final = "meshwarden_checks_refused"
 
 
 class Server:
@@ -80,6 +83,14 @@ class Server:
     def cpu_seconds(self) -> float:
         """Return the CPU time that it has taken so far, with all that it started."""
         return cpu_seconds(self.process.pid)
+
+    def refused(self) -> int:
+        """Return how many checks it says that it refused so far; 0 where it tells nothing."""
+        if not self.http_port:
+            return 0
+        text = httpx.get(f"http://127.0.0.1:{self.http_port}/metrics", timeout=10).text
+        rows = (line.split() for line in text.splitlines() if line.startswith(_REFUSED))
+        return sum(round(float(row[-1])) for row in rows)
 
     def pause(self) -> None:
         """Take nothing of the core until it is resumed."""
