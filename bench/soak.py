@@ -52,6 +52,8 @@ _SERVER: Final = "grpcio"
 # Half of what an Envoy waits: what is late for a moment, while policies are loaded and a segment
 # is packed on the same core, is answered and not refused.
 _LATE_MILLISECONDS: Final = 100
+# None of them waits for anybody, so that more would only take turns.
+_THREADS: Final = 4
 
 
 def main() -> int:
@@ -107,6 +109,7 @@ class _Soak:
         settings["listen"] = {
             "server": os.environ.get("SERVER", _SERVER),
             "overloadMilliseconds": _LATE_MILLISECONDS,
+            "threads": _THREADS,
         }
         return start_serve("Meshwarden", self._folder, settings)
 
