@@ -50,6 +50,7 @@ class Issuer:
         self._dice = dice
         self._keys: list[_Key] = []
         self._withdrawn: deque[_Key] = deque(maxlen=1)
+        self._leaving: list[_Key] = []
         self._turns = 0
         self._batches: deque[list[str]] = deque(maxlen=_TURNS_IN_USE)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -93,11 +94,14 @@ class Issuer:
         if self._turns % _TURNS_PER_KEY == _TURNS_AHEAD and self._keys[-1] is not self._signing:
             self._signing = self._keys[-1]
             self.rotations += 1
+        # WHY a turn later: until it looks again (REFRESH_SECONDS) whoever verifies knows the key.
+        self._withdrawn += self._leaving
+        self._leaving = []
         now = time.time()
         for key in list(self._keys):
             if key.last_expiry < now and key is not self._signing and key is not self._keys[-1]:
                 self._keys.remove(key)
-                self._withdrawn.append(key)
+                self._leaving.append(key)
         self._batches.append(self._mint())
 
     def _mint(self) -> list[str]:
