@@ -25,12 +25,14 @@ def main() -> None:
     os.nice(_NICENESS)
     # WHY: what is read has no cycles, and nothing of it stays: there is nothing to collect.
     gc.disable()
-    for file, text in pickle.load(sys.stdin.buffer):  # noqa: S301 - of the process that started us
-        found = inspect_file(file, text)
-        for start in range(0, max(len(found.resources), len(found.findings)), _PIECE):
+    for asked in pickle.load(sys.stdin.buffer):  # noqa: S301 - of the process that started us
+        found = inspect_file(*asked)
+        for start in range(0, max(len(found.resources), len(found.findings), 1), _PIECE):
             end = start + _PIECE
             piece = Inspected(
-                resources=found.resources[start:end], findings=found.findings[start:end]
+                resources=found.resources[start:end],
+                findings=found.findings[start:end],
+                nodes=0 if start else found.nodes,
             )
             data = pack(piece)
             sys.stdout.buffer.write(LENGTH.pack(len(data)) + data)

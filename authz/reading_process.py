@@ -33,7 +33,7 @@ _FEW: Final = 64 * 1024
 
 def read_apart(texts: Texts, pace: Pace) -> Iterable[Inspected]:
     """Read files as `read_here` does, in another process where that is worth it."""
-    if sum(len(text) for _, text in texts) <= _FEW:
+    if sum(len(text) for _, text, _ in texts) <= _FEW:
         return list(read_here(texts, pace))
     try:
         return _read_in_process(texts, pace)
@@ -77,6 +77,7 @@ def _taken_in(stream: IO[bytes], files: int, pace: Pace) -> Iterator[Inspected]:
         yield Inspected(
             resources=tuple(each for piece in pieces for each in piece.resources),
             findings=tuple(each for piece in pieces for each in piece.findings),
+            nodes=sum(piece.nodes for piece in pieces),
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -22,12 +22,12 @@ from policies.diagnostic import Diagnostic, LoadError, Location, shown
 
 MAX_BYTES = 16 * 1024 * 1024
 """The largest text: a file of 10,000 policies is half of it."""
+MAX_NODES = 1_000_000
+"""The most nodes and keys of a text."""
 TOO_LARGE = f"larger than {MAX_BYTES // 1024 // 1024} MiB"
 """What is said of a larger one."""
 # BUDGET: a policy is 10 levels deep, Kubernetes' own metadata less than 20.
 _MAX_DEPTH = 64
-# BUDGET: 10,000 policies of 70 nodes and keys fit; more takes longer than a reload may.
-_MAX_NODES = 1_000_000
 # BUDGET: etcd holds no object above 1.5 MiB, and a value takes some 15 bytes of it.
 _MAX_RESOURCE_NODES = 100_000
 # BUDGET: nobody writes policies with aliases; alias bombs are made of nothing else.
@@ -120,8 +120,10 @@ def parse_documents(text: str, file: str) -> tuple[YamlNode, ...]:
     return tuple(iter_documents(text, file))
 
 
-def iter_documents(text: str, file: str) -> Iterator[YamlNode]:
+def iter_documents(text: str, file: str, first_line: int = 1) -> Generator[YamlNode, None, int]:
     """Yield the documents of `text` as `parse_documents` returns them, one at a time.
+
+    `first_line` is where the text stands in its file. Returns how many nodes and keys there were.
 
     Raises:
         LoadError: as `parse_documents`, when the fault is reached.
@@ -129,15 +131,15 @@ def iter_documents(text: str, file: str) -> Iterator[YamlNode]:
     if len(text) > MAX_BYTES:
         raise _refusal(Location(file), TOO_LARGE, "split the file")
     try:
-        yield from _TreeBuilder(text, file).documents()
+        return (yield from _TreeBuilder(text, file, first_line).documents())
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        line, column = (mark.line + first_line, mark.column + 1) if mark else (0, 0)
         problem = exc.problem or exc.context or "the text cannot be read"
         help_ = _yaml_help(problem, text, exc.problem_mark)
         raise _refusal(Location(file, line, column), f"not valid YAML: {problem}", help_) from exc
     except (yaml.YAMLError, UnicodeEncodeError) as exc:
-        raise _forbidden(text, file) from exc
+        raise _forbidden(text, file, first_line) from exc
 
 
 def _refusal(location: Location, message: str, help_: str = "") -> LoadError:
@@ -153,12 +155,12 @@ def _yaml_help(problem: str, text: str, mark: Any) -> str:
     return next((help_ for part, help_ in _YAML_HELP if part in problem), "")
 
 
-def _forbidden(text: str, file: str) -> LoadError:
+def _forbidden(text: str, file: str, first_line: int) -> LoadError:
     """Return the refusal of the first character that YAML does not allow."""
     found = _FORBIDDEN.search(text)
     if found is None:
         return _refusal(Location(file), "not valid YAML: the text has a forbidden byte")
-    line = text.count("\n", 0, found.start()) + 1
+    line = text.count("\n", 0, found.start()) + first_line
     column = found.start() - text.rfind("\n", 0, found.start())
     name = f"U+{ord(found.group()):04X}"
     return _refusal(
@@ -173,30 +175,33 @@ _tuple: Callable[..., Any] = tuple.__new__
 class _TreeBuilder:
     """Turns events into trees, counting as it goes. One use only."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, first_line: int) -> None:
         self._next: Callable[[], Any] = yaml.CSafeLoader(text).get_event
         self._file = file
+        self._first_line = first_line
         self._nodes = 0
         self._resource_start = 0
         self._aliased = 0
         # A node of an anchor and its size; None while the node is being read.
         self._anchors: dict[str, tuple[YamlNode, int] | None] = {}
 
-    def documents(self) -> Iterator[YamlNode]:
-        """Yield the documents that hold anything."""
+    def documents(self) -> Generator[YamlNode, None, int]:
+        """Yield the documents that hold anything; return how many nodes and keys there were."""
         while not isinstance(event := self._next(), yaml.StreamEndEvent):
             if isinstance(event, yaml.DocumentStartEvent):
                 self._anchors = {}
                 tree = self._node(self._next(), 0)
                 if not (isinstance(tree, YamlScalar) and tree.value is None):
                     yield tree
+        return self._nodes
 
     def _node(self, event: Any, depth: int) -> YamlNode:
         """Return the node that begins with `event`; `depth` is 0 at the root."""
         mark = event.start_mark
-        location: Location = _tuple(Location, (self._file, mark.line + 1, mark.column + 1))
+        line = mark.line + self._first_line
+        location: Location = _tuple(Location, (self._file, line, mark.column + 1))
         self._nodes = nodes = self._nodes + 1
-        if nodes - self._resource_start > _MAX_RESOURCE_NODES or nodes > _MAX_NODES:
+        if nodes - self._resource_start > _MAX_RESOURCE_NODES or nodes > MAX_NODES:
             self._refuse_size(location)
         if event.__class__ is _Scalar and event.anchor is None:
             scalar: YamlScalar = _tuple(YamlScalar, (_scalar_value(event, location), location))
@@ -237,9 +242,10 @@ class _TreeBuilder:
         entries: dict[str, YamlNode] = {}
         places: dict[str, Location] = {}
         next_event, end, file = self._next, yaml.MappingEndEvent, self._file
+        first_line = self._first_line
         while (event := next_event()).__class__ is not end:
             mark = event.start_mark
-            place: Location = _tuple(Location, (file, mark.line + 1, mark.column + 1))
+            place: Location = _tuple(Location, (file, mark.line + first_line, mark.column + 1))
             key = self._key(event, place)
             if key in entries:
                 first = places[key].line
@@ -278,8 +284,8 @@ class _TreeBuilder:
         return node
 
     def _refuse_size(self, location: Location) -> None:
-        if self._nodes > _MAX_NODES:
-            raise _refusal(location, f"more than {_MAX_NODES} nodes", "split the file")
+        if self._nodes > MAX_NODES:
+            raise _refusal(location, f"more than {MAX_NODES} nodes", "split the file")
         raise _refusal(location, f"more than {_MAX_RESOURCE_NODES} nodes in one resource")
 
 

@@ -25,13 +25,15 @@ _NOWHERE: Mapping[str, str] = MappingProxyType({})
 class Findings:
     """The growing list of what is wrong with a set of files.
 
-    `resource` is set by whoever begins with one: `kind/namespace/name`.
+    `resource` is set by whoever begins with one: `kind/namespace/name`. `nodes` counts the
+    nodes and keys of the texts that were read to their end.
     """
 
     def __init__(self) -> None:
         """Start with nothing found."""
         self.diagnostics: list[Diagnostic] = []
         self.resource = ""
+        self.nodes = 0
         self._told: set[tuple[str, Location, str]] = set()
 
     def error(

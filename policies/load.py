@@ -43,10 +43,19 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected:
-    """What could be read of a set of files, faulty resources among it, and every finding."""
+    """What could be read of a set of files, faulty resources among it, and every finding.
+
+    `nodes` are the nodes and keys of what was read to its end.
+    """
 
     resources: tuple[Resource, ...]
     findings: tuple[Diagnostic, ...]
+    nodes: int = 0
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything found refuses the load."""
+        return any(found.severity is Severity.ERROR for found in self.findings)
 
 
 def read_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None) -> Loaded:
@@ -75,13 +84,15 @@ def inspect_resources(texts: Iterable[tuple[str, str]], mesh: Mesh | None = None
     return Inspected(resources=tuple(resources), findings=tuple(findings.diagnostics))
 
 
-def inspect_file(file: str, text: str) -> Inspected:
-    """Return what one file holds, whatever stands in others."""
+def inspect_file(file: str, text: str, first_line: int = 1) -> Inspected:
+    """Return what one file holds from a line on, whatever stands in others."""
     findings = Findings()
     resources: list[Resource] = []
     with suppress(LoadError):
-        resources += _read_text(file, text, findings)
-    return Inspected(resources=tuple(resources), findings=tuple(findings.diagnostics))
+        resources += _read_text(file, text, findings, first_line)
+    return Inspected(
+        resources=tuple(resources), findings=tuple(findings.diagnostics), nodes=findings.nodes
+    )
 
 
 def join_files(files: Iterable[Inspected], mesh: Mesh) -> Loaded:
@@ -102,8 +113,8 @@ def join_files(files: Iterable[Inspected], mesh: Mesh) -> Loaded:
     return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
 
 
-def _read_text(file: str, text: str, findings: Findings) -> Iterator[Resource]:
-    for document in _documents(text, file, findings):
+def _read_text(file: str, text: str, findings: Findings, first_line: int = 1) -> Iterator[Resource]:
+    for document in _documents(text, file, findings, first_line):
         for item in _items(document, findings):
             resource = _read_resource(item, findings)
             findings.resource = ""
@@ -118,10 +129,10 @@ def _judge_together(resources: list[Resource], mesh: Mesh | None, findings: Find
         warn_of_mesh(resources, mesh, findings)
 
 
-def _documents(text: str, file: str, findings: Findings) -> Iterator[YamlNode]:
+def _documents(text: str, file: str, findings: Findings, first_line: int) -> Iterator[YamlNode]:
     """Yield the documents of a text, up to the first fault in its YAML."""
     try:
-        yield from iter_documents(text, file)
+        findings.nodes += yield from iter_documents(text, file, first_line)
     except LoadError as exc:
         findings.diagnostics.extend(exc.diagnostics)
 

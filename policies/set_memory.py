@@ -1,56 +1,95 @@
-"""What a build made of each file and each policy, for the next one to take.
+"""What a build made of each document and each policy, for the next one to take.
 
-Theory of operation. A reload reads again only files whose text changed, and compiles only
+Theory of operation. A reload reads again only documents that changed or moved, and compiles only
 policies that were read again; a value that is taken over is the very same object. What the
 last build did not use is forgotten. Between its pieces the build calls `pace`, so that
 whoever serves meanwhile can have the interpreter.
+
+INVARIANT: a file comes to what it comes to when it is read whole. So whatever is wrong with one
+that was read in part, it is read whole after all.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
+from policies.diagnostic import Diagnostic
+from policies.documents import MAX_NODES
 from policies.load import Inspected, inspect_file
 from policies.matchers import CompiledPolicy, Predicates, compile_policy
 from policies.mesh import Mesh
-from policies.model import AuthorizationPolicy
+from policies.model import AuthorizationPolicy, Resource
 from policies.pace import Pace, paced
+from policies.stretches import Stretches, cut, runs
 
-Texts = Sequence[tuple[str, str]]
-"""File names with their texts."""
+Texts = Sequence[tuple[str, str, int]]
+"""File names with texts, and the lines on which those begin."""
 ReadFiles = Callable[[Texts, Pace], Iterable[Inspected]]
-"""Reads files, in their order."""
+"""Reads texts, in their order."""
+
+_Found = TypeVar("_Found", bound=Resource | Diagnostic)
 
 
 def read_here(texts: Texts, pace: Pace) -> Iterable[Inspected]:
     """Read files in this process."""
-    for file, text in paced(texts, pace):
-        yield inspect_file(file, text)
+    for file, text, line in paced(texts, pace):
+        yield inspect_file(file, text, line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file that was read: the digest of its text, how it was cut, and what it holds."""
+
+    digest: bytes
+    stretches: Stretches | None
+    inspected: Inspected
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A file to read, `asked` of it now; `kept` of what is known stays, by numbers of stretches."""
+
+    file: str
+    text: str
+    digest: bytes
+    stretches: Stretches | None
+    asked: Texts
+    kept: frozenset[int] = frozenset()
+    known: _Known | None = None
 
 
 class SetMemory:
     """Remembers one set of files and policies. Not for two builds at once."""
 
     def __init__(self, read: ReadFiles = read_here) -> None:
-        """Start empty; `read` is asked for the files that are not known."""
+        """Start empty; `read` is asked for the texts that are not known."""
         self._read = read
-        self._files: dict[tuple[str, bytes], Inspected] = {}
+        self._files: dict[str, _Known] = {}
         self._compiled: list[tuple[AuthorizationPolicy, CompiledPolicy]] = []
         self._mesh: Mesh | None = None
 
-    def files(self, texts: Texts, pace: Pace) -> list[Inspected]:
-        """Return what each file holds, read now or before."""
-        keys = [
-            (file, hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-            for file, text in texts
+    def files(self, texts: Sequence[tuple[str, str]], pace: Pace) -> list[Inspected]:
+        """Return what each `(file name, text)` holds, read now or before."""
+        plans = [_plan(file, text, self._files.get(file)) for file, text in paced(texts, pace)]
+        read = iter(self._read_all([each for each in plans if isinstance(each, _Plan)], pace))
+        known = [next(read) if isinstance(each, _Plan) else each for each in plans]
+        self._files = {file: one for (file, _), one in zip(texts, known, strict=True)}
+        return [one.inspected for one in known]
+
+    def _read_all(self, plans: Sequence[_Plan], pace: Pace) -> list[_Known]:
+        """Return what the files hold, those again and whole that cannot be told in part."""
+        asked = [each for plan in plans for each in plan.asked]
+        read = iter([one for _, one in zip(asked, self._read(asked, pace), strict=True)])
+        found = [_joined(plan, [next(read) for _ in plan.asked]) for plan in plans]
+        again = [plan for plan, one in zip(plans, found, strict=True) if one is None]
+        whole = iter(self._read([(plan.file, plan.text, 1) for plan in again], pace))
+        return [
+            one or _Known(plan.digest, plan.stretches, next(whole))
+            for plan, one in zip(plans, found, strict=True)
         ]
-        fresh = [index for index, key in enumerate(keys) if key not in self._files]
-        found = dict(zip(keys, map(self._files.get, keys), strict=True))
-        read = self._read([texts[index] for index in fresh], pace)
-        found.update(zip((keys[index] for index in fresh), read, strict=True))
-        self._files = {key: each for key, each in found.items() if each is not None}
-        return [self._files[key] for key in keys]
 
     def compiled(
         self, policies: Iterable[AuthorizationPolicy], mesh: Mesh, pace: Pace
@@ -66,3 +105,51 @@ class SetMemory:
         self._mesh = mesh
         self._compiled = pairs
         return pairs
+
+
+def _plan(file: str, text: str, known: _Known | None) -> _Plan | _Known:
+    """Return what is to be read of a file, or what is known of it where it did not change."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    if known is not None and known.digest == digest:
+        return known
+    pieces = cut(text)
+    if pieces is None:
+        return _Plan(file, text, digest, None, [(file, text, 1)])
+    stretches, texts = pieces
+    if known is None or known.stretches is None or known.inspected.has_errors:
+        return _Plan(file, text, digest, stretches, [(file, text, 1)])
+    before = set(known.stretches.places())
+    kept = {number for number, place in enumerate(stretches.places()) if place in before}
+    asked = [
+        (file, "".join(texts[begin:end]), stretches.lines[begin])
+        for begin, end in runs(number for number in range(len(texts)) if number not in kept)
+    ]
+    return _Plan(file, text, digest, stretches, asked, frozenset(kept), known)
+
+
+def _joined(plan: _Plan, read: Sequence[Inspected]) -> _Known | None:
+    """Return what a file holds, or None where its parts do not tell it."""
+    if plan.known is None or plan.stretches is None:
+        return _Known(plan.digest, plan.stretches, read[0])
+    before = plan.known.inspected
+    # What was taken out is not taken off: so much the file has at most.
+    nodes = before.nodes + sum(each.nodes for each in read)
+    if nodes > MAX_NODES or any(each.has_errors for each in read):
+        return None
+    stretches, kept = plan.stretches, plan.kept
+
+    def in_order(old: Sequence[_Found], new: Sequence[_Found]) -> tuple[_Found, ...]:
+        staying = [each for each in old if stretches.number_at(_line(each)) in kept]
+        return tuple(sorted([*staying, *new], key=lambda each: stretches.number_at(_line(each))))
+
+    inspected = Inspected(
+        resources=in_order(before.resources, [one for each in read for one in each.resources]),
+        findings=in_order(before.findings, [one for each in read for one in each.findings]),
+        nodes=nodes,
+    )
+    return _Known(plan.digest, stretches, inspected)
+
+
+def _line(found: Resource | Diagnostic) -> int:
+    place = found.location if isinstance(found, Diagnostic) else found.metadata.location
+    return place.line

@@ -42,10 +42,11 @@ def _policies(count: int, note: str = "") -> str:
 
 
 TEXTS: Texts = [
-    ("many.yaml", _policies(400)),
-    ("empty.yaml", ""),
-    ("broken.yaml", "a: ["),
-    ("odd.yaml", _policies(60).replace("paths", "pathz")),
+    ("many.yaml", _policies(400), 1),
+    ("empty.yaml", "", 1),
+    ("comment.yaml", "# nothing\n---\n", 9),
+    ("broken.yaml", "a: [", 7),
+    ("odd.yaml", _policies(60).replace("paths", "pathz"), 1),
 ]
 
 
@@ -102,7 +103,7 @@ def test_few_texts_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small edit is read at once."""
     monkeypatch.setattr(reading_process, "_read_in_process", None)
 
-    assert 1 == len(list(read_apart([("a.yaml", _policies(2))], no_pace)))
+    assert 1 == len(list(read_apart([("a.yaml", _policies(2), 1)], no_pace)))
 
 
 def test_a_server_builds_the_same_beside_its_traffic() -> None:
@@ -228,7 +229,9 @@ def test_a_crowd_that_asks_first_has_the_policies_sorted_once(
 
 def test_what_is_remembered_keeps_no_state() -> None:
     """A state that serves no more goes, also where no check comes that would find it stale."""
-    state = ServingState(snapshot=build_snapshot(TEXTS[:1], Mesh()), revision="1")
+    state = ServingState(
+        snapshot=build_snapshot([("p.yaml", _policies(400))], Mesh()), revision="1"
+    )
     gone, shelf = ref(state), _new_shelf(state, IdentityHeaderSettings())
 
     del state

@@ -111,7 +111,9 @@ def test_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "large.yaml"
     path.write_bytes(b"# x\n" * 12_500_000)
     parsed: list[str] = []
-    monkeypatch.setattr("policies.load.iter_documents", lambda text, file: parsed.append(file))
+    monkeypatch.setattr(
+        "policies.load.iter_documents", lambda text, file, line: parsed.append(file)
+    )
     served: list[int] = []
     real = os.fdopen
 

@@ -80,8 +80,8 @@ class _Reader:
 
     def __call__(self, texts: Texts, pace: Pace) -> Iterable[Inspected]:
         """Read the files."""
-        self.asked += [file for file, _ in texts]
-        return [inspect_file(file, text) for file, text in texts]
+        self.asked += [file for file, _, _ in texts]
+        return [inspect_file(*each) for each in texts]
 
 
 def test_only_what_changed_is_read_and_compiled() -> None:
