@@ -32,13 +32,13 @@ from audit.signed_note import NoteVerifier, load_signer, new_private_key
 from audit.verify import verify_folder
 from audit.writer import AuditWriter
 from authz.grpc_server import SERVICE
+from tests.loopback import EAGER
 
 _ROOT = Path(__file__).parents[2]
 _HOST = Path(__file__).with_name("killing_host.py")
 _KILLS = int(os.environ.get("MESHWARDEN_AUDIT_KILLS", "6"))
 _PER_LOG = 20  # so many ends does one log see before the next begins
 _CALLERS = 8
-_CHANNEL = [(f"grpc.{name}_reconnect_backoff_ms", 20) for name in ("initial", "min", "max")]
 _LONGEST_SECONDS = 0.12  # from the first answer to the kill
 _QUEUE = 500
 _WINDOW = 2 * _QUEUE  # what may wait: the queue, and as much again that was taken to be written
@@ -184,7 +184,7 @@ def _generations(
         host.start()
         _wait_for(folder / "grpc.sock")
         _check_chain(log, verifier)
-        with grpc.insecure_channel(f"unix://{folder}/grpc.sock", _CHANNEL) as channel:
+        with grpc.insecure_channel(f"unix://{folder}/grpc.sock", EAGER) as channel:
             load = _Load(channel)
             load.run(host.kill, chance.uniform(0, _LONGEST_SECONDS))
         found.append(load.answered)

@@ -9,7 +9,6 @@ import base64
 import gzip
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from authz.cli import main
 from authz.config_file import load_settings
 from authz.grpc_server import SERVICE
 from authz.serve import serve
+from tests.loopback import EAGER, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
 from decision_log_service import Service, serving
@@ -105,16 +105,15 @@ def _message(number: int, token: str) -> CheckRequest:
     return message
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def _configure(folder: Path, service: Service, port: int) -> Path:
     (folder / "policies.yaml").write_text(yaml.safe_dump_all(_POLICIES))
     settings: dict[str, Any] = {
-        "listen": {"grpc": f"unix://{folder}/grpc.sock", "http": f"127.0.0.1:{port}"},
+        "listen": {
+            "grpc": f"unix://{folder}/grpc.sock",
+            "http": f"127.0.0.1:{port}",
+            # Each request must be decided, however slow the machine is.
+            "overloadMilliseconds": 0,
+        },
         "policies": {"paths": ["policies.yaml"]},
         "workload": {"namespace": "shop"},
         "log": {"level": "debug", "format": "json"},
@@ -133,7 +132,7 @@ def _configure(folder: Path, service: Service, port: int) -> Path:
 def _ask_all(socket_path: Path) -> set[str]:
     """Send every request over a few connections; return the reasons of the answers."""
     tokens = [_mint(number) for number in range(_TOKENS)]
-    with grpc.insecure_channel(f"unix://{socket_path}") as channel:
+    with grpc.insecure_channel(f"unix://{socket_path}", EAGER) as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
         check = channel.unary_unary(f"/{SERVICE}/Check")
 
@@ -172,7 +171,7 @@ def test_secrets_of_many_requests_are_found_nowhere(
     short_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not in segments, compressed or not, uploads, reports, answers to questions, logs, metrics."""
-    port, stop = _free_port(), threading.Event()
+    port, stop = free_port(), threading.Event()
     with serving(Service()) as service:
         settings = load_settings(_configure(short_path, service, port))
         thread = threading.Thread(target=serve, args=(settings,), kwargs={"stop": stop})

@@ -20,6 +20,7 @@ from google.protobuf.json_format import ParseDict
 
 from authz.config_file import load_settings
 from authz.serve import serve
+from tests.loopback import EAGER
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 CONFIGURATION = """\
@@ -101,7 +102,7 @@ def serving(folder: Path) -> Iterator[grpc.Channel]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        with grpc.insecure_channel(f"unix://{socket}") as channel:
+        with grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
             grpc.channel_ready_future(channel).result(timeout=20)
             yield channel
     finally:

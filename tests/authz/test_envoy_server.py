@@ -25,6 +25,7 @@ from raw_http2 import CHECK, Client
 
 from authz import envoy_launch
 from authz.errors import ListenError
+from tests.loopback import free_port
 
 GATEWAY = "spiffe://cluster.local/ns/edge/sa/gateway"
 STRANGER = "spiffe://cluster.local/ns/shop/sa/web"
@@ -35,17 +36,6 @@ spec: {rules: [{}]}
 """
 MESSAGE = make_message().SerializeToString()
 FRAMED = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server((host, 0), family=family_of(host)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def family_of(host: str) -> socket.AddressFamily:
-    """Return the family of an IP address."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class Served:
@@ -273,7 +263,7 @@ def test_wrong_policies_end_it_as_they_do_without_envoy(tmp_path: Path) -> None:
 @pytest.mark.failure("envoy-server-ended")
 def test_an_envoy_that_ends_is_started_again(tmp_path: Path) -> None:
     """The next one answers, over IPv6 here; SIGTERM then drains, and the record is whole."""
-    with serving(tmp_path, f"[::1]:{free_port('::1')}") as served:
+    with serving(tmp_path, f"[::1]:{free_port()}") as served:
         assert 0 == served.ask()
         before = served.envoy()
 

@@ -37,6 +37,7 @@ from authz.serving_state import ServingState
 from policies.diagnostic import Diagnostic, LoadError
 from policies.mesh import Mesh
 from policies.request import Request, Workload
+from tests.loopback import EAGER
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "opa_bridge"))
 
@@ -310,7 +311,7 @@ def test_serve_follows_a_bundle_service(tmp_path: Path, policies: Path) -> None:
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            with grpc.insecure_channel(f"unix://{socket}") as channel:
+            with grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
                 grpc.channel_ready_future(channel).result(timeout=30)
                 call = channel.unary_unary(
                     "/envoy.service.auth.v3.Authorization/Check",
@@ -409,7 +410,7 @@ def process(configuration: Path, socket: Path) -> Iterator[grpc.Channel]:
         command, cwd=Path(__file__).resolve().parents[2], stderr=subprocess.DEVNULL
     )
     try:
-        with grpc.insecure_channel(f"unix://{socket}") as channel:
+        with grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
             grpc.channel_ready_future(channel).result(timeout=30)
             yield channel
     finally:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from checking import make_message
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from authz.worker_metrics import merge_metrics
+from tests.loopback import free_port
 
 POLICY = """apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -48,18 +48,12 @@ RETRY = json.dumps(
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Served:
     """A running `meshwarden serve --workers 2`."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self.folder, self.server = folder, server
-        self.grpc, self.http = _free_port(), _free_port()
+        self.grpc, self.http = free_port(), free_port()
         (folder / "policy.yaml").write_text(POLICY)
         configuration: dict[str, dict[str, Any]] = {
             "listen": {"grpc": f"127.0.0.1:{self.grpc}", "http": f"127.0.0.1:{self.http}"},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from cryptography import x509
 from authz.commands.ca import ca_group
 from identity.bundle_document import parse_bundle
 from identity.spiffe_id import TrustDomain
+from tests.loopback import free_port
 
 ID = "spiffe://example.org/a"
 
@@ -148,9 +148,7 @@ def test_a_state_that_another_serves_not(config):
 
 def test_a_process_that_serves(config):
     """The commands reach a CA that runs; its endpoints tell the same; SIGTERM ends it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config(httpListen=address)
     command = [str(Path(sys.executable).parent / "meshwarden"), "ca", "serve", "-c", config.path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

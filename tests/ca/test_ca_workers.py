@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,22 +25,16 @@ from signing_clients import CART, ISSUER, KEY, PAY, SigningCa, token_of
 
 from audit.verify import verify_folder
 from authz.cli import main
+from tests.loopback import free_port
 
 WORKERS = 2
-
-
-def _free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Served:
     """A running `meshwarden ca serve --workers 2`, and its clients."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.http_port = folder, _free_port()
+        self.folder, self.http_port = folder, free_port()
         jwk = ECAlgorithm.to_jwk(KEY.public_key(), as_dict=True) | {"kid": "one", "alg": "ES256"}
         (folder / "jwks.json").write_text(json.dumps({"keys": [jwk]}))
         cluster = {"name": "main", "issuer": ISSUER, "audiences": ["istio-ca"]}

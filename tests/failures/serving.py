@@ -6,7 +6,6 @@ It is the whole `meshwarden serve`, in this process, with its listeners on real 
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
 from authz.config_file import load_settings
 from authz.serve import serve
+from tests.loopback import EAGER, free_port
 
 _METHOD = "/envoy.service.auth.v3.Authorization/Check"
 # How long something may take to come about that another thread or process brings about.
@@ -153,10 +153,10 @@ def serving(
     write(folder, files)
     # A path of a Unix socket has room for some 100 bytes, and pytest's folders are deep.
     with tempfile.TemporaryDirectory(prefix="mw-") as sockets:
-        http = f"127.0.0.1:{_free_port()}"
+        http = f"127.0.0.1:{free_port()}"
         listen = {"grpc": f"unix://{sockets}/grpc.sock", "http": http, "drainSeconds": 0}
         if tls is not None:
-            listen |= {"grpc": f"127.0.0.1:{_free_port()}", "tls": dict(tls.settings)}
+            listen |= {"grpc": f"127.0.0.1:{free_port()}", "tls": dict(tls.settings)}
         path = configure(folder, listen=listen, **sections)
         with _running(path) as failures, _channel(str(listen["grpc"]), tls) as channel:
             _wait_ready(channel, failures)
@@ -175,8 +175,8 @@ def _wait_ready(channel: grpc.Channel, failures: list[Exception]) -> None:
 
 def _channel(address: str, tls: Tls | None) -> grpc.Channel:
     if tls is None:
-        return grpc.insecure_channel(address)
-    options = (("grpc.ssl_target_name_override", tls.server_name),)
+        return grpc.insecure_channel(address, EAGER)
+    options = (*EAGER, ("grpc.ssl_target_name_override", tls.server_name))
     return grpc.secure_channel(address, tls.credentials, options)
 
 
@@ -199,12 +199,6 @@ def _running(configuration: Path) -> Iterator[list[Exception]]:
         stop.set()
         thread.join(_PATIENCE)
     assert failures == []
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def policies(*specs: Mapping[str, Any]) -> str:

@@ -109,6 +109,7 @@ def rows() -> Mapping[str, Row]:
     return {row.id: row for row in made}
 
 
+@cache
 def proofs() -> Mapping[str, tuple[str, ...]]:
     """Return the tests that are marked with each row's id, as `file::name`."""
     found: dict[str, list[str]] = {}

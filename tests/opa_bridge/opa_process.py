@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.loopback import free_port
 
 MISSING = "no OPA: name its binary in MESHWARDEN_OPA or put `opa` on the PATH"
 
@@ -60,7 +61,7 @@ def running_opa(*arguments: str) -> Iterator[RealOpa]:
     with tempfile.TemporaryDirectory(prefix="opa-") as folder:
         unix = f"unix://{folder}/opa.sock"
         for _ in range(5):
-            tcp = f"http://127.0.0.1:{_free_port()}"
+            tcp = f"http://127.0.0.1:{free_port()}"
             command = [binary, "run", "--server", "--log-level", "error", "--addr", tcp]
             command += ["--addr", unix, *arguments]
             with Path(folder, "log").open("wb") as log:
@@ -88,9 +89,3 @@ def _is_up(process: subprocess.Popen[bytes], tcp: str, unix: Path) -> bool:
             pass
         pause.wait(0.05)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
