@@ -239,6 +239,8 @@ def test_forwarded_certificate_alone() -> None:
         (forwarded(URI="", Cert=None), PeerFault.XFCC_INVALID),
         (forwarded(made=leaf(STRANGER)), PeerFault.CERTIFICATE_UNTRUSTED),
     ],
+    # The keys are new in each process, and the names of the tests must not be.
+    ids=range(11),
 )
 def test_forwarded_contradiction(header: str, fault: PeerFault) -> None:
     """A believed header that contradicts itself is refused, by name."""
