@@ -1,10 +1,10 @@
 """More checks than can be answered: some are refused at once, so that the others are in time.
 
 Theory of operation. A burst is answered, late as it may be. When every check for a while
-has waited longer than the target, the queue stands: then each that waited too long is
-refused without a look at it, until one is met that did not. Envoy is told that we failed
-(`error_response`), not that the request is denied. A refusal costs a fraction of an
-answer, and those that are answered have waited for the target's time at most.
+has waited longer than the target, and there always was one that waited, the queue stands: then
+each that waited too long is refused without a look at it, until one is met that did not.
+Envoy is told that we failed (`error_response`), not that the request is denied. A refusal costs
+a fraction of an answer, and those that are answered have waited for the target's time at most.
 
 A check that is refused so is not on record, for nothing was decided; the metric counts it.
 """
@@ -47,6 +47,7 @@ class Overload:
         self._clock = clock
         self._lock = threading.Lock()
         self._stands_since: float | None = None
+        self._looked_at = clock()
         self._is_told = False
 
     def stands(self, waited: float) -> bool:
@@ -57,7 +58,10 @@ class Overload:
             return False
         now = self._clock()
         with self._lock:
-            if self._stands_since is None:
+            # Who came after the last look found nobody who waited: that queue stands no more.
+            was_empty = now - waited > self._looked_at
+            self._looked_at = now
+            if self._stands_since is None or was_empty:
                 self._stands_since = now
             return now - self._stands_since >= self._patience
 

@@ -25,12 +25,20 @@ class _Clock:
 # Each step: when, how long the check waited, and whether it is refused.
 _STORIES = {
     "a burst is answered": [(0.0, 0.05, False), (0.05, 0.09, False), (0.09, 0.0, False)],
-    "a queue that stands": [(0.0, 0.05, False), (0.1, 0.05, True), (0.2, 0.3, True)],
-    "who waited little passes": [(0.0, 0.05, False), (0.1, 0.05, True), (0.1, 0.01, False)],
-    "and patience begins anew": [
-        (0.0, 0.05, False), (0.1, 0.05, True), (0.1, 0.0, False), (0.11, 0.05, False),
-        (0.2, 0.05, False), (0.22, 0.05, True),
+    "a queue that stands": [
+        (0.0, 0.05, False), (0.05, 0.06, False), (0.1, 0.05, True), (0.2, 0.3, True),
     ],
+    "who waited little passes": [
+        (0.0, 0.05, False), (0.1, 0.1, True), (0.1, 0.01, False),
+    ],
+    "and patience begins anew": [
+        (0.0, 0.05, False), (0.1, 0.1, True), (0.1, 0.0, False), (0.11, 0.05, False),
+        (0.2, 0.1, False), (0.22, 0.05, True),
+    ],
+    "two that are late with nobody between are no queue": [
+        (0.0, 0.05, False), (5.0, 0.05, False), (9.0, 0.05, False), (9.04, 0.05, False),
+    ],
+    "nor is one after another": [(at / 10, 0.09, False) for at in range(9)],
 }  # fmt: skip
 
 
@@ -106,7 +114,7 @@ def test_of_a_queue_that_stands_the_newest_are_in_time() -> None:
     clock = _Clock()
     overload = Overload(0.02, patience_seconds=0.1, clock=clock)
     held = _Held([5.0, 5.1, 5.2, 5.29, 5.3], overload, clock)
-    _stand_since(4.0, overload, clock)
+    _stand_since(5.05, overload, clock)
 
     assert [(5.0, True), (5.3, False), (5.1, True), (5.29, False), (5.2, True)] == held.go_on()
     assert 3 == overload.refused
@@ -117,7 +125,7 @@ def test_a_newest_that_is_late_is_refused_too() -> None:
     clock = _Clock()
     overload = Overload(0.02, patience_seconds=0.1, clock=clock)
     held = _Held([5.0, 5.1], overload, clock)
-    _stand_since(4.0, overload, clock)
+    _stand_since(5.05, overload, clock)
     clock.now = 6.0
 
     assert [(5.0, True), (5.1, True)] == held.go_on()
