@@ -71,12 +71,15 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     TlsParameters,
     TlsParametersTlsProtocol,
 )
+from envoy_data_plane.google.protobuf import Any as AnyMessage
 from envoy_data_plane.google.protobuf import StringValue
 
 from authz.envoy_config import pack
 from authz.envoy_place import CERTIFICATE_SECRET, ROOTS_SECRET, STAT_PREFIX, secret_file
+from authz.envoy_short_way import by_the_long_way, is_a_check, short_way
 from authz.grpc_over_wsgi import (
     ARRIVED_HEADER,
+    BODY_HEADER,
     CLIENT_HEADER,
     FROM_HEADER,
     HEALTH_PATH,
@@ -88,9 +91,6 @@ _APPLICATION: Final = "authz.envoy_app:application"
 _LIMITER: Final = "envoy.filters.http.adaptive_concurrency"
 _MODULE: Final = "pyvoy"
 _NAME: Final = "meshwarden"
-# BUDGET: calls open on one connection; a client with more opens another, or has them wait. What is
-# readable is read in one turn of Envoy's loop, and every answer waits for the end of that turn.
-_STREAMS: Final = 32
 # BUDGET: Envoys that ask, times their worker threads.
 _CONNECTIONS: Final = 4096
 # BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
@@ -181,6 +181,7 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
             _whole_requests(),
             # Order counts: a client that is slow to send holds nobody's place.
             *([_no_more_than_in_time(front)] if front.target_seconds else []),
+            *short_way(),
             _application(front),
         ],
         common_http_protocol_options=HttpProtocolOptions(
@@ -189,7 +190,10 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
             max_headers_count=_HEADERS,
         ),
         http2_protocol_options=Http2ProtocolOptions(
-            max_concurrent_streams=_STREAMS,
+            # WHY: one connection can have all threads busy, and what it has open beyond waits here,
+            # where nobody knows how long its client waits. A client with more opens another,
+            # or has them wait itself; what waits there costs this core nothing.
+            max_concurrent_streams=front.threads,
             initial_stream_window_size=_STREAM_WINDOW,
             initial_connection_window_size=_CONNECTION_WINDOW,
             # WHY: what one call does wrong is no reason to break its neighbours off.
@@ -206,13 +210,18 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
 def _routes() -> VirtualHost:
     """Return what is known of paths: health is told however many checks there are."""
     unlimited = {_LIMITER: pack(FilterConfig(disabled=True))}
-    health = Route(
-        match=RouteMatch(path=HEALTH_PATH),
+    check = _route(is_a_check(), {})
+    health = _route(RouteMatch(path=HEALTH_PATH), unlimited | by_the_long_way())
+    others = _route(RouteMatch(prefix="/"), by_the_long_way())
+    return VirtualHost(name="checks", domains=["*"], routes=[check, health, others])
+
+
+def _route(match: RouteMatch, filters: dict[str, AnyMessage]) -> Route:
+    return Route(
+        match=match,
         non_forwarding_action=NonForwardingAction(),
-        typed_per_filter_config=unlimited,
+        typed_per_filter_config=filters,
     )
-    others = Route(match=RouteMatch(prefix="/"), non_forwarding_action=NonForwardingAction())
-    return VirtualHost(name="checks", domains=["*"], routes=[health, others])
 
 
 def _no_more_than_in_time(front: Front) -> HttpFilter:
@@ -253,7 +262,7 @@ def _tell_of_the_call(front: Front) -> HttpFilter:
             FROM_HEADER: "%DOWNSTREAM_REMOTE_ADDRESS%",
         }
     action = HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-    names = (ARRIVED_HEADER, CLIENT_HEADER, FROM_HEADER)
+    names = (ARRIVED_HEADER, BODY_HEADER, CLIENT_HEADER, FROM_HEADER)
     removed = [OneMutation(remove=name) for name in names]
     added = [
         OneMutation(

@@ -50,7 +50,11 @@ class Client:
         }
         self.h2.send_headers(stream, list(named.items()), end_stream=ends and body is None)
         if body is not None:
-            self.h2.send_data(stream, body, end_stream=ends)
+            size = self.h2.max_outbound_frame_size
+            parts = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+            for part in parts[:-1]:
+                self.h2.send_data(stream, part)
+            self.h2.send_data(stream, parts[-1], end_stream=ends)
         if at_once:
             self.flush()
 

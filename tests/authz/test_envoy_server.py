@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ from issuing_root import SERVER_NAME, Authority, write_pair
 from raw_http2 import CHECK, Client
 
 from authz import envoy_launch
+from authz.envoy_short_way import CARRIED_MAX
 from authz.errors import ListenError
 from tests.loopback import free_port
 
@@ -36,6 +38,8 @@ spec: {rules: [{}]}
 """
 MESSAGE = make_message().SerializeToString()
 FRAMED = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
+LONG = b"x" * (CARRIED_MAX + 1)
+LENGTHS = (1_000, CARRIED_MAX - 6, CARRIED_MAX - 5, CARRIED_MAX - 4, CARRIED_MAX * 8)
 
 
 class Served:
@@ -140,6 +144,8 @@ def test_checks_and_health_are_answered(served: Served) -> None:
         (FRAMED + FRAMED, {}, {"13"}),
         (b"\1" + FRAMED[1:], {}, {"12"}),
         (FRAMED, {"content_type": "text/plain"}, {"415"}),
+        (FRAMED, {"content_type": "application/grpc+json"}, {"415"}),
+        (FRAMED, {"content_type": "application/grpcproto"}, {"415"}),
         (FRAMED, {"content_length": "1"}, {"reset", "closed", "400"}),
         (FRAMED, {"__path": "/x"}, {"12"}),
         (FRAMED, {"__path": f"{CHECK}/../Check"}, {"12"}),
@@ -179,6 +185,47 @@ def test_what_clients_write_into_the_headers_of_envoy_does_not_count(served: Ser
             assert 0 == CheckResponse.FromString(answer[5:]).status.code
 
 
+def test_a_body_in_a_header_is_envoys_alone(served: Served) -> None:
+    """What a client says there does not count, be its body one that Envoy carries or not."""
+    stranger = base64.b64encode(FRAMED).decode()
+    with Client(served.grpc) as client:
+        for number, body in ((1, FRAMED[:-1]), (3, FRAMED[:-1] + LONG)):
+            client.send(number, body, x_meshwarden_body=stranger)
+
+            assert ("13", b"") == client.answer(number)
+        client.send(5, FRAMED, x_meshwarden_body="nothing", content_type="application/grpc+proto")
+        status, answer = client.answer(5)
+
+    assert "0" == status
+    assert 0 == CheckResponse.FromString(answer[5:]).status.code
+
+
+def test_a_check_is_answered_however_long_it_is(served: Served) -> None:
+    """Carried in a header or read from the body: the answer is the same, but for its id."""
+    with grpc.insecure_channel(served.grpc) as channel:
+        ask = channel.unary_unary(CHECK, None, CheckResponse.FromString)
+        found = {_without_id(ask(_message_of(length), timeout=20)) for length in LENGTHS}
+
+    assert 1 == len(found)
+
+
+def _message_of(length: int) -> bytes:
+    """Return a check of so many bytes, the frame of five before it not counted."""
+    request = make_message()
+    request.attributes.request.http.headers["x-long"] = ""
+    rest = length - request.ByteSize()
+    for spare in range(12):
+        request.attributes.request.http.headers["x-long"] = "x" * max(0, rest - spare)
+        if request.ByteSize() == length:
+            return bytes(request.SerializeToString())
+    raise AssertionError(length)
+
+
+def _without_id(answer: CheckResponse) -> bytes:
+    own = answer.dynamic_metadata["decision_id"].encode()
+    return bytes(answer.SerializeToString(deterministic=True)).replace(own, b"")
+
+
 def test_calls_that_are_broken_off_hurt_nobody(served: Served) -> None:
     """Resets with and without a body, and clients that are gone: the others are answered."""
     for _ in range(20):
@@ -200,16 +247,16 @@ def test_http_1_is_not_spoken(served: Served) -> None:
 
 
 def test_of_more_than_can_be_answered_each_is_answered_or_refused(served: Served) -> None:
-    """1,600 checks in one go, over fifty connections: none is lost, and the metric counts."""
+    """1,600 checks in one go, over a hundred connections: none is lost, and the metric counts."""
     before, ended = _refused(served), list[str]()
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(served.grpc)) for _ in range(50)]
+        clients = [stack.enter_context(Client(served.grpc)) for _ in range(100)]
         for client in clients:
-            for stream in range(1, 64, 2):
+            for stream in range(1, 32, 2):
                 client.send(stream, FRAMED, at_once=False)
             client.flush()
         for client in clients:
-            ended += client.statuses(32)
+            ended += client.statuses(16)
 
     assert {"0"} <= set(ended) <= {"0", "14"}
     assert 1600 == len(ended)

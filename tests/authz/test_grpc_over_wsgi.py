@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,14 @@ from authz.overload import Overload
 NOW = 1_000_000.5
 ANSWER = b"the answer"
 MESSAGE = b"the question"
-FRAMED = b"\0" + len(MESSAGE).to_bytes(4, "big") + MESSAGE
+
+
+def framed(message: bytes) -> bytes:
+    """Return a message as gRPC sends it."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+FRAMED = framed(MESSAGE)
 
 
 class Asked:
@@ -52,7 +60,11 @@ class Call:
             },
             self._start,
         )
-        self.body += b"".join(rest)
+        returned = b"".join(rest)
+        self.body += returned
+        if returned and "HTTP_X_MESHWARDEN_BODY" in environ:
+            # As Envoy ends what is returned (`authz.envoy_short_way`).
+            self._end([("grpc-status", "0")])
 
     @property
     def status(self) -> str:
@@ -132,6 +144,39 @@ def test_no_bytes_make_an_answer_that_no_check_gave(body: bytes, timeout: str | 
     is_whole = body[:1] == b"\0" and int.from_bytes(body[1:5], "big") == len(body) - 5
     assert bool(call.body) == bool(check.calls) == (call.status == "0")
     assert is_whole or not check.calls
+
+
+@given(
+    body=st.binary(max_size=40) | st.binary(max_size=40).map(framed),
+    environ=st.fixed_dictionaries(
+        {},
+        optional={
+            "HTTP_GRPC_TIMEOUT": st.sampled_from(["1S", "0m", "soon"]),
+            "PATH_INFO": st.sampled_from([CHECK_PATH, HEALTH_PATH, "/x"]),
+            "CONTENT_TYPE": st.sampled_from(["application/grpc+proto", "text/plain"]),
+        },
+    ),
+)
+def test_a_body_that_envoy_carried_is_the_body(body: bytes, environ: dict[str, str]) -> None:
+    """The short way asks and answers as the long way does, and reads nothing."""
+    long, short = Asked(), Asked()
+    carried = {"HTTP_X_MESHWARDEN_BODY": b64encode(body).decode(), "wsgi.input": None}
+
+    by_long, by_short = Call(make(long), body, **environ), Call(make(short), **environ, **carried)
+
+    assert long.calls == short.calls
+    assert (by_long.status, by_long.body) == (by_short.status, by_short.body)
+    assert by_long.trailers == by_short.trailers
+
+
+@pytest.mark.parametrize("carried", ["x", "====", "AAAA\n", "AA AA", "AAAAAA==A", "\u00e9"])
+def test_a_body_that_was_not_carried_whole_is_an_error(carried: str) -> None:
+    """Nothing is read out of what Envoy never writes."""
+    check = Asked()
+
+    call = Call(make(check), HTTP_X_MESHWARDEN_BODY=carried)
+
+    assert ("13", b"", []) == (call.status, call.body, check.calls)
 
 
 @pytest.mark.parametrize(
