@@ -39,6 +39,7 @@ _GROWTH_MEGABYTES: Final = 100
 _BACK_PERIODS: Final = 2
 _BACK_SHARE: Final = 0.95
 _SHORT: Final = {"threads": 4, "overloadMilliseconds": 5}
+_CONNECTIONS: Final = 8
 _SERVERS: Final = ("grpcio", "envoy")
 
 
@@ -87,6 +88,7 @@ class _Asking:
             rate=rate,
             seconds=seconds,
             period_seconds=seconds / count,
+            connections=_CONNECTIONS,
             open_checks=1024,
         )
         return list(load.periods())

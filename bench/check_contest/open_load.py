@@ -72,7 +72,11 @@ class Period:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenLoad:
-    """A load to be put on a port: checks a second, of the messages in a file, for so long."""
+    """A load to be put on a port: checks a second, of the messages in a file, for so long.
+
+    A connection has as many calls open as the server allows; what exceeds that is not sent. An
+    Envoy would open another, so `connections` is as many as it might come to have.
+    """
 
     program: str
     port: int
@@ -81,7 +85,7 @@ class OpenLoad:
     seconds: float
     period_seconds: float = 1.0
     timeout_seconds: float = 1.0
-    connections: int = 8
+    connections: int = 64
     open_checks: int = 4000
 
     def periods(self) -> Iterator[Period]:
