@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -28,6 +29,7 @@ DER_AT: Final = _COLUMNS.index("der")
 """Where the certificate stands in `LedgerValues`, its only bytes."""
 # BUDGET: how many rows one statement writes; PostgreSQL takes 65,535 values, SQLite 32,766.
 _MAX_ROWS: Final = 256
+_TAKEN: Final = "the ledger holds this serial number already"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +106,38 @@ def insert_rows(connection: Connection, rows: Sequence[LedgerRow | LedgerValues]
         DuplicateSerialError: a serial number is taken; the transaction must be given up.
     """
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    try:
+        for statement, values in _inserts(rows, mark):
+            connection.exec_driver_sql(statement, values)
+    except IntegrityError as exc:
+        raise DuplicateSerialError(_TAKEN) from exc
+
+
+def insert_rows_directly(
+    driver: sqlite3.Connection, rows: Sequence[LedgerRow | LedgerValues]
+) -> None:
+    """Do as `insert_rows` does, by SQLite's own driver.
+
+    Raises:
+        DuplicateSerialError: as `insert_rows`.
+    """
+    try:
+        for statement, values in _inserts(rows, "?"):
+            driver.execute(statement, values)
+    except sqlite3.IntegrityError as exc:
+        raise DuplicateSerialError(_TAKEN) from exc
+
+
+def _inserts(
+    rows: Sequence[LedgerRow | LedgerValues], mark: str
+) -> Iterator[tuple[str, LedgerValues]]:
+    """Yield the statements that write `rows`, each with its values."""
     for start in range(0, len(rows), _MAX_ROWS):
         part = [
             row_to_values(row) if isinstance(row, LedgerRow) else row
             for row in rows[start : start + _MAX_ROWS]
         ]
-        values = tuple(chain.from_iterable(part))
-        try:
-            connection.exec_driver_sql(_insert_statement(len(part), mark), values)
-        except IntegrityError as exc:
-            raise DuplicateSerialError("the ledger holds this serial number already") from exc
+        yield _insert_statement(len(part), mark), tuple(chain.from_iterable(part))
 
 
 @lru_cache(maxsize=2 * _MAX_ROWS)

@@ -26,8 +26,8 @@ import structlog
 from audit.record import AuditEvent, EventName
 from ca.audit_chain import AuditChain
 from ca.errors import CaError, DuplicateSerialError, StoreError
-from ca.ledger import LedgerRow, LedgerValues, insert_rows
-from ca.store import Store, counter_value, touch
+from ca.ledger import LedgerRow, LedgerValues, insert_rows, insert_rows_directly
+from ca.store import Store, counter_value, counter_value_directly, touch
 from ca.store_schema import REGISTRY_REVISION
 
 _log = structlog.get_logger(__name__)
@@ -223,14 +223,31 @@ class Recorder:
         Raises:
             DuplicateSerialError, StoreError: none is in.
         """
-        with self._store.write() as connection:
-            revision = counter_value(connection, REGISTRY_REVISION)
-            fresh = [each for each in group if each.revision in (None, revision)]
-            insert_rows(connection, [each.row for each in fresh if each.row is not None])
+        store = self._store
+        if store.is_shared:
+            with store.write() as connection:
+                revision = counter_value(connection, REGISTRY_REVISION)
+                fresh = _checked_against(revision, group)
+                insert_rows(connection, _rows(fresh))
+        else:
+            with store.write_directly() as driver:
+                revision = counter_value_directly(driver, REGISTRY_REVISION)
+                fresh = _checked_against(revision, group)
+                insert_rows_directly(driver, _rows(fresh))
         self._ledger_fault = None
         stale = [each for each in group if each.revision not in (None, revision)]
         _fail(stale, StaleRegistryError(f"the registry has moved on to revision {revision}"))
         return fresh
+
+
+def _checked_against(revision: int, group: Sequence[Recording]) -> list[Recording]:
+    """Return those that were checked against this revision of the registry, or against none."""
+    return [each for each in group if each.revision in (None, revision)]
+
+
+def _rows(group: Sequence[Recording]) -> list[LedgerRow | LedgerValues]:
+    """Return the rows of a group."""
+    return [each.row for each in group if each.row is not None]
 
 
 def _fail(group: Sequence[Recording], error: CaError) -> None:

@@ -23,7 +23,7 @@ from ca.errors import AuthorityExpiredError, DuplicateSerialError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.issued import SigningRequest
 from ca.ledger import format_serial
-from ca.store import Store, bump, counter_value
+from ca.store import Store, bump, counter_value, counter_value_directly
 from ca.store_schema import MIGRATIONS, REGISTRY_REVISION
 from identity.spiffe_id import SpiffeId
 
@@ -164,6 +164,28 @@ def test_a_lock_that_is_never_given_back_is_an_error_of_the_ledger(tmp_path, mon
         assert bump(connection, REGISTRY_REVISION) == 1
     for store in (holder, other):
         store.close()
+
+
+def test_a_transaction_of_the_driver_is_whole_or_is_not(tmp_path):
+    """What fails within it leaves nothing and no lock; what ends well is there for everybody."""
+    store = Store(f"sqlite:///{tmp_path / 'ledger.db'}")
+    statement = "UPDATE counter SET value = value + 1 WHERE name = ?"
+    with store.read() as connection:
+        before = counter_value(connection, REGISTRY_REVISION)
+    with pytest.raises(ZeroDivisionError), store.write_directly() as driver:
+        driver.execute(statement, (REGISTRY_REVISION,))
+        raise ZeroDivisionError
+    with pytest.raises(StoreError, match="no such table"), store.write_directly() as driver:
+        driver.execute(statement, (REGISTRY_REVISION,))
+        driver.execute("DELETE FROM nothing")
+    with store.write_directly() as driver:
+        driver.execute(statement, (REGISTRY_REVISION,))
+        assert counter_value_directly(driver, REGISTRY_REVISION) == before + 1
+        with pytest.raises(StoreError, match="no counter"):
+            counter_value_directly(driver, "another")
+    with store.write() as connection:
+        assert counter_value(connection, REGISTRY_REVISION) == before + 1
+    store.close()
 
 
 def test_a_caller_that_goes_away_harms_nobody(ca):
