@@ -177,7 +177,7 @@ def test_a_transaction_of_the_driver_is_whole_or_is_not(tmp_path):
         raise ZeroDivisionError
     with pytest.raises(StoreError, match="no such table"), store.write_directly() as driver:
         driver.execute(statement, (REGISTRY_REVISION,))
-        driver.execute("DELETE FROM nothing")
+        driver.execute("DELETE FROM absent")
     with store.write_directly() as driver:
         driver.execute(statement, (REGISTRY_REVISION,))
         assert counter_value_directly(driver, REGISTRY_REVISION) == before + 1
