@@ -15,7 +15,12 @@ from typing import Any, Final
 
 import betterproto2
 import yaml
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+)
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     ApiConfigSource,
@@ -64,6 +69,10 @@ LABELS_KEY: Final = "LABELS"
 PEER_STATE: Final = "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
+# BUDGET: of one Envoy, for each worker of the authorizer: its connections (each of its threads has
+# one in any case), and the checks that wait for one of them: 10 ms of a core's work.
+_CONNECTIONS: Final = 4
+_PENDING: Final = 64
 _UNIX: Final = "unix:"
 _CONNECT_SECONDS: Final = 1.0
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -126,6 +135,21 @@ def cluster(name: str, listen: str, *, http2: bool = False) -> Cluster:
         ),
         typed_extension_protocol_options={_HTTP_OPTIONS: pack(_http2())} if http2 else {},
     )
+
+
+def authorizer_cluster(listen: str, *, workers: int = 1) -> Cluster:
+    """Return the cluster of an authorizer with so many workers, and what Envoy may want of it.
+
+    What exceeds it is refused by Envoy at once, and costs the authorizer nothing.
+
+    Spec: Envoy 1.40 `envoy.config.cluster.v3.CircuitBreakers.Thresholds`.
+    """
+    found = cluster(AUTHORIZER_CLUSTER, listen, http2=True)
+    most = CircuitBreakersThresholds(
+        max_connections=_CONNECTIONS * workers, max_pending_requests=_PENDING * workers
+    )
+    found.circuit_breakers = CircuitBreakers(thresholds=[most])
+    return found
 
 
 def ext_authz_filter(*, timeout_seconds: float = 0.2, peer_metadata_key: str = "") -> HttpFilter:
@@ -192,14 +216,16 @@ def envoy_snippets(
     timeout_seconds: float = 0.2,
     server_ids: Sequence[str] = (),
     peer_metadata_key: str = "",
+    workers: int = 1,
 ) -> str:
     """Return, as YAML, what a proxy needs to ask this authorizer and to fetch its SVID.
 
     `grpc_listen` is the authorizer's `host:port` or `unix:///path`; `sds_socket` is the
     path of the Unix socket on which the CA serves this workload (empty: no TLS part).
-    `peer_metadata_key` is `identity.waypoint.peerMetadataKey` of a waypoint's authorizer.
+    `peer_metadata_key` is `identity.waypoint.peerMetadataKey` of a waypoint's authorizer,
+    `workers` is `listen.workers`.
     """
-    clusters = [cluster(AUTHORIZER_CLUSTER, grpc_listen, http2=True)]
+    clusters = [authorizer_cluster(grpc_listen, workers=workers)]
     if sds_socket:
         clusters.append(cluster(SDS_CLUSTER, f"{_UNIX}{sds_socket}", http2=True))
     return render_snippets(

@@ -87,6 +87,7 @@ def envoy_config_command(config: Path, sds_socket: str) -> None:
             # A check that asks an issuer must not be given up before the issuer's own limit.
             timeout_seconds=max(0.2, 0.1 + longest_wait_seconds(settings.identity)),
             peer_metadata_key=settings.identity.waypoint.peer_metadata_key,
+            workers=settings.listen.workers,
         )
         click.echo(text, nl=False)
 

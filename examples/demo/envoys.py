@@ -91,7 +91,7 @@ def server_side(*, grpc_listen: str, sds_socket: Path, upstream: str) -> Bootstr
     )
     clusters = [
         envoy_config.cluster("upstream", upstream),
-        envoy_config.cluster(envoy_config.AUTHORIZER_CLUSTER, grpc_listen, http2=True),
+        envoy_config.authorizer_cluster(grpc_listen),
         envoy_config.cluster(envoy_config.SDS_CLUSTER, f"unix:{sds_socket}", http2=True),
     ]
     return _bootstrap("server-side", [inbound], clusters, labels={"app": SERVER})

@@ -86,6 +86,17 @@ def test_a_waypoint_names_the_peer() -> None:
     assert "initial_metadata" not in plain["http_filters"][0]["typed_config"]["grpc_service"]
 
 
+@pytest.mark.parametrize(("workers", "most"), [(1, (4, 64)), (3, (12, 192))])
+def test_what_envoy_may_want_of_the_authorizer_is_bounded(
+    workers: int, most: tuple[int, int]
+) -> None:
+    """Its connections and those that wait for one follow from the authorizer's workers."""
+    [found] = yaml.safe_load(envoy_snippets("127.0.0.1:1", workers=workers))["clusters"]
+    [limits] = found["circuit_breakers"]["thresholds"]
+
+    assert most == (limits["max_connections"], limits["max_pending_requests"])
+
+
 def test_mtls_is_required_of_every_client() -> None:
     """The listener's transport socket asks for a client certificate."""
     snippets = yaml.safe_load(envoy_snippets("127.0.0.1:9191", "/run/m/orders.sock"))
