@@ -1,6 +1,9 @@
 # The commands of the house. `make` alone lists them.
 PY := .venv/bin/python
 
+# WHY: tests start hundreds of processes, and each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test differential interop fuzz lint bench pages lock clean
 
@@ -13,8 +16,8 @@ install: ## make .venv with everything the house needs (nothing to do when it is
 demo: install ## two real Envoys, a CA, an OIDC issuer and the authorizer; KEEP=1 stays up
 	@$(PY) -m examples.demo $(if $(KEEP),--keep)
 
-test: install ## pytest, then the examples' policy cases (PYTEST_ARGS="-k name" narrows pytest)
-	@$(PY) -m pytest $(PYTEST_ARGS)
+test: install ## pytest on every core, then the examples' policy cases (JOBS=1, PYTEST_ARGS="-k name")
+	@$(PY) -m pytest -n $(or $(JOBS),auto) --dist worksteal $(PYTEST_ARGS)
 	@.venv/bin/meshwarden policy test examples/
 
 differential: install ## our answers against Envoy's own filters; N=requests SETS=policy sets SEED=text

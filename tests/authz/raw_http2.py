@@ -16,7 +16,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), 10)
+        self.socket = socket.create_connection((host, int(port)), 60)
         configuration = h2.config.H2Configuration(
             validate_outbound_headers=False, normalize_outbound_headers=False
         )

@@ -240,17 +240,7 @@ def _is_near_now(value: Any) -> bool:
     return type(value) is int and abs(value - NOW) < 100_000
 
 
-def _shown(part: Any) -> str:
-    """Return a name of a claim case that is the same whenever it is made."""
-    if isinstance(part, dict):
-        part = {
-            name: f"now{value - NOW:+}" if _is_near_now(value) else value
-            for name, value in part.items()
-        }
-    return str(part)[:60]
-
-
-@pytest.mark.parametrize(("claims", "status"), CLAIM_CASES, ids=_shown)
+@pytest.mark.parametrize(("claims", "status"), CLAIM_CASES, ids=range(len(CLAIM_CASES)))
 def test_claims(ring: Any, envoy: Any, key_text: str, claims: dict[str, Any], status: int) -> None:
     """Issuer, times, audiences and output headers as in Envoy."""
     text = ring.mint(**_fresh({"exp": NOW + 600} | claims))
