@@ -2,21 +2,23 @@
 
 A thread that computes holds the interpreter until it is told to let go, and whoever answers
 a check waits for it. So a build that runs beside the traffic takes a share of the time and
-no more; its own CPU time is what counts, on a busy machine too. While nobody else in the
-process had any work, there is nobody to rest for.
+no more; its own CPU time is what counts, on a busy machine too. While others in the process
+have next to no work, there is nobody to rest for.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-# What others use while nobody asks: a look at a file, a gauge. As a share of one core.
-_QUIET: Final = 0.05
-# So many rests in a row in which nobody worked, then so many slices of work without one.
-_QUIET_RESTS, _UNDISTURBED = 5, 20
+# What others use while nobody asks: a look at a file, a gauge, a question about metrics now and
+# then. As a share of one core.
+_QUIET: Final = 0.1
+# Over so many rests in a row it counts, then so many slices of work go without one.
+_QUIET_RESTS, _UNDISTURBED = 5, 50
 
 
 def time_of_others() -> float:
@@ -48,14 +50,16 @@ class Pacer:
         self._rest = rest or threading.Event().wait
         self._thread = 0
         self._until = 0.0
-        self._quiet_rests = self._undisturbed = 0
+        self._used: deque[float] = deque(maxlen=_QUIET_RESTS)
+        self._undisturbed = 0
 
     def __call__(self) -> None:
         """Rest, if it is time to."""
         # WHY: a thread's CPU time tells nothing of another's, and whoever builds may change.
         if self._thread != threading.get_ident():
             self._thread = threading.get_ident()
-            self._quiet_rests = self._undisturbed = 0
+            self._used.clear()
+            self._undisturbed = 0
             self._until = self._clock() + self._slice
         if self._clock() < self._until:
             return
@@ -68,7 +72,7 @@ class Pacer:
     def _take_a_rest(self) -> None:
         before = self._others()
         self._rest(self._pause)
-        is_quiet = self._others() - before < self._pause * _QUIET
-        self._quiet_rests = self._quiet_rests + 1 if is_quiet else 0
-        if self._quiet_rests >= _QUIET_RESTS:
+        self._used.append(self._others() - before)
+        is_known = len(self._used) == _QUIET_RESTS
+        if is_known and sum(self._used) < _QUIET_RESTS * self._pause * _QUIET:
             self._undisturbed = _UNDISTURBED

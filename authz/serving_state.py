@@ -77,21 +77,27 @@ class ServingState:
         reload every workload's question is the first.
         """
         until = time.monotonic() + seconds
-        for key in tuple(before._selections):
+        for key, known in tuple(before._selections.items()):
             if time.monotonic() >= until:
                 return
             namespace, labels, service, _ = key
             asked = Workload(namespace=namespace, labels=dict(labels), service=service)
-            self._select(key, asked, pace)
+            self._select(key, asked, pace, known.policies)
 
     def parts(self) -> list[object]:
         """Return what this state is made of, in small pieces, for who drops it bit by bit."""
         return [*self.snapshot.policies, *self._selections.values()]
 
-    def _select(self, key: _SelectionKey, workload: Workload, pace: Pace = no_pace) -> Selection:
+    def _select(
+        self,
+        key: _SelectionKey,
+        workload: Workload,
+        pace: Pace = no_pace,
+        before: WorkloadPolicies | None = None,
+    ) -> Selection:
         # WHY paused: many objects come to be that stay, and the collector would walk all of them.
         with collection_paused():
-            policies = self.snapshot.select(workload, is_http=key[3], pace=pace)
+            policies = self.snapshot.select(workload, is_http=key[3], pace=pace, before=before)
         found = Selection.of(policies)
         if len(self._selections) < _SELECTIONS_MAX:
             self._selections[key] = found

@@ -12,6 +12,7 @@ INVARIANT: a rule that matches a request is among its candidates.
 from __future__ import annotations
 
 import heapq
+import operator
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,6 +96,15 @@ class PolicyIndex:
     def __iter__(self) -> Iterator[CompiledPolicy]:
         """Iterate over the policies, in order."""
         return iter((*self.policies, *self._extra))
+
+    def holds(self, policies: Sequence[CompiledPolicy], mesh: Mesh) -> bool:
+        """Whether an index of these very policies under a mesh would be the same as this one."""
+        return (
+            not self._extra
+            and len(self.policies) == len(policies)
+            and all(map(operator.is_, self.policies, policies))
+            and self._mesh == mesh
+        )
 
     def with_policy(self, policy: CompiledPolicy) -> PolicyIndex:
         """Return the list with one more policy at its end; nothing is filed anew."""

@@ -120,6 +120,8 @@ def _plan(file: str, text: str, known: _Known | None) -> _Plan | _Known:
         return _Plan(file, text, digest, stretches, [(file, text, 1)])
     before = set(known.stretches.places())
     kept = {number for number, place in enumerate(stretches.places()) if place in before}
+    if not kept:
+        return _Plan(file, text, digest, stretches, [(file, text, 1)])
     asked = [
         (file, "".join(texts[begin:end]), stretches.lines[begin])
         for begin, end in runs(number for number in range(len(texts)) if number not in kept)

@@ -6,7 +6,7 @@ A reload builds a new snapshot and swaps one reference; a decision reads it once
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -55,6 +55,10 @@ class WorkloadPolicies:
     token_digest: str = ""
     issuer_digests: Mapping[str, str] = field(default_factory=dict)
     needs: PolicyNeeds = PolicyNeeds()
+
+    def indexes(self) -> tuple[PolicyIndex, ...]:
+        """Return the enforced and the audited policies as they are filed."""
+        return (*self.custom.values(), self.deny, self.allow, self.audit)
 
     def with_enforced(self, policy: CompiledPolicy) -> WorkloadPolicies:
         """Return these policies with one dry-run policy enforced as well."""
@@ -109,9 +113,17 @@ class Snapshot:
         }
 
     def select(
-        self, workload: Workload, *, is_http: bool = True, pace: Pace = no_pace
+        self,
+        workload: Workload,
+        *,
+        is_http: bool = True,
+        pace: Pace = no_pace,
+        before: WorkloadPolicies | None = None,
     ) -> WorkloadPolicies:
-        """Return what applies to a workload, in the reading of HTTP requests or of connections."""
+        """Return what applies to a workload, in the reading of HTTP requests or of connections.
+
+        What another set sorted for the same workload `before` is taken where it is still the same.
+        """
         column = column_for(self.mesh, is_http=is_http)
         attached = (self.policies[number] for number in self._attached.find(workload, self.mesh))
         found = [
@@ -121,7 +133,12 @@ class Snapshot:
         ]
         enforced = [policy for policy in found if not policy.dry_run]
 
-        def indexed(policies: Iterable[CompiledPolicy]) -> PolicyIndex:
+        sorted_before = before.indexes() if before is not None else ()
+
+        def indexed(policies: Sequence[CompiledPolicy]) -> PolicyIndex:
+            for each in sorted_before:
+                if each.holds(policies, self.mesh):
+                    return each
             return PolicyIndex(policies, self.mesh, pace)
 
         # "JWT is for HTTP": a connection has no token, and ztunnel looks at none.
