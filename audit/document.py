@@ -200,25 +200,25 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
         "decided_at": format_time(record.decided_at),
         "node": node,
         "revision": record.revision,
-        "peer": _peer_part(record, redactor, masked),
-        "subject": _subject_part(record, redactor, masked),
-        "destination": _destination_part(record),
+        "peer": peer_part(record, redactor, masked),
+        "subject": subject_part(record, redactor, masked),
+        "destination": destination_part(record),
         "source": {"address": record.source_address},
         "request": _request_part(record.request, redactor, masked),
-        "decision": _decision_part(record.decision, redactor, masked, "decision"),
+        "decision": decision_part(record.decision, redactor, masked, "decision"),
         "audited_by": list(record.audited_by),
         "shadow": [
-            _shadow_part(shadow, index, redactor, masked)
+            shadow_part(shadow, index, redactor, masked)
             for index, shadow in enumerate(record.shadow)
         ],
         "duration_microseconds": max(0, record.duration_microseconds),
         "masked": masked,
     }
     if record.xfcc:
-        document["xfcc"] = _masked_text(record.xfcc, redactor, masked, "xfcc")
+        document["xfcc"] = masked_text(record.xfcc, redactor, masked, "xfcc")
     if record.failed_open:
         document["failed_open"] = [
-            _failed_open_part(facts, index, redactor, masked)
+            failed_open_part(facts, index, redactor, masked)
             for index, facts in enumerate(record.failed_open)
         ]
     if record.phases:
@@ -239,16 +239,17 @@ def document_from_record(record: AuditRecord, *, node: str, redactor: Redactor) 
     return document
 
 
-def _note(masked: list[str], *steps: object) -> None:
-    """Add the JSON pointer of a value that was changed (RFC 6901 §3: `~` and `/` escaped)."""
+def pointer(*steps: object) -> str:
+    """Return the JSON pointer of a value (RFC 6901 §3: `~` and `/` escaped)."""
     escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-    masked.append("/" + "/".join(escaped))
+    return "/" + "/".join(escaped)
 
 
-def _peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> PeerPart | None:
+def peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> PeerPart | None:
+    """Return the peer as written; pointers of what was changed are added to `masked`, as below."""
     if record.peer is None:
         return None
-    principal = _masked_text(record.peer.principal, redactor, masked, "peer", "principal")
+    principal = masked_text(record.peer.principal, redactor, masked, "peer", "principal")
     part: PeerPart = {
         "principal": principal,
         "spiffe_id": record.peer.spiffe_id,
@@ -264,14 +265,15 @@ def _peer_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> Pe
     return part
 
 
-def _subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> SubjectPart | None:
+def subject_part(record: AuditRecord, redactor: Redactor, masked: list[str]) -> SubjectPart | None:
+    """Return the subject as written, with the claims that are shown."""
     if record.subject is None:
         return None
     subject = record.subject
     claims = redactor.claims(subject.claims)
     for name, shown in claims.items():
         if subject.claims[name] != shown:
-            _note(masked, "subject", "claims", name)
+            masked.append(pointer("subject", "claims", name))
     issuer, sub = subject.issuer, subject.sub
     return {
         "issuer": issuer and _masked_claim("iss", issuer, redactor, masked, "issuer"),
@@ -284,19 +286,20 @@ def _masked_claim(name: str, text: str, redactor: Redactor, masked: list[str], f
     """Return a claim of the subject masked, or its hash, its pointer noted when that changed it."""
     shown = str(redactor.claim(name, text))
     if shown != text:
-        _note(masked, "subject", field)
+        masked.append(pointer("subject", field))
     return shown
 
 
-def _masked_text(text: str, redactor: Redactor, masked: list[str], *steps: object) -> str:
-    """Return the text masked, its JSON pointer noted when that changed it."""
+def masked_text(text: str, redactor: Redactor, masked: list[str], *steps: object) -> str:
+    """Return a text masked, its JSON pointer noted when that changed it."""
     shown = redactor.text(text)
     if shown != text:
-        _note(masked, *steps)
+        masked.append(pointer(*steps))
     return shown
 
 
-def _destination_part(record: AuditRecord) -> DestinationPart | None:
+def destination_part(record: AuditRecord) -> DestinationPart | None:
+    """Return the destination as written."""
     if record.destination is None:
         return None
     place = record.destination
@@ -312,15 +315,15 @@ def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) 
     headers = redactor.headers(request.headers, request.token_carriers)
     path = redactor.path(request.path, request.token_carriers)
     if path != request.path:
-        _note(masked, "request", "path")
+        masked.append(pointer("request", "path"))
     given = request.headers
     for name, values in headers.items():
         if tuple(values) != tuple(given[name]):
-            _note(masked, "request", "headers", name)
+            masked.append(pointer("request", "headers", name))
     return {
-        "id": _masked_text(request.id, redactor, masked, "request", "id"),
-        "method": _masked_text(request.method, redactor, masked, "request", "method"),
-        "host": _masked_text(request.host, redactor, masked, "request", "host"),
+        "id": masked_text(request.id, redactor, masked, "request", "id"),
+        "method": masked_text(request.method, redactor, masked, "request", "method"),
+        "host": masked_text(request.host, redactor, masked, "request", "host"),
         "path": path,
         "protocol": request.protocol,
         "headers": headers,
@@ -328,9 +331,10 @@ def _request_part(request: RequestFacts, redactor: Redactor, masked: list[str]) 
     }
 
 
-def _decision_part(
+def decision_part(
     decision: DecisionFacts, redactor: Redactor, masked: list[str], *steps: object
 ) -> DecisionPart:
+    """Return a decision as written; `steps` lead to it."""
     return {
         "effect": "allow" if decision.effect == "allow" else "deny",
         "reason": str(decision.reason),
@@ -339,24 +343,25 @@ def _decision_part(
         "policy": decision.policy,
         "rule": decision.rule,
         "place": decision.place,
-        "detail": _masked_text(decision.detail, redactor, masked, *steps, "detail"),
-        "near_miss": _masked_text(decision.near_miss, redactor, masked, *steps, "near_miss"),
+        "detail": masked_text(decision.detail, redactor, masked, *steps, "detail"),
+        "near_miss": masked_text(decision.near_miss, redactor, masked, *steps, "near_miss"),
     }
 
 
-def _shadow_part(
+def shadow_part(
     shadow: ShadowFacts, index: int, redactor: Redactor, masked: list[str]
 ) -> ShadowPart:
+    """Return one shadow as written."""
     part: ShadowPart = {
         "policy": shadow.policy,
         "action": str(shadow.action),
         "matched": shadow.matched,
         "effect": str(shadow.effect),
         "outcome": str(shadow.outcome),
-        "detail": _masked_text(shadow.detail, redactor, masked, "shadow", index, "detail"),
+        "detail": masked_text(shadow.detail, redactor, masked, "shadow", index, "detail"),
     }
     if shadow.would is not None:
-        part["would"] = _decision_part(shadow.would, redactor, masked, "shadow", index, "would")
+        part["would"] = decision_part(shadow.would, redactor, masked, "shadow", index, "would")
     if shadow.revision:
         part["revision"] = shadow.revision
     if shadow.rules:
@@ -364,13 +369,14 @@ def _shadow_part(
     return part
 
 
-def _failed_open_part(
+def failed_open_part(
     facts: FailedOpenFacts, index: int, redactor: Redactor, masked: list[str]
 ) -> FailedOpenPart:
+    """Return a provider that was passed without a verdict as written."""
     return {
         "provider": facts.provider,
         "reason": str(facts.reason),
-        "error": _masked_text(facts.error, redactor, masked, "failed_open", index, "error"),
+        "error": masked_text(facts.error, redactor, masked, "failed_open", index, "error"),
     }
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
@@ -96,11 +96,14 @@ _NAMED = re.compile(
     r"(?!\*\*\*)[^&\s;#\"']+"
 )
 _PARAMETER = re.compile(r"[^?&#]+")
+# Everything that `_mask_pieces` takes for a name, and more.
+_NAME = re.compile(r"(?<![^?&#;=])([^?&#;=]*+)=")
 _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
-# A text of ASCII without any of these, in lower case, has no match for a pattern above.
+# A text of ASCII without any of these, in lower case, and without the start of a JSON object,
+# has no match for a pattern above. WHY so long: `api` alone stands in most paths.
 _MARKS: Final = (
-    *("ey", "ew", "bearer", "basic", "negotiate"),
-    *("token", "secret", "passw", "api", "signature", "@"),
+    *("bearer", "basic", "negotiate", "token", "secret"),
+    *("passw", "apikey", "api_key", "api-key", "signature", "@"),
 )
 
 
@@ -189,15 +192,38 @@ class Redactor:
         self, headers: Mapping[str, tuple[str, ...]], carriers: frozenset[str] = frozenset()
     ) -> dict[str, list[str]]:
         """Return the headers that are shown: allowed ones, and secret ones with masked values."""
-        _, hidden, plain = self._sets_of(carriers)
-        text, found = self.text, dict[str, list[str]]()
+        found = dict[str, list[str]]()
         for name in sorted(headers):
-            values = headers[name]
-            if name in plain:
-                found[name] = [text(value) for value in values]
-            elif name in hidden or name in self._headers or name in self._hashed_headers:
-                found[name] = self._header_values(name, values, hidden, carriers)
+            shown = self.shown_header(name, headers[name], carriers)
+            if shown is not None:
+                found[name] = shown
         return found
+
+    def shown_header(
+        self, name: str, values: tuple[str, ...], carriers: frozenset[str] = frozenset()
+    ) -> list[str] | None:
+        """Return the values of one header as they are shown; None where it is not."""
+        _, hidden, plain = self._sets_of(carriers)
+        if name in plain:
+            text = self.text
+            return [text(value) for value in values]
+        if name in hidden or name in self._headers or name in self._hashed_headers:
+            return self._header_values(name, values, hidden, carriers)
+        return None
+
+    def hides_header(self, name: str, carriers: frozenset[str] = frozenset()) -> bool:
+        """Whether nothing of a header's values is written, not even their hash."""
+        if name in self._hashed_headers:
+            return False
+        return name in self._hidden_with(carriers) or name not in self._headers
+
+    def mask_of(
+        self, name: str, carriers: frozenset[str] = frozenset()
+    ) -> Callable[[str], str] | None:
+        """Return what masks each value of a header that is shown; None where its values are not."""
+        if self.hides_header(name, carriers) or name in self._hashed_headers:
+            return None
+        return partial(self.path, carriers=carriers) if name in _URL_HEADERS else self.text
 
     def header(
         self, name: str, values: tuple[str, ...], carriers: frozenset[str] = frozenset()
@@ -295,6 +321,12 @@ def _masked_path(path: str, secret: frozenset[str]) -> str:
     ends = [at for at in (path.find("?"), path.find("#")) if at >= 0]
     cut = min(ends) if ends else len(path)
     head, tail = path[:cut], path[cut:]
+    if "=" not in head:
+        for name in _NAME.findall(tail):
+            if _may_be_secret(name, secret):
+                break
+        else:
+            return path
     if "=" in head:
         head = "/".join([_mask_pieces(segment, secret) for segment in head.split("/")])
     if "=" in tail:
@@ -325,8 +357,11 @@ def _is_harmless(text: str) -> bool:
     if not text.isascii():
         return False
     folded = text.lower()
-    for mark in _MARKS:  # noqa: SIM110 - a generator costs more than it runs through
+    for mark in _MARKS:  # a generator costs more than it runs through
         if mark in folded:
+            return False
+    for start in _JWT_STARTS:  # noqa: SIM110 - as above
+        if start in text:
             return False
     return True
 
@@ -338,6 +373,15 @@ def _mask_jwt(found: re.Match[str]) -> str:
 
 def _is_secret(name: str, secret: frozenset[str]) -> bool:
     return name in secret or name.endswith(_SECRET_ENDINGS)
+
+
+def _may_be_secret(name: str, secret: frozenset[str]) -> bool:
+    return len(name) > _MEMORABLE or _known_secret(name, secret)
+
+
+@lru_cache(maxsize=4096)  # BUDGET: the names of parameters are few, and asked often
+def _known_secret(name: str, secret: frozenset[str]) -> bool:
+    return _is_secret(normal_name(name), secret)
 
 
 def _mask_pieces(piece: str, secret: frozenset[str]) -> str:

@@ -126,12 +126,38 @@ def replay_part(  # noqa: PLR0913 - keyword-only parts of one record
     redactor: Redactor,
 ) -> ReplayPart:
     """Return the written form; `shown` and `shown_claims` are what the record holds anyway."""
-    part: dict[str, Any] = {"http": facts.is_http}
-    seen = _Headers(redactor, carriers, facts.looked_at_headers)
-    part["headers"], part["hidden_headers"] = seen.beside(headers, shown)
-    part["rewritten"], part["hidden_rewritten"] = seen.changed(headers, facts.rules_headers)
-    part["claims"], part["hidden_claims"] = _claims(facts, claims, shown_claims, redactor)
-    part["metadata"], part["hidden_metadata"] = _metadata(facts, redactor)
+    seen = SeenHeaders(redactor, carriers, facts.looked_at_headers)
+    beside, hidden = seen.beside(headers, shown)
+    rewritten, hidden_rewritten = seen.changed(headers, facts.rules_headers)
+    told = {
+        "headers": beside,
+        "hidden_headers": hidden,
+        "rewritten": rewritten,
+        "hidden_rewritten": hidden_rewritten,
+    }
+    part: dict[str, Any] = {"http": facts.is_http} | _filled(told)
+    part |= claims_part(facts, claims, shown_claims, redactor)
+    part |= metadata_part(facts, redactor) | standing_part(facts, redactor)
+    return part  # type: ignore[return-value]  # built of the declared keys
+
+
+def claims_part(
+    facts: ReplayFacts, claims: Mapping[str, Any], shown: Mapping[str, Any], redactor: Redactor
+) -> dict[str, Any]:
+    """Return what is written of the claims beside those that the record shows anyway."""
+    found, hidden = _claims(facts, claims, shown, redactor)
+    return _filled({"claims": found, "hidden_claims": hidden})
+
+
+def metadata_part(facts: ReplayFacts, redactor: Redactor) -> dict[str, Any]:
+    """Return what is written of the filter metadata."""
+    found, hidden = _metadata(facts, redactor)
+    return _filled({"metadata": found, "hidden_metadata": hidden})
+
+
+def standing_part(facts: ReplayFacts, redactor: Redactor) -> dict[str, Any]:
+    """Return what is written of everything else: what a connection's requests have in common."""
+    part: dict[str, Any] = {}
     names = (*facts.peer_names, *(facts.peer_sure or ()), *facts.peer_possible)
     if names and any(redactor.text(name) != name for name in names):
         part["peer_hidden"] = True
@@ -152,14 +178,19 @@ def replay_part(  # noqa: PLR0913 - keyword-only parts of one record
         "asked": [{"provider": name, "revision": revision} for name, revision in facts.asked],
         "default_provider": facts.default_provider,
     }
-    kept = {name: value for name, value in part.items() if value or name in ("http", "peer_sure")}
+    kept = _filled(part)
     if facts.sni != "":
         kept["sni"] = None if facts.sni is None else redactor.text(facts.sni)
-    return kept  # type: ignore[return-value]  # built of the declared keys above
+    return kept
+
+
+def _filled(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a part without what is empty, but for the one list that says something then too."""
+    return {name: value for name, value in part.items() if value or name == "peer_sure"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Headers:
+class SeenHeaders:
     """Which headers may be written with their values."""
 
     redactor: Redactor

@@ -27,6 +27,7 @@ from audit.keyed_hash import open_keyed_hash
 from audit.mould import Rendered, RepeatedRecord, render_repeated
 from audit.record import AuditEvent, AuditRecord, EventName
 from audit.redact import Redactor
+from audit.sections import SectionRenderer
 from audit.segments import SegmentFolder
 from audit.settings import AuditMode, AuditSettings, FsyncPolicy
 from audit.ticket import Ticket
@@ -82,6 +83,7 @@ class AuditWriter:
             secret_parameters=settings.secret_parameters,
             hashing=open_keyed_hash(settings),
         )
+        self._sections = SectionRenderer(node, self._redactor)
         self._pending: deque[_Pending] = deque()
         self._has_probe = False
         self._synced_at = time.monotonic()
@@ -236,6 +238,9 @@ class AuditWriter:
                 record = record.whole()
             if isinstance(record, AuditEvent):
                 return document_from_event(record, node=self._node, redactor=self._redactor)
+            rendered = self._sections.render(record)
+            if rendered is not None:
+                return rendered
             return document_from_record(record, node=self._node, redactor=self._redactor)
         except Exception as exc:  # one odd record must not stop those behind it
             details = {

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
-    """The payload of a verified token. Only `identity.request_authentication` makes one.
+    """The payload of a verified token. Only `identity.token_outputs` makes one.
 
     `payload` is the JSON object after space-delimited claims were split (Istio
     reference section 3.10), so a `scope` is a list here.

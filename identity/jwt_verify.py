@@ -8,13 +8,14 @@ PyJWT and `cryptography` check signatures; what is checked is decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.exceptions import PyJWTError
 
+from identity.claims import VerifiedClaims
 from identity.jose import (
     ALGORITHMS,
     RegisteredClaims,
@@ -39,12 +40,17 @@ class VerifiedToken:
     """A token whose issuer, times and audience held, and that somebody we trust stands behind.
 
     Made by `verify_token` for a signature that held, and by `identity.introspection`
-    for an answer of the issuer itself; nowhere else.
+    for an answer of the issuer itself; nowhere else. `split` is what `identity.token_outputs`
+    made of the payload, by the names of the claims that were split: a token that is remembered
+    is split once.
     """
 
     payload: Mapping[str, Any]
     payload_text: str
     claims: RegisteredClaims
+    split: dict[tuple[str, ...], VerifiedClaims] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

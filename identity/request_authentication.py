@@ -22,7 +22,7 @@ from identity.jwks import JwkSet
 from identity.jwt_rule import JwtRule, RuleOrigin
 from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, Verify, verify_token
 from identity.token_locations import FoundToken, Headers, TokenPlace, find_tokens
-from identity.token_outputs import output_header_names, output_headers, split_claims
+from identity.token_outputs import output_header_names, output_headers, verified_claims
 from identity.token_status import TokenStatus
 
 __all__ = [
@@ -264,7 +264,7 @@ class _Places:
         # INVARIANT: what is set is not removed as well, for Envoy removes last.
         removed = {each.name for each in taken if each.place is TokenPlace.HEADER} | self.written
         return Authentication(
-            claims=VerifiedClaims(split_claims(token.payload, rule)),
+            claims=verified_claims(token, rule),
             set_request_headers=tuple(written.items()),
             remove_request_headers=tuple(sorted(removed - written.keys())),
             remove_query_parameters=tuple(

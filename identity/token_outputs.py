@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from identity.claims import VerifiedClaims
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import VerifiedToken
 
@@ -28,17 +29,21 @@ _ANGLES: Final = {ord("<"): "\\u003c", ord(">"): "\\u003e"}
 _NOT_IN_HEADERS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
-def split_claims(payload: Mapping[str, Any], rule: JwtRule) -> dict[str, Any]:
+def verified_claims(token: VerifiedToken, rule: JwtRule) -> VerifiedClaims:
     """Return the payload with space-delimited top-level claims as lists.
 
-    A claim of spaces only stays what it is (reference 3.10).
+    A claim of spaces only stays what it is (reference 3.10). The same token under the same rule
+    gives the same object, so that who keeps what was made of it knows it again.
     """
-    split = dict(payload)
-    for name in (*_SPLIT_ALWAYS, *rule.space_delimited_claims):
-        value = split.get(name)
-        if isinstance(value, str) and (words := [word for word in value.split(" ") if word]):
-            split[name] = words
-    return split
+    known = token.split.get(rule.space_delimited_claims)
+    if known is None:
+        split = dict(token.payload)
+        for name in (*_SPLIT_ALWAYS, *rule.space_delimited_claims):
+            value = split.get(name)
+            if isinstance(value, str) and (words := [word for word in value.split(" ") if word]):
+                split[name] = words
+        known = token.split.setdefault(rule.space_delimited_claims, VerifiedClaims(split))
+    return known
 
 
 def output_header_names(rules: Iterable[JwtRule]) -> frozenset[str]:
