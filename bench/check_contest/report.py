@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.check_contest.load import Load
 
-_LEFT: Final = 330
+_LEFT: Final = 430
 _WIDTH: Final = 420
 _ROW: Final = 24
 
@@ -48,6 +48,11 @@ class Row:
         return statistics.median(each.cpu for each in self.loads) * 1e6
 
     @property
+    def failed(self) -> int:
+        """How many requests of all rounds came to nothing, refused ones among them."""
+        return sum(each.failed for each in self.loads)
+
+    @property
     def median(self) -> float:
         """The median wait in milliseconds."""
         return statistics.median(each.median for each in self.loads) * 1e3
@@ -61,12 +66,13 @@ class Row:
 def write_table(rows: Sequence[Row], path: Path) -> str:
     """Write the rows as a Markdown table, and return it."""
     lines = [
-        "| contest | contestant | requests/s | spread | share | CPU µs | median ms | p99 ms |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| contest | contestant | requests/s | spread | share | CPU µs | median ms | p99 ms "
+        "| failed |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {row.contest} | {row.name} | {row.rate:,.0f} | {row.spread:,.0f} | {row.share:.2f} "
-        f"| {row.cpu:.0f} | {row.median:.2f} | {row.p99:.2f} |"
+        f"| {row.cpu:.0f} | {row.median:.2f} | {row.p99:.2f} | {row.failed:,} |"
         for row in rows
     ]
     text = "\n".join(lines) + "\n"

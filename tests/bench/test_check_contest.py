@@ -70,7 +70,7 @@ def test_callers_by_header_have_no_peer_to_show() -> None:
 
 
 def _row(name: str, *rates: float) -> Row:
-    loads = tuple(Load(rate=rate, median=0.001, p99=0.002, failed=0, cpu=1e-4) for rate in rates)
+    loads = tuple(Load(rate=rate, median=0.001, p99=0.002, failed=7, cpu=1e-4) for rate in rates)
     limits = tuple(Load(rate=1000, median=0.001, p99=0.002, failed=0) for _ in rates)
     return Row("some <contest>", name, loads, limits)
 
@@ -83,7 +83,7 @@ def test_a_share_is_of_its_own_rounds(tmp_path: Path) -> None:
     write_plot(rows, tmp_path / "t.svg")
 
     assert 0.8 == rows[0].share
-    assert "| some <contest> | ours | 800 | 400 | 0.80 | 100 | 1.00 | 2.00 |" in table
+    assert "| some <contest> | ours | 800 | 400 | 0.80 | 100 | 1.00 | 2.00 | 21 |" in table
     drawn = "".join(ET.parse(tmp_path / "t.svg").getroot().itertext())
     assert "some <contest>: ours" in drawn
     assert "0.80" in drawn
