@@ -25,9 +25,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-import duckdb
-
 from audit.chain import COMPRESSED, list_segments, read_raw_lines
+from audit.database import duckdb
 from audit.errors import AuditReadError
 from audit.folder_lock import is_being_written
 from audit.logs import COLUMNS

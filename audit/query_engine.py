@@ -16,8 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import duckdb
-
 from audit.chain import parse_line, read_raw_lines
 from audit.column_files import (
     Chain,
@@ -28,6 +26,7 @@ from audit.column_files import (
     open_columns,
     segments_of,
 )
+from audit.database import duckdb
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
 from audit.logs import find_all_logs
 from audit.query import Query

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import duckdb
-
+from audit.database import duckdb
 from audit.errors import AuditQueryError
 from audit.query_columns import quote
 from audit.report import Report, Section

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from audit_records import make_record
 from hypothesis import given
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from audit.column_files import ColumnStore
 from audit.commands import run_verify
+from audit.database import duckdb
 from audit.errors import AuditQueryError, AuditReadError
 from audit.export.charts import day_columns
 from audit.export.csv import safe_cell

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -214,3 +216,14 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, log: Path) -> None:
         LogQueries([tmp_path / "nothing"])
     with LogQueries([log]) as queries, pytest.raises(AuditQueryError, match="`x` is no column"):
         queries.groups(Query(), ["x"])
+
+
+def test_the_end_says_nothing(repository: Path) -> None:
+    """A process whose objects are frozen, as after a load of policies, ends without a word."""
+    code = "import gc; import audit.query_engine; gc.freeze()"
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": str(repository)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("", "")

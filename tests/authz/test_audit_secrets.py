@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import grpc
 import httpx
 import jwt
@@ -30,6 +29,7 @@ from jwt.algorithms import ECAlgorithm
 
 from audit.chain import list_segments, read_raw_lines
 from audit.compressing import compress_closed
+from audit.database import duckdb
 from authz.cli import main
 from authz.config_file import load_settings
 from authz.grpc_server import SERVICE
