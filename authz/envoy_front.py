@@ -31,6 +31,9 @@ _START_SECONDS: Final = 60.0
 class EnvoyFront:
     """The running listener."""
 
+    # Envoy bound it.
+    port = 0
+
     def __init__(
         self,
         parts: ListeningParts,

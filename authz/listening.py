@@ -36,6 +36,10 @@ class ListeningParts:
 class Listener(Protocol):
     """Something that listens, from its making on."""
 
+    @property
+    def port(self) -> int:
+        """The port that it bound; 0 where another bound it or there is none."""
+
     def stop(self, drain_seconds: float) -> None:
         """Turn health red, let open checks finish, and stop."""
 

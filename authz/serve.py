@@ -300,7 +300,11 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
         )
         try:
             is_listening.set()
-            _log.info("serving", grpc=listen.grpc, http=listen.http)
+            _log.info(
+                "serving",
+                grpc=_bound(listen.grpc, listener.port),
+                http=_bound(listen.http, http.port),
+            )
             seat.listening(http.port)
             serving.stop.wait()
             _log.info("draining", seconds=listen.drain_seconds)
@@ -308,6 +312,11 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
             listener.stop(listen.drain_seconds)
     finally:
         http.close()
+
+
+def _bound(address: str, port: int) -> str:
+    """Return the address with the port that was bound, where one was."""
+    return f"{address.rpartition(':')[0]}:{port}" if port else address
 
 
 def _late_milliseconds(listen: ListenSettings) -> int:
