@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from authz.at_once import AtOnce
 from authz.build import load_state, prepare_keys
 from authz.metrics import Metrics
 from authz.policy_bundle_parts import TakeBundle, no_bundles
@@ -21,7 +22,7 @@ from authz.serving_state import ServingState
 from authz.settings import Settings
 from authz.token_parts import TokenParts, build_token_parts
 from authz.walk import Surroundings, look_away, walk_with_peer
-from dryrun.candidate import CandidateShadow, SecondsLeft
+from dryrun.candidate import CandidateShadow, SecondsLeft, never_at_once
 from policies.decision import Decision
 from policies.diagnostic import Diagnostic, LoadError
 from policies.request import Request
@@ -69,8 +70,11 @@ class Candidate:
             on_reload=self._note,
         )
         self._note(self._keeper.current(), ())
+        self._at_once = AtOnce(self._keeper.current(), self._around)
         self.shadow = CandidateShadow(
             self._judge,
+            # What the issuer is asked about waits for the issuer.
+            at_once=never_at_once if self._tokens.introspector else self._judge_at_once,
             budget_seconds=candidate.budget_seconds,
             threads=settings.listen.threads,
             revision=lambda: self._keeper.current().revision,
@@ -115,6 +119,15 @@ class Candidate:
         if not state.revision:
             raise CandidateUnusable
         return walk_with_peer(request, state, self._around, seconds_left).decision
+
+    def _judge_at_once(self, request: Request, seconds_left: SecondsLeft) -> Decision | None:
+        """Return the decision where nobody has to be waited for, None elsewhere."""
+        state, at_once = self._keeper.current(), self._at_once
+        if not state.revision:
+            return None
+        if at_once.state is not state:
+            at_once = self._at_once = AtOnce(state, self._around)
+        return at_once.decide(request, seconds_left)
 
     def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
         """Count whether the newest files are those that are asked."""

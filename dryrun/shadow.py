@@ -7,7 +7,6 @@ another matter, see `dryrun.candidate`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Protocol
 
 from policies.decision import Decision, Layer, RuleRef, ShadowOutcome, ShadowVerdict
@@ -53,7 +52,7 @@ def shadow_verdicts(
         return enforced if is_final else decide_rules(promoted(), request)
 
     def alone(policy: CompiledPolicy) -> ShadowVerdict:
-        verdict = _judged(
+        return _judged(
             policy.ref.name,
             str(policy.action),
             enforced,
@@ -61,8 +60,8 @@ def shadow_verdicts(
                 policy.first_match(request),
                 decided(lambda: policies.with_enforced(policy)),
             ),
+            rules=_count(policy),
         )
-        return replace(verdict, rules=_count(policy))
 
     verdicts = tuple(alone(policy) for policy in policies.dry_run)
     if len(verdicts) == 1:
@@ -80,8 +79,15 @@ def is_denied_before_rules(enforced: Decision) -> bool:
     return not enforced.is_allowed and enforced.layer in _EARLIER_LAYERS
 
 
-def beside(
-    policy: str, enforced: Decision, shadow: Decision, *, matched: RuleRef | None, action: str = ""
+def beside(  # noqa: PLR0913 - the two, the rest keyword-only
+    policy: str,
+    enforced: Decision,
+    shadow: Decision,
+    *,
+    matched: RuleRef | None,
+    action: str = "",
+    revision: str = "",
+    rules: int = 0,
 ) -> ShadowVerdict:
     """Return the verdict that sets a shadow's answer beside the enforced one."""
     outcome = ShadowOutcome.SAME
@@ -100,10 +106,20 @@ def beside(
         outcome=outcome,
         detail=detail,
         would=None if outcome is ShadowOutcome.SAME else shadow,
+        revision=revision,
+        rules=rules,
     )
 
 
-def without_verdict(policy: str, enforced: Decision, why: str, action: str = "") -> ShadowVerdict:
+def without_verdict(
+    policy: str,
+    enforced: Decision,
+    why: str,
+    *,
+    action: str = "",
+    revision: str = "",
+    rules: int = 0,
+) -> ShadowVerdict:
     """Return the mark of a shadow that came to nothing; `why` holds nothing of the request."""
     return ShadowVerdict(
         policy=policy,
@@ -112,6 +128,8 @@ def without_verdict(policy: str, enforced: Decision, why: str, action: str = "")
         effect=enforced.effect,
         outcome=ShadowOutcome.ERROR,
         detail=why,
+        revision=revision,
+        rules=rules,
     )
 
 
@@ -120,13 +138,15 @@ def _judged(
     action: str,
     enforced: Decision,
     judge: Callable[[], tuple[RuleRef | None, Decision]],
+    *,
+    rules: int = 0,
 ) -> ShadowVerdict:
     try:
         matched, decision = judge()
     except Exception as exc:  # the real answer must survive whatever a shadow does
         why = f"the shadow evaluation failed: {type(exc).__name__}"
-        return without_verdict(policy, enforced, why, action)
-    return beside(policy, enforced, decision, matched=matched, action=action)
+        return without_verdict(policy, enforced, why, action=action, rules=rules)
+    return beside(policy, enforced, decision, matched=matched, action=action, rules=rules)
 
 
 def _count(policy: CompiledPolicy) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from dryrun.candidate import CandidateShadow, SecondsLeft
+from dryrun.candidate import CandidateShadow, JudgeAtOnce, SecondsLeft, never_at_once
 from policies.decision import Decision, Effect, Layer, Reason, ShadowOutcome
 from policies.request import Request
 
@@ -22,12 +23,24 @@ def nobody_waits() -> float | None:
     return None
 
 
+def not_asked(_request: Request, _left: SecondsLeft) -> Decision:
+    """Be asked by mistake."""
+    raise AssertionError("nobody has to be waited for")
+
+
 def make(
-    judge: Callable[[Request, SecondsLeft], Decision], budget: float = PATIENT, threads: int = 1
+    judge: Callable[[Request, SecondsLeft], Decision],
+    budget: float = PATIENT,
+    threads: int = 1,
+    at_once: JudgeAtOnce = never_at_once,
 ) -> CandidateShadow:
     """Return a shadow over a judge."""
     return CandidateShadow(
-        judge, budget_seconds=budget, threads=threads, revision=lambda: "revision"
+        judge,
+        budget_seconds=budget,
+        threads=threads,
+        revision=lambda: "revision",
+        at_once=at_once,
     )
 
 
@@ -133,3 +146,90 @@ def test_a_closed_one() -> None:
     shadow.close()
     verdict = shadow.verdict(REQUEST, ALLOW, nobody_waits)
     assert (ShadowOutcome.ERROR, "the candidate was closed") == (verdict.outcome, verdict.detail)
+
+
+def test_who_waits_for_nobody_is_asked_there_and_then() -> None:
+    """A decision that is there at once comes from the caller's own thread, within the budget."""
+    seen: list[object] = []
+
+    def at_once(_request: Request, left: SecondsLeft) -> Decision:
+        seen.extend((threading.get_ident(), left()))
+        return DENY
+
+    shadow = make(not_asked, at_once=at_once)
+    verdict = shadow.verdict(REQUEST, ALLOW, lambda: 4.0)
+    shadow.close()
+    assert (ShadowOutcome.WOULD_DENY, DENY) == (verdict.outcome, verdict.would)
+    assert threading.get_ident() == seen[0]
+    assert isinstance(seen[1], float) and 0 < seen[1] <= 2.0
+
+
+def test_who_would_wait_is_asked_in_a_thread() -> None:
+    """What cannot be said at once is asked of the threads; one of them that hangs costs as ever."""
+    own = threading.get_ident()
+    idents: list[int] = []
+
+    def judge(_request: Request, _left: SecondsLeft) -> Decision:
+        idents.append(threading.get_ident())
+        return DENY
+
+    shadow = make(judge, at_once=lambda _request, _left: None)
+    assert ShadowOutcome.WOULD_DENY is shadow.verdict(REQUEST, ALLOW, nobody_waits).outcome
+    shadow.close()
+    assert 1 == len(idents) and own not in idents
+
+
+@pytest.mark.parametrize("error", [ValueError, TimeoutError, SystemExit, KeyboardInterrupt])
+def test_one_that_raises_at_once(error: type[BaseException]) -> None:
+    """Whatever it raises in the caller's thread stays there, as the name of it."""
+
+    def at_once(_request: Request, _left: SecondsLeft) -> Decision:
+        raise error("secret of the request")
+
+    shadow = make(not_asked, at_once=at_once)
+    verdict = shadow.verdict(REQUEST, ALLOW, nobody_waits)
+    shadow.close()
+    assert (ShadowOutcome.ERROR, Effect.ALLOW) == (verdict.outcome, verdict.effect)
+    assert f"the shadow evaluation failed: {error.__name__}" == verdict.detail
+
+
+def test_a_set_that_computes_for_too_long_goes_to_the_threads() -> None:
+    """A walk that took its budget is the last of its set in the caller's thread."""
+    revision, asked, clock = ["first"], Counter[str](), iter(range(1000))
+
+    def at_once(_request: Request, _left: SecondsLeft) -> Decision:
+        asked["at once"] += 1
+        return ALLOW
+
+    def judge(_request: Request, _left: SecondsLeft) -> Decision:
+        asked["thread"] += 1
+        return ALLOW
+
+    shadow = CandidateShadow(
+        judge,
+        budget_seconds=0.9,
+        threads=1,
+        revision=lambda: revision[0],
+        at_once=at_once,
+        own_time=lambda: float(next(clock)),
+    )
+    for name, expected in (("first", (1, 2)), ("second", (2, 4))):
+        revision[0] = name
+        for _ in range(3):
+            shadow.verdict(REQUEST, ALLOW, nobody_waits)
+        assert expected == (asked["at once"], asked["thread"])
+    shadow.close()
+
+
+def test_what_comes_at_once_and_late_is_marked() -> None:
+    """A verdict of the caller's own thread that took longer than the budget is none."""
+
+    def at_once(_request: Request, left: SecondsLeft) -> Decision:
+        while (left() or 0) > 0:
+            pass
+        return DENY
+
+    shadow = make(not_asked, budget=0.005, at_once=at_once)
+    verdict = shadow.verdict(REQUEST, ALLOW, nobody_waits)
+    shadow.close()
+    assert (ShadowOutcome.ERROR, "above the budget of 5.0 ms") == (verdict.outcome, verdict.detail)
