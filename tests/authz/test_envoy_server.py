@@ -27,6 +27,7 @@ from raw_http2 import CHECK, Client
 from authz import envoy_launch
 from authz.envoy_short_way import CARRIED_MAX
 from authz.errors import ListenError
+from authz.grpc_over_wsgi import HEALTH_PATH
 from tests.loopback import free_port
 
 GATEWAY = "spiffe://cluster.local/ns/edge/sa/gateway"
@@ -247,21 +248,34 @@ def test_http_1_is_not_spoken(served: Served) -> None:
 
 
 def test_of_more_than_can_be_answered_each_is_answered_or_refused(served: Served) -> None:
-    """1,600 checks in one go, over a hundred connections: none is lost, and the metric counts."""
+    """1,600 in one go over a hundred connections: none is lost, all count, health is told."""
     before, ended = _refused(served), list[str]()
     with contextlib.ExitStack() as stack:
+        health = stack.enter_context(Client(served.grpc))
         clients = [stack.enter_context(Client(served.grpc)) for _ in range(100)]
         for client in clients:
             for stream in range(1, 32, 2):
                 client.send(stream, FRAMED, at_once=False)
             client.flush()
+        health.send(1, b"\0" * 5, __path=HEALTH_PATH)
+        told, _ = health.answer(1)
         for client in clients:
             ended += client.statuses(16)
 
+    assert "0" == told
     assert {"0"} <= set(ended) <= {"0", "14"}
     assert 1600 == len(ended)
     assert _refused(served) - before >= ended.count("14")
     assert 0 == served.ask()
+
+
+def test_a_client_is_told_how_much_it_may_have_open(served: Served) -> None:
+    """As many checks on a connection as there are threads (16): the rest it has wait itself."""
+    with Client(served.grpc) as client:
+        client.send(1, FRAMED)
+        client.answer(1)
+
+        assert 16 == client.h2.remote_settings.max_concurrent_streams
 
 
 def _refused(served: Served) -> float:
