@@ -2,7 +2,7 @@
 
 grpclib writes an answer as three frames, each with a system call of its own, which is most of what
 an answer costs, and which wakes the client three times. Here what is written in one turn of the
-event loop is sent at its end.
+event loop is sent at its end, and headers that come again are coded from memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from grpclib.protocol import H2Protocol
 from grpclib.server import Server
+
+from ca.remembered_headers import RememberingDecoder, RememberingEncoder
 
 
 class GatheringServer(Server):
@@ -27,12 +29,15 @@ class GatheringServer(Server):
 
 
 class _GatheringProtocol(H2Protocol):
-    """grpclib's protocol over a transport that gathers."""
+    """grpclib's protocol over a transport that gathers, with a memory of header blocks."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to speak."""
         gathering = GatheringTransport(cast(asyncio.Transport, transport))
         super().connection_made(gathering)
+        # WHY a private name: grpclib makes the connection itself. Nothing is coded on it yet.
+        h2 = self.connection._connection
+        h2.encoder, h2.decoder = RememberingEncoder(), RememberingDecoder(h2.decoder)
 
 
 class GatheringTransport(asyncio.Transport):
