@@ -184,14 +184,27 @@ class _Workers:
         for worker in tuple(self._seats):
             answer = worker.ask("/readyz")
             told[worker.name] = None if answer is None else answer.json()
-        ready = any(each is not None and each["ready"] for each in told.values())
-        is_ready = ready and not self._stopping.is_set()
-        return is_ready, {"ready": is_ready, "workers": told}
+        return readiness_of(told, is_stopping=self._stopping.is_set())
 
     def _metrics(self) -> bytes:
         answers = {worker.name: worker.ask("/metrics") for worker in tuple(self._seats)}
         texts = {name: each.text for name, each in answers.items() if each is not None}
         return merge_metrics(texts)
+
+
+def readiness_of(
+    told: Mapping[str, Mapping[str, Any] | None], *, is_stopping: bool
+) -> tuple[bool, Mapping[str, Any]]:
+    """Return whether a server is ready, and what it says, from its workers' `/readyz` by name.
+
+    One that did not answer is None. `same_revision` is false while some of those that answered
+    decide by another set than others: for a moment after an edit, and for as long as one of them
+    refuses what another took.
+    """
+    answers = [each for each in told.values() if each is not None]
+    is_ready = any(each["ready"] for each in answers) and not is_stopping
+    same = len({each["revision"] for each in answers}) <= 1
+    return is_ready, {"ready": is_ready, "same_revision": same, "workers": told}
 
 
 def _other_name(name: str) -> str:

@@ -21,6 +21,7 @@ from checking import make_message
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from authz.worker_metrics import merge_metrics
+from authz.workers import readiness_of
 from tests.loopback import free_port
 
 POLICY = """apiVersion: security.istio.io/v1
@@ -216,6 +217,29 @@ def test_a_stop_drains_all_and_every_log_verifies(served: Served) -> None:
     assert {"worker-1", "worker-2", "worker-1b", "worker-2b"} == {
         path.name for path in (served.folder / "audit").iterdir() if path.is_dir()
     }
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_ready", "same"),
+    [
+        (((True, "a"), (True, "a")), True, True),
+        (((True, "a"), (True, "b")), True, False),
+        (((False, "b"), (True, "a")), True, False),
+        (((False, "a"), None), False, True),
+        ((None, None), False, True),
+    ],
+)
+def test_workers_that_decide_by_different_sets_are_told(
+    answers: tuple[tuple[bool, str] | None, ...], is_ready: bool, same: bool
+) -> None:
+    """One ready worker is enough; two revisions among those that answer are flagged."""
+    told = {
+        str(number): each and {"ready": each[0], "revision": each[1]}
+        for number, each in enumerate(answers)
+    }
+    expected = {"ready": is_ready, "same_revision": same, "workers": told}
+    assert (is_ready, expected) == readiness_of(told, is_stopping=False)
+    assert (False, {**expected, "ready": False}) == readiness_of(told, is_stopping=True)
 
 
 def test_counters_add_up_and_gauges_do_not() -> None:
