@@ -16,6 +16,7 @@ from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from bench.check_contest.open_load import Period, failures
 from bench.check_contest.processes import Sample
+from bench.soak_run.capacity import NothingSustained, highest_sustained
 from bench.soak_run.issuer import Issuer
 from bench.soak_run.memory import by_minute, slope
 from bench.soak_run.shop import canary_check, checks, in_one_file, write_canary, write_shop
@@ -92,6 +93,25 @@ def test_checks_stand_in_a_file_behind_answer_and_length() -> None:
 
     assert b"\1\0\0\0\3abc\0\0\0\0\0" == in_one_file(every, with_answer=True)
     assert b"\0\0\0\3abc\0\0\0\0" == in_one_file(every, with_answer=False)
+
+
+@pytest.mark.parametrize("limit", [310, 555, 700, 998])
+def test_capacity_is_a_rate_that_was_tried_and_held(limit: float) -> None:
+    """It is below what failed, just below what would not, and never only supposed."""
+    tried: dict[float, bool] = {}
+
+    def is_sustained(rate: float) -> bool:
+        return tried.setdefault(rate, rate <= limit)
+
+    found = highest_sustained(1000, is_sustained, steps=8)
+    assert tried[found]
+    assert limit * 0.98 < found <= limit
+
+
+def test_nothing_that_held_is_no_capacity() -> None:
+    """Where every step failed nothing is made up."""
+    with pytest.raises(NothingSustained, match="not even 3"):
+        highest_sustained(1000, lambda _: False)
 
 
 def test_a_slope_is_that_of_the_line() -> None:
