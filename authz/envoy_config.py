@@ -69,10 +69,11 @@ LABELS_KEY: Final = "LABELS"
 PEER_STATE: Final = "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
-# BUDGET: of one Envoy, for each worker of the authorizer: its connections (each of its threads has
-# one in any case), and the checks that wait for one of them: 10 ms of a core's work.
+# BUDGET: connections of one Envoy for each worker of the authorizer (each of its threads has one in
+# any case), and how many checks may wait in it for each second that one may wait: half of
+# what a core answers at least.
 _CONNECTIONS: Final = 4
-_PENDING: Final = 64
+_PENDING_A_SECOND: Final = 1600
 _UNIX: Final = "unix:"
 _CONNECT_SECONDS: Final = 1.0
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -137,18 +138,26 @@ def cluster(name: str, listen: str, *, http2: bool = False) -> Cluster:
     )
 
 
-def authorizer_cluster(listen: str, *, workers: int = 1) -> Cluster:
-    """Return the cluster of an authorizer with so many workers, and what Envoy may want of it.
+def authorizer_cluster(listen: str, most: CircuitBreakersThresholds | None = None) -> Cluster:
+    """Return the cluster of an authorizer, of which an Envoy wants no more than `most` at once.
 
-    What exceeds it is refused by Envoy at once, and costs the authorizer nothing.
+    What exceeds it is refused by Envoy, and costs the authorizer nothing.
+    """
+    found = cluster(AUTHORIZER_CLUSTER, listen, http2=True)
+    found.circuit_breakers = CircuitBreakers(thresholds=[most or most_at_once()])
+    return found
+
+
+def most_at_once(workers: int = 1, wait_seconds: float = 0.02) -> CircuitBreakersThresholds:
+    """Return what one Envoy may want of an authorizer with so many workers.
+
+    A check may wait for so long, with 0 as long as it will.
 
     Spec: Envoy 1.40 `envoy.config.cluster.v3.CircuitBreakers.Thresholds`.
     """
-    found = cluster(AUTHORIZER_CLUSTER, listen, http2=True)
-    most = CircuitBreakersThresholds(
-        max_connections=_CONNECTIONS * workers, max_pending_requests=_PENDING * workers
-    )
-    found.circuit_breakers = CircuitBreakers(thresholds=[most])
+    found = CircuitBreakersThresholds(max_connections=_CONNECTIONS * workers)
+    if wait_seconds:
+        found.max_pending_requests = max(1, round(_PENDING_A_SECOND * wait_seconds)) * workers
     return found
 
 
@@ -216,16 +225,16 @@ def envoy_snippets(
     timeout_seconds: float = 0.2,
     server_ids: Sequence[str] = (),
     peer_metadata_key: str = "",
-    workers: int = 1,
+    most: CircuitBreakersThresholds | None = None,
 ) -> str:
     """Return, as YAML, what a proxy needs to ask this authorizer and to fetch its SVID.
 
     `grpc_listen` is the authorizer's `host:port` or `unix:///path`; `sds_socket` is the
     path of the Unix socket on which the CA serves this workload (empty: no TLS part).
     `peer_metadata_key` is `identity.waypoint.peerMetadataKey` of a waypoint's authorizer,
-    `workers` is `listen.workers`.
+    `most` is what one Envoy may want of it at once.
     """
-    clusters = [authorizer_cluster(grpc_listen, workers=workers)]
+    clusters = [authorizer_cluster(grpc_listen, most)]
     if sds_socket:
         clusters.append(cluster(SDS_CLUSTER, f"{_UNIX}{sds_socket}", http2=True))
     return render_snippets(

@@ -77,7 +77,7 @@ def _work(settings: Settings, worker: str, leash: int) -> None:
 def envoy_config_command(config: Path, sds_socket: str) -> None:
     """Print the Envoy filter, cluster and SDS snippets that fit a configuration."""
     # WHY here: the Envoy message classes take longer to import than all the rest.
-    from authz.envoy_config import envoy_snippets  # noqa: PLC0415
+    from authz.envoy_config import envoy_snippets, most_at_once  # noqa: PLC0415
 
     with clear_errors():
         settings: Settings = load_settings(config)
@@ -87,7 +87,9 @@ def envoy_config_command(config: Path, sds_socket: str) -> None:
             # A check that asks an issuer must not be given up before the issuer's own limit.
             timeout_seconds=max(0.2, 0.1 + longest_wait_seconds(settings.identity)),
             peer_metadata_key=settings.identity.waypoint.peer_metadata_key,
-            workers=settings.listen.workers,
+            most=most_at_once(
+                settings.listen.workers, settings.listen.overload_milliseconds / 1000
+            ),
         )
         click.echo(text, nl=False)
 

@@ -74,8 +74,9 @@ class Period:
 class OpenLoad:
     """A load to be put on a port: checks a second, of the messages in a file, for so long.
 
-    A connection has as many calls open as the server allows; what exceeds that is not sent. An
-    Envoy would open another, so `connections` is as many as it might come to have.
+    A connection has as many calls open as the server allows. Beyond that as many as are `pending`
+    wait, and the rest is not sent. An Envoy would open another connection, so `connections` is
+    as many as it might come to have.
     """
 
     program: str
@@ -87,6 +88,7 @@ class OpenLoad:
     timeout_seconds: float = 1.0
     connections: int = 64
     open_checks: int = 4000
+    pending: int = 0
 
     def periods(self) -> Iterator[Period]:
         """Run it, giving each period as it ends.
@@ -104,6 +106,7 @@ class OpenLoad:
             f"{self.timeout_seconds:g}s",
         ]
         command += ["-connections", str(self.connections), "-open", str(self.open_checks)]
+        command += ["-pending", str(self.pending)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
             if running.stdout is None:
                 raise RuntimeError("the load has no output")

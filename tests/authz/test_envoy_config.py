@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from authz.envoy_config import EnvoyConfigError, address, cluster, envoy_snippets, to_plain
+from authz.envoy_config import (
+    EnvoyConfigError,
+    address,
+    cluster,
+    envoy_snippets,
+    most_at_once,
+    to_plain,
+)
 
 ENVOY = str(Path(sys.executable).with_name("envoy"))
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -86,15 +93,18 @@ def test_a_waypoint_names_the_peer() -> None:
     assert "initial_metadata" not in plain["http_filters"][0]["typed_config"]["grpc_service"]
 
 
-@pytest.mark.parametrize(("workers", "most"), [(1, (4, 64)), (3, (12, 192))])
+@pytest.mark.parametrize(
+    ("workers", "wait", "most"),
+    [(1, 0.02, (4, 32)), (3, 0.02, (12, 96)), (1, 0.0001, (4, 1)), (1, 0, (4, None))],
+)
 def test_what_envoy_may_want_of_the_authorizer_is_bounded(
-    workers: int, most: tuple[int, int]
+    workers: int, wait: float, most: tuple[int, int | None]
 ) -> None:
-    """Its connections and those that wait for one follow from the authorizer's workers."""
-    [found] = yaml.safe_load(envoy_snippets("127.0.0.1:1", workers=workers))["clusters"]
-    [limits] = found["circuit_breakers"]["thresholds"]
+    """Connections follow from the authorizer's workers, and what waits from how long it may."""
+    text = envoy_snippets("127.0.0.1:1", most=most_at_once(workers, wait))
+    [limits] = yaml.safe_load(text)["clusters"][0]["circuit_breakers"]["thresholds"]
 
-    assert most == (limits["max_connections"], limits["max_pending_requests"])
+    assert most == (limits["max_connections"], limits.get("max_pending_requests"))
 
 
 def test_mtls_is_required_of_every_client() -> None:

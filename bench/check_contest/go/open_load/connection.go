@@ -30,6 +30,8 @@ type call struct {
 	code  string
 	text  string
 	data  []byte
+	// Whether a stream is kept for it, since it waited for one.
+	hasRoom bool
 }
 
 // connection speaks as much of HTTP/2 as unary calls need, for a hundredth of a core for each
@@ -43,6 +45,7 @@ type connection struct {
 	tell    func(*call)
 	retry   func(*call)
 	lost    func(*connection)
+	queue   *queue
 
 	// Either a call to send, or something to write.
 	out chan any
@@ -53,17 +56,19 @@ type connection struct {
 	next    uint32
 	window  int64
 	streams uint32
+	kept    uint32
+	waiting []*call
 	dead    bool
 }
 
-func dial(address string, timeout time.Duration, tell, retry func(*call), lost func(*connection)) (*connection, error) {
+func dial(address string, timeout time.Duration, tell, retry func(*call), lost func(*connection), queue *queue) (*connection, error) {
 	over, err := net.Dial("tcp", address)
 	if err != nil {
 		return nil, err
 	}
 	c := &connection{
 		over: over, block: headBlock(address, timeout), timeout: timeout,
-		tell: tell, retry: retry, lost: lost,
+		tell: tell, retry: retry, lost: lost, queue: queue,
 		out: make(chan any, waiting), calls: map[uint32]*call{}, next: 1, window: firstWindow, streams: 1 << 30,
 	}
 	c.room = sync.NewCond(&c.lock)
@@ -120,10 +125,8 @@ func (c *connection) send(framer *http2.Framer, buffer *bufio.Writer, item *call
 	binary.BigEndian.PutUint32(body[1:], uint32(len(item.asked.message)))
 	body = append(body, item.asked.message...)
 	c.lock.Lock()
-	if uint32(len(c.calls)) >= c.streams {
+	if !c.hasRoom(item) {
 		c.lock.Unlock()
-		item.code = heldBack
-		c.tell(item)
 		return nil
 	}
 	id := c.next
@@ -153,6 +156,45 @@ func (c *connection) send(framer *http2.Framer, buffer *bufio.Writer, item *call
 		body = body[maxFrameSize:]
 	}
 	return framer.WriteData(id, true, body)
+}
+
+// hasRoom says whether a stream may be opened for a call; one that has none waits, or is held back.
+func (c *connection) hasRoom(item *call) bool {
+	switch {
+	case item.hasRoom:
+		item.hasRoom = false
+		c.kept--
+		return true
+	case uint32(len(c.calls))+c.kept < c.streams:
+		return true
+	case c.queue.enter():
+		c.waiting = append(c.waiting, item)
+	default:
+		item.code = heldBack
+		c.tell(item)
+	}
+	return false
+}
+
+// takeNext takes out who waited longest for the stream that is free now.
+func (c *connection) takeNext() *call {
+	if len(c.waiting) == 0 || uint32(len(c.calls))+c.kept >= c.streams {
+		return nil
+	}
+	item := c.waiting[0]
+	c.waiting = c.waiting[1:]
+	c.queue.leave(1)
+	c.kept++
+	item.hasRoom = true
+	return item
+}
+
+// leaveAll takes out all that wait, for there is nothing to wait for any more.
+func (c *connection) leaveAll() []*call {
+	found := c.waiting
+	c.waiting = nil
+	c.queue.leave(len(found))
+	return found
 }
 
 func (c *connection) read() {
@@ -244,7 +286,11 @@ func (c *connection) finish(id uint32, code, text string) {
 	c.lock.Lock()
 	item := c.calls[id]
 	delete(c.calls, id)
+	next := c.takeNext()
 	c.lock.Unlock()
+	if next != nil {
+		c.out <- next
+	}
 	if item != nil {
 		item.code, item.text = code, text
 		c.tell(item)
@@ -255,7 +301,7 @@ func (c *connection) finish(id uint32, code, text string) {
 func (c *connection) goAway(last uint32) {
 	c.lost(c)
 	c.lock.Lock()
-	var again []*call
+	again := c.leaveAll()
 	for id, item := range c.calls {
 		if id > last {
 			again = append(again, item)
@@ -276,8 +322,12 @@ func (c *connection) end(err error) {
 	c.dead = true
 	open := c.calls
 	c.calls = map[uint32]*call{}
+	waited := c.leaveAll()
 	c.lock.Unlock()
 	c.room.Signal()
+	for _, item := range waited {
+		c.retry(item)
+	}
 	for _, item := range open {
 		item.code, item.text = "Unavailable", fmt.Sprint("connection lost: ", err)
 		c.tell(item)
@@ -286,6 +336,7 @@ func (c *connection) end(err error) {
 		select {
 		case item := <-c.out:
 			if item, is := item.(*call); is {
+				item.hasRoom = false
 				c.retry(item)
 			}
 		case <-time.After(time.Second):
@@ -307,13 +358,30 @@ func (c *connection) sweep() {
 				late = append(late, id)
 			}
 		}
+		given := c.giveUp(until)
 		c.lock.Unlock()
 		if dead {
 			return
+		}
+		for _, item := range given {
+			c.tell(item)
 		}
 		for _, id := range late {
 			c.finish(id, "DeadlineExceeded", "no answer in time")
 			c.out <- func(framer *http2.Framer) error { return framer.WriteRSTStream(id, http2.ErrCodeCancel) }
 		}
 	}
+}
+
+// giveUp takes out who waited for a stream for all of its time; the first has waited longest.
+func (c *connection) giveUp(until time.Time) []*call {
+	count := 0
+	for count < len(c.waiting) && c.waiting[count].sent.Before(until) {
+		c.waiting[count].code, c.waiting[count].text = "DeadlineExceeded", "never sent"
+		count++
+	}
+	given := c.waiting[:count]
+	c.waiting = c.waiting[count:]
+	c.queue.leave(count)
+	return given
 }

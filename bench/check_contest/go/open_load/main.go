@@ -27,6 +27,7 @@ func main() {
 	length := flag.Duration("period", time.Second, "how long a period is")
 	connections := flag.Int("connections", 8, "connections")
 	open := flag.Int64("open", 4000, "checks that may be open at once")
+	pending := flag.Int64("pending", 0, "checks that may wait for a stream at once, where the server allows no more")
 	timeout := flag.Duration("timeout", 10*time.Second, "deadline of a check")
 	flag.Parse()
 	questions, err := readQuestions(*file)
@@ -37,8 +38,9 @@ func main() {
 	asked.Store(&questions)
 	go follow(*file, asked)
 	load := &load{open: *open}
+	queue := &queue{most: *pending}
 	for range *connections {
-		load.slots = append(load.slots, newSlot(*address, *timeout, load.tell))
+		load.slots = append(load.slots, newSlot(*address, *timeout, load.tell, queue))
 	}
 	load.run(asked, *rate, *seconds, *length)
 }

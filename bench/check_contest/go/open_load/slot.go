@@ -11,19 +11,20 @@ type slot struct {
 	address string
 	timeout time.Duration
 	tell    func(*call)
+	queue   *queue
 	lock    sync.Mutex
 	now     *connection
 }
 
-func newSlot(address string, timeout time.Duration, tell func(*call)) *slot {
-	s := &slot{address: address, timeout: timeout, tell: tell}
+func newSlot(address string, timeout time.Duration, tell func(*call), queue *queue) *slot {
+	s := &slot{address: address, timeout: timeout, tell: tell, queue: queue}
 	s.connect()
 	return s
 }
 
 // connect puts a connection into the slot; without any server the load is over.
 func (s *slot) connect() {
-	connection, err := dial(s.address, s.timeout, s.tell, s.send, s.leave)
+	connection, err := dial(s.address, s.timeout, s.tell, s.send, s.leave, s.queue)
 	if err != nil {
 		log.Fatal(err)
 	}
