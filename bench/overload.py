@@ -7,12 +7,11 @@ each way to listen (`listen.server`; SERVER names one alone), and judged by the 
 refused too; memory bounded; and full speed again within two seconds. Needs the load generator
 beside this file, built with Go.
 
-What is asked as by Envoys: no more than 1,024 checks are open at once, and each is given up
-after a while. They have eight connections, as two Envoys of four threads have with the circuit
-breaker that `meshwarden envoy-config` prints, and none waits for one. Beside it, and not judged,
-64, as Envoys come to have that have no such limit. The server is set up for what it is
-asked, peers and tokens: few threads, for none of them waits for anybody, and a short time to wait
-for one.
+Who asks is two Envoys of four threads with the circuit breaker that `meshwarden envoy-config`
+prints: eight connections, and so many checks that wait for one; what exceeds that they refuse by
+themselves (`unsent`). Beside it, and not judged, Envoys without: 64 connections, and 1,024 that are
+open or wait, as many as Envoy lets by itself. The server is set up for what it is asked, peers
+and tokens: few threads, for none of them waits for anybody, and a short time to wait for one.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from authz.envoy_config import most_at_once
 from bench.check_contest.load import missing_tool, put_under_load
 from bench.check_contest.open_load import PROGRAM, OpenLoad, Period
 from bench.check_contest.processes import take_sample
@@ -41,8 +41,10 @@ _LIMIT: Final = 5.0
 _GROWTH_MEGABYTES: Final = 100
 _BACK_PERIODS: Final = 2
 _BACK_SHARE: Final = 0.95
-_SHORT: Final = {"threads": 2, "overloadMilliseconds": 5}
-_CONNECTIONS: Final = 8
+_SHORT: Final = {"threads": 2, "overloadMilliseconds": 2}
+_ENVOYS: Final = 2
+_BOUND: Final = most_at_once(1, _SHORT["overloadMilliseconds"] / 1000)
+_OPEN: Final = 1024
 _UNBOUND_CONNECTIONS: Final = 64
 _SERVERS: Final = ("grpcio", "envoy")
 
@@ -84,9 +86,10 @@ class _Asking:
         self._generator, self._server, self._message = generator, server, message
 
     def periods(
-        self, rate: float, seconds: float, count: int, connections: int = _CONNECTIONS
+        self, rate: float, seconds: float, count: int, *, bound: bool = True
     ) -> list[Period]:
         """Ask for so long, and return what became of it in so many periods."""
+        connections, pending = _BOUND.max_connections or 0, _BOUND.max_pending_requests or 0
         load = OpenLoad(
             program=self._generator,
             port=self._server.port,
@@ -94,8 +97,9 @@ class _Asking:
             rate=rate,
             seconds=seconds,
             period_seconds=seconds / count,
-            connections=connections,
-            open_checks=1024,
+            connections=_ENVOYS * connections if bound else _UNBOUND_CONNECTIONS,
+            open_checks=_OPEN,
+            pending=_ENVOYS * pending if bound else _OPEN,
         )
         return list(load.periods())
 
@@ -111,7 +115,7 @@ def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) ->
     with _Peak(server) as peak:
         [over] = asking.periods(rate * _TIMES, seconds, 1)
         back = asking.periods(rate * _BACK, 10.0, 10)
-        [unbound] = asking.periods(rate * _TIMES, 10.0, 1, _UNBOUND_CONNECTIONS)
+        [unbound] = asking.periods(rate * _TIMES, 10.0, 1, bound=False)
     ratio = over.decisions.p99 / unloaded.decisions.p99
     others = over.others.p99 / unloaded.decisions.p99
     whole = [each.decided >= _BACK_SHARE * (each.sent + each.unsent) for each in back]
@@ -120,7 +124,7 @@ def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) ->
         "asked": round(rate * _TIMES * seconds),
         "unloaded": asdict(unloaded),
         "overloaded": asdict(over),
-        "overloaded_over_64_connections": asdict(unbound),
+        "overloaded_without_a_breaker": asdict(unbound),
         "afterwards": [asdict(each) for each in back],
         "ratio_of_p99": round(ratio, 2),
         "ratio_of_the_refused": round(others, 2),

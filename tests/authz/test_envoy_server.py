@@ -201,6 +201,19 @@ def test_a_body_in_a_header_is_envoys_alone(served: Served) -> None:
     assert 0 == CheckResponse.FromString(answer[5:]).status.code
 
 
+def test_a_request_that_ends_with_trailers_is_answered(served: Served) -> None:
+    """Its body may come in pieces, and its end after the last of them."""
+    with Client(served.grpc) as client:
+        client.send(1, FRAMED[:20], ends=False)
+        client.h2.send_data(1, FRAMED[20:])
+        client.h2.send_headers(1, [("x-end", "1")], end_stream=True)
+        client.flush()
+        status, answer = client.answer(1)
+
+    assert "0" == status
+    assert 0 == CheckResponse.FromString(answer[5:]).status.code
+
+
 def test_a_check_is_answered_however_long_it_is(served: Served) -> None:
     """Carried in a header or read from the body: the answer is the same, but for its id."""
     with grpc.insecure_channel(served.grpc) as channel:
