@@ -9,9 +9,10 @@ Capacity is the highest rate at which not one check failed for 45 s, with all of
 (`bench.soak_run.capacity`).
 
 Goals: no check fails or is decided wrongly, every edit counts, memory gains less than 5 MB an
-hour once the first five minutes are over, and the record verifies. `MINUTES=2` is a short run
-(memory is judged from ten minutes on); `SERVER` is `listen.server`; `RATE` is a capacity that is
-known already. Needs the two load generators beside this file, built with Go.
+hour once the first five minutes are over, by the least of each minute, and the record verifies.
+`MINUTES=2` is a short run (memory is judged from ten minutes on); `SERVER` is `listen.server`;
+`RATE` is a capacity that is known already. Needs the two load generators beside this file, built
+with Go.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from bench.harness import RESULTS
 from bench.soak_run.capacity import STEP_SECONDS, highest_sustained
 from bench.soak_run.edits import EDIT_SECONDS, Editor
 from bench.soak_run.issuer import TURN_SECONDS, Issuer
-from bench.soak_run.memory import by_minute, slope
+from bench.soak_run.memory import by_minute, main_by_minute, slope
 from bench.soak_run.report import write_table
 from bench.soak_run.shop import checks, in_one_file, write_shop
 
@@ -195,10 +196,12 @@ class _Soak:
     ) -> dict[str, Any]:
         periods = [period for period, _ in rows]
         failed = dict(failures(periods))
-        settled = [each for each in by_minute(self._samples, begun) if each[0] > _SETTLED_SECONDS]
         is_judged = minutes >= _JUDGED_MINUTES
-        grown = slope(settled if is_judged else by_minute(self._samples, begun))
-        main = slope([(each.at - begun, each.main) for each in self._samples][-len(settled) * 12 :])
+        before = _SETTLED_SECONDS if is_judged else 0.0
+        every, main = (
+            slope([each for each in by(self._samples, begun) if each[0] > before])
+            for by in (by_minute, main_by_minute)
+        )
         verified = subprocess.run(
             [
                 *_program(),
@@ -212,7 +215,7 @@ class _Soak:
             text=True,
             check=False,
         )
-        is_flat = grown is not None and grown.megabytes_an_hour < _SLOPE_LIMIT
+        is_flat = every is not None and every.megabytes_an_hour < _SLOPE_LIMIT
         return {
             "minutes": minutes,
             "server": os.environ.get("SERVER", _SERVER),
@@ -225,7 +228,7 @@ class _Soak:
             "edits_refused": self._editor.refused,
             "edit_faults": self._editor.faults,
             "key_rotations": self._issuer.rotations,
-            "slope": grown and asdict(grown),
+            "slope": every and asdict(every),
             "slope_of_main_process": main and asdict(main),
             "slope_limit": _SLOPE_LIMIT,
             "is_slope_judged": is_judged,

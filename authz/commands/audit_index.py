@@ -17,6 +17,7 @@ from audit.errors import AuditReadError
 from audit.logs import find_all_logs
 from authz.commands.failing import clear_errors
 from authz.commands.progress import showing_progress
+from authz.interpreter import give_memory_back
 
 _LOOK_SECONDS = 5.0
 _KIND = 10  # how much the machine's other work goes before it
@@ -74,11 +75,14 @@ def _follow(
     told = ""
     # WHY looking: no event of the standard library tells that another process made a file.
     while True:
-        fault = ""
+        fault, before = "", len(known)
         try:
             _index(logs, store, known, None)
         except AuditReadError as exc:
             fault = str(exc)
+        if len(known) != before:
+            # WHY: until the next segment, nobody needs what the engine took for this one.
+            give_memory_back()
         if fault and fault != told:
             click.echo(f"waiting: {fault}", err=True)
         told = fault

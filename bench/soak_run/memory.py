@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,11 +35,23 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope | None:
 
 
 def by_minute(samples: Sequence[Sample], begun: float) -> list[tuple[float, float]]:
-    """Return (seconds since `begun`, median of all processes' megabytes) of each minute.
+    """Return (seconds since `begun`, least of all processes' megabytes) of each minute.
 
-    The median leaves out what short-lived helpers take for a moment.
+    WHY the least: what a reload, a packed segment or a short-lived helper takes for a moment comes
+    and goes, more in one minute than in another; what is never given back is in the least too.
     """
+    return _least(samples, begun, lambda sample: sample.proportional)
+
+
+def main_by_minute(samples: Sequence[Sample], begun: float) -> list[tuple[float, float]]:
+    """Return the same of the first process alone."""
+    return _least(samples, begun, lambda sample: sample.main)
+
+
+def _least(
+    samples: Sequence[Sample], begun: float, megabytes: Callable[[Sample], float]
+) -> list[tuple[float, float]]:
     minutes: dict[int, list[float]] = {}
     for sample in samples:
-        minutes.setdefault(int((sample.at - begun) // 60), []).append(sample.proportional)
-    return [(60.0 * number + 30, statistics.median(own)) for number, own in sorted(minutes.items())]
+        minutes.setdefault(int((sample.at - begun) // 60), []).append(megabytes(sample))
+    return [(60.0 * number + 30, min(own)) for number, own in sorted(minutes.items())]
