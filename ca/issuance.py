@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 
 from audit.record import AuditEvent, EventName
 from ca.authority import Authority
+from ca.by_identity import by_identity
 from ca.caller import Caller, Method
 from ca.clock import Clock
 from ca.csr import ReadCsr, read_csr, spki_digest
@@ -383,6 +384,7 @@ def _check_key(spki: str, authority: Authority) -> None:
         raise IssueRefusedError("the key is an authority's own", reason=Refusal.KEY_OF_ANOTHER)
 
 
+@by_identity
 @lru_cache(maxsize=64)
 def _key_digests(*authorities: tuple[x509.Certificate, ...]) -> frozenset[str]:
     """Return the digests of the keys of authorities."""

@@ -19,6 +19,7 @@ from cryptography import x509
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
+from ca.by_identity import by_identity
 from ca.errors import AttestationError, CaError, IssueRefusedError, SvidInvalidError
 from ca.front import Asked, Credentials, SigningFront
 from ca.issued import IssuedSvid, SigningRequest
@@ -73,11 +74,12 @@ class IstioCertificateService:
 def encode_chain(issued: IssuedSvid) -> list[str]:
     """Return one PEM an element, leaf first; the last element holds every root."""
     leaf, *above = issued.chain
-    return [to_pem((leaf,)).decode(), *(_pem((each,)) for each in above), _pem(issued.roots)]
+    return [to_pem((leaf,)).decode(), *map(_pem, above), _pem(*issued.roots)]
 
 
+@by_identity
 @lru_cache(maxsize=64)
-def _pem(authorities: tuple[x509.Certificate, ...]) -> str:
+def _pem(*authorities: x509.Certificate) -> str:
     """Return the PEM of authorities, which are the same for thousands of leaves."""
     return to_pem(authorities).decode()
 

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
+from ca.by_identity import by_identity
 from ca.errors import SvidInvalidError
 from ca.key_kinds import KeyKind, PrivateKey, PublicKey, generate_key, signature_hash
 from ca.profile import Validity, build_leaf
@@ -105,6 +106,7 @@ def leaf_pattern(issuer: x509.Certificate, key: PrivateKey) -> LeafPattern:
     return _pattern_of(issuer, type(key), key.key_size)
 
 
+@by_identity
 @lru_cache(maxsize=16)
 def _pattern_of(issuer: x509.Certificate, kind: type[PrivateKey], key_size: int) -> LeafPattern:
     """Return the pattern that a sample gives, once it has given the sample again."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ca.by_identity import by_identity
 from ca.key_kinds import PublicKey, check_public_key
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -146,6 +147,7 @@ def key_identifier(issuer: x509.Certificate) -> bytes:
     return _authority_key_identifier(issuer).key_identifier or b""
 
 
+@by_identity
 @lru_cache(maxsize=64)
 def _authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """Return the issuer's own key identifier, as its children cite it."""

@@ -20,6 +20,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from ca.by_identity import by_identity
 from ca.errors import KeyRefusedError, SvidInvalidError
 from ca.key_kinds import PublicKey, check_public_key
 from ca.leaf_pattern import LeafFields
@@ -275,6 +276,7 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
     return True
 
 
+@by_identity
 @lru_cache(maxsize=64)
 def _issuers_above(
     above: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], trust_domain_id: str
@@ -294,6 +296,7 @@ def _issuers_above(
     return issuers
 
 
+@by_identity
 @lru_cache(maxsize=64)
 def _read_back_authorities(
     certificates: tuple[x509.Certificate, ...],

@@ -13,6 +13,8 @@ import asyncio
 import struct
 from typing import Final
 
+_HEAD_BYTES: Final = 9
+_READ_BYTES: Final = 1 << 16
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM: Final = 0x1
@@ -38,6 +40,7 @@ class GrpcConnection:
         self._reader = reader
         self._writer = writer
         self._stream = -1
+        self._unread = b""
         fields = (
             (":path", method),
             (":authority", "localhost"),
@@ -83,14 +86,24 @@ class GrpcConnection:
 
     async def _next_frame(self) -> tuple[int, int, int, bytes]:
         """Return the next frame: kind, flags, stream, payload; pings and settings are answered."""
-        head = await self._reader.readexactly(9)
-        length, kind, flags = int.from_bytes(head[:3]), head[3], head[4]
-        payload = await self._reader.readexactly(length) if length else b""
+        # An answer's frames come in one piece mostly, and are read in one.
+        while True:
+            unread = self._unread
+            if len(unread) >= _HEAD_BYTES:
+                end = _HEAD_BYTES + int.from_bytes(unread[:3])
+                if len(unread) >= end:
+                    break
+            more = await self._reader.read(_READ_BYTES)
+            if not more:
+                raise ConnectionError("the server hung up")
+            self._unread += more
+        kind, flags, stream = unread[3], unread[4], int.from_bytes(unread[5:_HEAD_BYTES])
+        payload, self._unread = unread[_HEAD_BYTES:end], unread[end:]
         if kind in (_SETTINGS, _PING) and not flags & _ACK:
             self._writer.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         if kind in (_RST_STREAM, _GOAWAY):
             raise ConnectionError("the server ended the call")
-        return kind, flags, int.from_bytes(head[5:]), payload
+        return kind, flags, stream, payload
 
 
 async def connect(port: int, method: str) -> GrpcConnection:
