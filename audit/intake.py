@@ -27,8 +27,8 @@ from audit.ticket import Ticket
 
 CLOSED: Final = "the audit writer is closed"
 _BATCH: Final = 500  # BUDGET: documents held as text at once
-# WHY gathered: to wake the writer costs the caller more than all else that an offer does, and
-# the lines of a few milliseconds cost one wake-up and one write.
+# WHY gathered: to wake the writer, and to hand it the interpreter, costs the caller more than all
+# else that an offer does (50 us where its core sleeps); the lines of a few milliseconds share that.
 _GATHER_SECONDS: Final = 0.005
 
 Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
@@ -69,6 +69,8 @@ class Intake:
         self._wake = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._told = threading.Condition(self._lock)
+        self._is_resting = False
+        self._has_taken = False
         self._closing = False
         self._give_up_at: float | None = None
 
@@ -125,18 +127,32 @@ class Intake:
             self._room.notify_all()
 
     def take(self, idle_seconds: float | None) -> Taken:
-        """Return what waits, once something does, or after `idle_seconds`, or when closing."""
+        """Return what waits, once something does, or after `idle_seconds`, or when closing.
+
+        While records keep coming the writer wakes by the clock; only at rest an offer wakes it.
+        """
         with self._lock:
+            if self._has_taken:
+                self._gather()
             while not self._queue and not self._closing:
-                if not self._wake.wait(idle_seconds):
+                self._is_resting = True
+                is_woken = self._wake.wait(idle_seconds)
+                self._is_resting = False
+                if not is_woken:
                     break
-            if self._mode is not AuditMode.STRICT and 0 < len(self._queue) < self._many:
-                self._wake.wait(_GATHER_SECONDS)
+                self._gather()
             taken = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self._room.notify(len(taken))
+            self._has_taken = bool(taken)
             untold, self._untold = self._untold, {}
             self._accepted.add(1 if untold else 0)
             return Taken(taken, untold, self._closing and not taken)
+
+    def _gather(self) -> None:
+        """Wait, lock held, for more to come, unless somebody waits for what is there."""
+        is_enough = self._closing or len(self._queue) >= self._many
+        if self._mode is not AuditMode.STRICT and not is_enough:
+            self._wake.wait(_GATHER_SECONDS)
 
     def pause(self, seconds: float) -> bool:
         """Wait before the next attempt to write; false when closing has taken too long."""
@@ -198,7 +214,8 @@ class Intake:
             self._queue.appendleft(offered)
         else:
             self._queue.append(offered)
-        if len(self._queue) in (1, self._many):
+        if self._is_resting or len(self._queue) == self._many:
+            self._is_resting = False
             self._wake.notify()
 
     def _drop(self) -> bool:

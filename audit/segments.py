@@ -72,6 +72,7 @@ class SegmentFolder:
         self._clock = clock
         self._log_id = new_id()
         self._fd = -1
+        self._identity = (0, 0)
         self._number = 0
         self._size = 0
         self._state = ChainState()
@@ -190,7 +191,7 @@ class SegmentFolder:
         self._lock = FolderLock(self.folder)
         path = self.folder / segment_name(self._number)
         if path.exists() and path.stat().st_size == self._size:
-            self._fd = os.open(path, _FLAGS, _MODE)
+            self._keep_open(os.open(path, _FLAGS, _MODE))
         else:  # the segment is lost: the next one says so by what its `prev` expects
             self._number = max([self._number, *(n for n, _ in list_segments(self.folder))])
 
@@ -214,7 +215,7 @@ class SegmentFolder:
         self._size = path.stat().st_size
         if self._size:
             self._committed = (self._number, self._size)
-            self._fd = os.open(path, _FLAGS, _MODE)
+            self._keep_open(os.open(path, _FLAGS, _MODE))
             self._first_seq, self._begun_at = _begin_of(path, self._clock())
             return
         # The newest segment never began: the chain ends in the one before.
@@ -252,7 +253,8 @@ class SegmentFolder:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
-        self._fd, self._number, self._size, self._state = fd, number, len(line), state
+        self._keep_open(fd)
+        self._number, self._size, self._state = number, len(line), state
         self._first_seq, self._begun_at = state.seq, self._clock()
         self._committed = (number, len(line))
         self._note_committed([line])
@@ -318,7 +320,17 @@ class SegmentFolder:
             there = (self.folder / segment_name(self._number)).stat()
         except OSError:
             return False
-        return os.path.samestat(there, os.fstat(self._fd)) and there.st_size == self._size
+        return (there.st_dev, there.st_ino) == self._identity and there.st_size == self._size
+
+    def _keep_open(self, fd: int) -> None:
+        """Write to this file from now on.
+
+        WHY its identity is asked once: whatever asks the system lets go of the interpreter, and
+        to get it back from a thread that decides costs that thread more than a record does.
+        """
+        self._fd = fd
+        found = os.fstat(fd)
+        self._identity = (found.st_dev, found.st_ino)
 
     def _close_segment(self) -> None:
         if self._fd >= 0:
