@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ _UNWANTED = (
 @pytest.fixture(autouse=True, scope="session")
 def _clean_environment() -> Iterator[None]:
     """Take the machine's own settings away for the whole run, and put them back."""
+    # A shell has what it runs in the background ignore Ctrl-C, and all that is started from there.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     names = [name for name in os.environ if name.upper() in _UNWANTED]
     kept = {name: os.environ.pop(name) for name in names}
     yield

@@ -23,6 +23,13 @@ GOOD = (
 )
 
 
+def edit(folder: Path, text: str) -> None:
+    """Write p.yaml in one step: on a slow machine a half-written file is loaded as well."""
+    aside = folder.with_suffix(".new")
+    aside.write_text(text)
+    aside.replace(folder / "p.yaml")
+
+
 class Watch:
     """A keeper over a folder, with an event for each load."""
 
@@ -50,7 +57,7 @@ class Watch:
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Watch]:
     """Return a running watch over a folder with one good policy."""
-    (tmp_path / "p.yaml").write_text(GOOD)
+    edit(tmp_path, GOOD)
     found = Watch(tmp_path)
     found.keeper.start()
     yield found
@@ -60,7 +67,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
 def test_good_edit(watch: Watch, tmp_path: Path) -> None:
     """A good edit is served as a new state; the old one is untouched."""
     before = watch.keeper.current()
-    (tmp_path / "p.yaml").write_text(GOOD.replace("rules: [{}]", "rules: []"))
+    edit(tmp_path, GOOD.replace("rules: [{}]", "rules: []"))
 
     state, problems = watch.next_load()
 
@@ -72,7 +79,7 @@ def test_good_edit(watch: Watch, tmp_path: Path) -> None:
 def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
     """A broken edit keeps the last good state and says why; mending it clears the report."""
     before = watch.keeper.current()
-    (tmp_path / "p.yaml").write_text(GOOD.replace("rules", "ruels"))
+    edit(tmp_path, GOOD.replace("rules", "ruels"))
     state, problems = watch.next_load()
 
     assert state is None
@@ -80,7 +87,7 @@ def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
     assert ["did you mean `rules`?"] == [found.help for found in problems]
     assert f"{tmp_path / 'p.yaml'}:4:8" == str(watch.keeper.status().problems[0].location)
 
-    (tmp_path / "p.yaml").write_text(GOOD + "# mended\n")
+    edit(tmp_path, GOOD + "# mended\n")
     state, problems = watch.next_load()
 
     assert state is watch.keeper.current()
@@ -90,7 +97,7 @@ def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
 def test_emptied_file_is_refused(watch: Watch, tmp_path: Path) -> None:
     """A file cut to nothing does not take its policies along."""
     before = watch.keeper.current()
-    (tmp_path / "p.yaml").write_text("")
+    edit(tmp_path, "")
 
     state, problems = watch.next_load()
 
@@ -127,7 +134,7 @@ def test_an_edit_that_keeps_size_and_time(tmp_path: Path) -> None:
 
 def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
     """A reload that cannot be put on record yet is told later; the watching goes on."""
-    (tmp_path / "p.yaml").write_text(GOOD)
+    edit(tmp_path, GOOD)
     told: list[str] = []
     refusals = iter([AuditUnavailable("the queue is full")] * 3)
     asked, both = threading.Event(), threading.Event()
@@ -147,9 +154,9 @@ def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
         on_reload=note,
     )
     keeper.start()
-    (tmp_path / "p.yaml").write_text(GOOD.replace("[{}]", "[]"))
+    edit(tmp_path, GOOD.replace("[{}]", "[]"))
     assert asked.wait(10)
-    (tmp_path / "p.yaml").write_text("- broken")
+    edit(tmp_path, "- broken")
 
     assert both.wait(10)
     assert ["loaded", "refused"] == told
@@ -158,7 +165,7 @@ def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
 
 def test_first_load_must_succeed(tmp_path: Path) -> None:
     """There is no last good state at the start: nothing begins to serve."""
-    (tmp_path / "p.yaml").write_text("a: [")
+    edit(tmp_path, "a: [")
 
     with pytest.raises(LoadError):
         Watch(tmp_path)
@@ -166,17 +173,17 @@ def test_first_load_must_succeed(tmp_path: Path) -> None:
 
 def test_defect_while_loading_is_survived(tmp_path: Path) -> None:
     """A defect in a load is reported as one; the watching goes on."""
-    (tmp_path / "p.yaml").write_text(GOOD)
+    edit(tmp_path, GOOD)
     watch = Watch(tmp_path)
     good = watch.keeper._build
     watch.keeper._build = lambda: 1 / 0  # type: ignore[assignment,return-value]
     watch.keeper.start()
     try:
-        (tmp_path / "p.yaml").write_text(GOOD + "# 1\n")
+        edit(tmp_path, GOOD + "# 1\n")
         _, problems = watch.next_load()
         assert "internal" == problems[0].code
         watch.keeper._build = good
-        (tmp_path / "p.yaml").write_text(GOOD + "# 22\n")
+        edit(tmp_path, GOOD + "# 22\n")
         state, _ = watch.next_load()
         assert state is watch.keeper.current()
     finally:
@@ -187,9 +194,9 @@ def test_a_warning_that_stands_is_told_once(watch: Watch, tmp_path: Path) -> Non
     """Of a reload's warnings those are told that were not there before."""
     odd = GOOD.replace("{rules: [{}]}", "{selector: {}, rules: [{}]}")
     with capture_logs() as told:
-        (tmp_path / "p.yaml").write_text(odd)
+        edit(tmp_path, odd)
         watch.next_load()
-        (tmp_path / "p.yaml").write_text(odd + "# edited\n")
+        edit(tmp_path, odd + "# edited\n")
         watch.next_load()
 
     assert 1 == sum(each["event"] == "policy_warning" for each in told)
