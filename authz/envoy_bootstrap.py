@@ -99,7 +99,7 @@ _CONNECTION_WINDOW: Final = 1024 * 1024
 # BUDGET: checks that are open in the process, waiting or not; at least one for each thread, and
 # as many as a core that recalls decisions answers within the target, at so many a second. The least
 # is also what counts at first, when a worker takes over the clients of another.
-_OPEN_LEAST_A_SECOND: Final = 3200
+_OPEN_LEAST_A_SECOND: Final = 6400
 _OPEN_MOST: Final = 1000
 # How often that is judged anew.
 _LIMIT_SECONDS: Final = 0.1

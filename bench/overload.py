@@ -11,7 +11,7 @@ Who asks is two Envoys of four threads with the circuit breaker that `meshwarden
 prints: eight connections, and so many checks that wait for one; what exceeds that they refuse by
 themselves (`unsent`). Beside it, and not judged, Envoys without: 64 connections, and 1,024 that are
 open or wait, as many as Envoy lets by itself. The server is set up for what it is asked, peers
-and tokens: one thread, for it waits for nobody, and a short time to wait for it.
+and tokens: two threads, for neither waits for anybody, and a short time to wait for one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LIMIT: Final = 5.0
 _GROWTH_MEGABYTES: Final = 100
 _BACK_PERIODS: Final = 2
 _BACK_SHARE: Final = 0.95
-_SHORT: Final = {"threads": 1, "overloadMilliseconds": 3}
+_SHORT: Final = {"threads": 2, "overloadMilliseconds": 2}
 _ENVOYS: Final = 2
 _BOUND: Final = most_at_once(1, _SHORT["overloadMilliseconds"] / 1000)
 _OPEN: Final = 1024
