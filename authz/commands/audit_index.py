@@ -75,14 +75,13 @@ def _follow(
     told = ""
     # WHY looking: no event of the standard library tells that another process made a file.
     while True:
-        fault, before = "", len(known)
+        fault = ""
         try:
-            _index(logs, store, known, None)
+            if _index(logs, store, known, None):
+                # WHY: until the next segment, nobody needs what was taken for this one.
+                give_memory_back()
         except AuditReadError as exc:
             fault = str(exc)
-        if len(known) != before:
-            # WHY: until the next segment, nobody needs what the engine took for this one.
-            give_memory_back()
         if fault and fault != told:
             click.echo(f"waiting: {fault}", err=True)
         told = fault
@@ -92,10 +91,19 @@ def _follow(
 
 def _index(
     logs: Sequence[Path], store: ColumnStore, known: set[Path], progress: Progress | None
-) -> None:
-    """Make what is missing for segments that are not known yet, and forget what is gone."""
+) -> bool:
+    """Make what is missing for segments that are not known yet, and forget what is gone.
+
+    Return whether there were such segments.
+    """
+    is_any, there = False, set[Path]()
     for log in find_all_logs(logs):
-        sealed = [each for each in segments_of(log) if each.is_sealed and each.path not in known]
+        every = segments_of(log)
+        there.update(each.path for each in every)
+        sealed = [each for each in every if each.is_sealed and each.path not in known]
         open_columns(sealed, store, progress=progress)
         known.update(each.path for each in sealed)
+        is_any = is_any or bool(sealed)
         forget_columns(log, store)
+    known &= there
+    return is_any
