@@ -70,13 +70,18 @@ class Contest:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# A decision that is remembered would not have its token verified again.
+_NO_MEMORY: Mapping[str, Any] = {
+    "identity": {"tokenMemory": {"maxTokens": 0}},
+    "decisionMemory": {"maxDecisions": 0},
+}
 _CONTESTS = (
     Contest("10 policies", Workload(policies=10)),
     Contest("10,000 policies", Workload(policies=10_000)),
     Contest("1,000 over 100 workloads", Workload(workloads=100)),
     Contest("10,000 over 1,000 workloads", Workload(policies=10_000, workloads=1000)),
     Contest("peer only", Workload(with_token=False)),
-    Contest("token never seen", Workload(), {"identity": {"tokenMemory": {"maxTokens": 0}}}),
+    Contest("token never seen", Workload(), _NO_MEMORY),
     Contest("CUSTOM with Rego", Workload(custom=True)),
     Contest("10 dry-run policies", Workload(policies=10, shadow=True)),
     Contest("audit strict", Workload(), {"audit": {"mode": "strict"}}),
