@@ -38,7 +38,7 @@ _ONE, _TWO = "one worker", "two workers"
 _BAO, _BAO_IN_MEMORY = "OpenBao pki/sign", "OpenBao in memory"
 _LIMIT, _SIGNATURE = "the limit of 20 ms", "bare P-256 signature"
 _IN_FLIGHT = (4, 8, 16, 32)
-_JUDGED = 16
+_JUDGED = 8
 
 _Put: TypeAlias = Callable[[int], Load]
 """Puts a contestant under load with so many requests in flight."""
