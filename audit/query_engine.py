@@ -8,9 +8,10 @@ opened on and nothing else, so that a filter written by hand reaches no other fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,6 @@ from typing import Any, Final, Self
 from audit.chain import parse_line, read_raw_lines
 from audit.column_files import (
     Chain,
-    Columns,
     ColumnStore,
     Progress,
     Segment,
@@ -35,6 +35,7 @@ from audit.segment_lines import SegmentLines
 from audit.time_range import TimeRange
 
 _BATCH: Final = 1000
+_ATTEMPTS: Final = 8  # BUDGET: segments that may be compressed or removed while a log is opened
 _CLOCK_SLACK: Final = timedelta(hours=1)  # BUDGET: how far a node's clock may be set back
 _LINE: Final = "filename, mark, at_byte"
 
@@ -78,24 +79,44 @@ class LogQueries:
         """
         self._store = store or ColumnStore()
         self._lines = SegmentLines()
+        self._segment_of: dict[str, Path] = {}
+        self._has_tables = False
+        self._open = partial(self._open_once, logs, since, chain, writes, progress)
         try:
-            chains = find_all_logs(logs)
-            wanted = [_segments(log, since) for log in chains]
-            is_asked = chain is not Chain.UNASKED
-            opened = [_segments(log, None) for log in chains] if is_asked else wanted
-            flat = [each for segments in opened for each in segments]
-            found = open_columns(flat, self._store, chain=chain, progress=progress)
-            asked = {each.path for segments in wanted for each in segments}
-            self._columns = [each for each in found if each.segment in asked]
-            self.chained = {each.segment: each.chained for each in found if each.chained}
-            self.noted = sum(each.is_noted for each in found)
-            self._engine = _open_engine(self._columns, writes)
+            _asked_again(self._open)
         except BaseException:
             self._store.close()
             raise
+
+    def _open_once(
+        self,
+        logs: Sequence[Path],
+        since: str | None,
+        chain: Chain,
+        writes: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        """Open what is there now.
+
+        Raises:
+            AuditReadError: a path holds no log, or cannot be read.
+        """
+        chains = find_all_logs(logs)
+        # INVARIANT: listed once. A segment that is compressed in between has two names, and would
+        # be asked by one and known by the other.
+        listed = [_segments(log, since) for log in chains]
+        is_asked = chain is not Chain.UNASKED
+        flat = [each for every, wanted in listed for each in (every if is_asked else wanted)]
+        found = open_columns(flat, self._store, chain=chain, progress=progress)
+        asked = {each.path for _, wanted in listed for each in wanted}
+        self._columns = [each for each in found if each.segment in asked]
+        self.chained = {each.segment: each.chained for each in found if each.chained}
+        self.noted = sum(each.is_noted for each in found)
+        self._engine = _open_engine([str(each.file) for each in self._columns], writes)
         self.broken = tuple(each.segment for each in self._columns if each.is_broken)
         self._is_one_chain = len(chains) == 1
-        self._segment_of = {str(each.file): each.segment for each in self._columns}
+        # Kept beside those of before: an answer may still be told from them.
+        self._segment_of |= {str(each.file): each.segment for each in self._columns}
 
     def __enter__(self) -> Self:
         """Return the open logs."""
@@ -235,6 +256,7 @@ class LogQueries:
         made = f"CREATE OR REPLACE TEMP TABLE {name} AS WITH wanted AS ({wanted}) {statement}"
         for _ in self._rows(made, parameters):
             pass
+        self._has_tables = True
 
     def _wanted(self, query: Query, where: str, parameters: list[object]) -> str:
         """Return the statement of the wanted rows, and add the values it is asked with."""
@@ -257,9 +279,28 @@ class LogQueries:
         except duckdb.Error as exc:
             raise AuditQueryError(f"`{where}` is no condition: {_first_line(exc)}") from exc
 
+    def _executed(self, statement: str, parameters: list[object]) -> duckdb.DuckDBPyConnection:
+        """Return an answer of which nothing was told yet.
+
+        Raises:
+            AuditReadError: columns went which tables were made of that are asked as well.
+            duckdb.Error: of many kinds, when the engine has no answer.
+        """
+        try:
+            return self._engine.execute(statement, parameters)
+        except duckdb.Error as exc:
+            # The columns of a segment go when it is compressed or removed.
+            if all(each.file.exists() for each in self._columns):
+                raise
+            if self._has_tables:
+                raise AuditReadError("segments were compressed or removed amid questions") from exc
+        self._engine.close()
+        _asked_again(self._open)
+        return self._engine.execute(statement, parameters)
+
     def _rows(self, statement: str, parameters: list[object]) -> Iterator[tuple[Any, ...]]:
         try:
-            cursor = self._engine.execute(statement, parameters)
+            cursor = self._executed(statement, parameters)
             while rows := cursor.fetchmany(_BATCH):
                 yield from rows
         except (duckdb.IOException, duckdb.OutOfMemoryException) as exc:
@@ -299,10 +340,27 @@ def _like(pattern: str) -> str:
     return pattern.replace("*", "%")
 
 
-def _segments(log: Path, since: str | None) -> list[Segment]:
+def _asked_again(opening: Callable[[], None]) -> None:
+    """Open a log; where a file has gone meanwhile, open what there is now.
+
+    Raises:
+        AuditReadError: it cannot be opened, or files went each time.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            opening()
+            return
+        except AuditReadError as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError | duckdb.IOException):
+                raise
+    opening()
+
+
+def _segments(log: Path, since: str | None) -> tuple[list[Segment], list[Segment]]:
+    """Return all segments of a log, and those that may hold a decision of `since` or later."""
     try:
         found = segments_of(log)
-        return _not_before(since, found) if since else found
+        return found, _not_before(since, found) if since else found
     except OSError as exc:
         raise AuditReadError(f"`{log}` cannot be read: {exc.strerror}") from exc
 
@@ -329,10 +387,8 @@ def _made_before(begin: str, file: Path) -> bool:
     return isinstance(created_at, str) and created_at < begin
 
 
-def _open_engine(
-    columns: Sequence[Columns], writes: Path | None = None
-) -> duckdb.DuckDBPyConnection:
-    """Return an engine that sees the columns as `decisions`, may write one file, and no other."""
+def _open_engine(files: Sequence[str], writes: Path | None) -> duckdb.DuckDBPyConnection:
+    """Return an engine that sees column files as `decisions`, may write one file, and no other."""
     engine = duckdb.connect(
         config={
             "autoinstall_known_extensions": "false",
@@ -342,7 +398,6 @@ def _open_engine(
             "temp_directory": "",
         }
     )
-    files = [str(each.file) for each in columns]
     names = ", ".join(quote(escape_glob(file)) for file in files)
     shown = ", ".join(COLUMNS)
     try:
@@ -359,9 +414,7 @@ def _open_engine(
         engine.execute("SET lock_configuration = true")
     except duckdb.Error as exc:
         engine.close()
-        raise AuditReadError(
-            f"the columns of the columns of the log cannot be read: {_first_line(exc)}"
-        ) from exc
+        raise AuditReadError(f"the columns of the log cannot be read: {_first_line(exc)}") from exc
     return engine
 
 

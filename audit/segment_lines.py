@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from audit.chain import MAX_LINE_BYTES, Line, parse_line, read_raw_lines
+from audit.chain import MAX_LINE_BYTES, Line, open_segment, parse_line, read_raw_lines
 from audit.errors import AuditReadError, DamagedLineError
 
 _MARK: Final = slice(-66, -50)  # the first 16 digits of a line's hash, without the line's end
@@ -47,7 +47,7 @@ class SegmentLines:
     def _at(self, segment: Path, at_byte: int) -> bytes:
         file = self._files.get(segment)
         if file is None:
-            file = self._files[segment] = segment.open("rb")
+            file = self._files[segment] = open_segment(segment)
             if len(self._files) > _HELD:
                 self._files.popitem(last=False)[1].close()
         file.seek(at_byte)
