@@ -8,8 +8,9 @@ new, no check comes twice, and a policy is edited every 20 s, sometimes into wha
 Capacity is the highest rate at which not one check failed for 45 s, with all of that going on
 (`bench.soak_run.capacity`).
 
-Goals: no check fails or is decided wrongly, every edit counts, memory gains less than 5 MB an
-hour once the first five minutes are over, by the least of each minute, and the record verifies.
+Goals: no check fails or is decided wrongly, every edit counts, memory (what no file holds, of
+all processes, the least of each minute) gains less than 5 MB an hour once the first five minutes
+are over, and the record verifies.
 `MINUTES=2` is a short run (memory is judged from ten minutes on); `SERVER` is `listen.server`;
 `RATE` is a capacity that is known already. Needs the two load generators beside this file, built
 with Go.
@@ -130,6 +131,8 @@ class _Soak:
             try:
                 rate = (float(os.environ.get("RATE", "0")) or self._capacity()) * _SHARE
                 print(f"{rate:.0f} checks a second for {minutes:g} minutes", flush=True)
+                self._stop.wait(EDIT_SECONDS)
+                self._editor.begin_anew()
                 beside.append(pool.submit(self._every, _SAMPLE_SECONDS, self._sample))
                 begun, used = time.monotonic(), self._server.cpu_seconds()
                 for period in self._load(rate, minutes * 60).periods():

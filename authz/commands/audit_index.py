@@ -12,7 +12,14 @@ from types import FrameType
 
 import click
 
-from audit.column_files import ColumnStore, Progress, forget_columns, open_columns, segments_of
+from audit.column_files import (
+    ColumnStore,
+    Progress,
+    forget_columns,
+    let_go_of_engine,
+    open_columns,
+    segments_of,
+)
 from audit.errors import AuditReadError
 from audit.logs import find_all_logs
 from authz.commands.failing import clear_errors
@@ -78,7 +85,8 @@ def _follow(
         fault = ""
         try:
             if _index(logs, store, known, None):
-                # WHY: until the next segment, nobody needs what was taken for this one.
+                # Until the next segment nobody needs what was taken for this one.
+                let_go_of_engine()
                 give_memory_back()
         except AuditReadError as exc:
             fault = str(exc)

@@ -16,11 +16,13 @@ _KILOBYTES_PER_MEGABYTE: Final = 1024
 class Sample:
     """Megabytes at one time (monotonic seconds): of all processes, and of the first of them.
 
-    `proportional` counts a page that several processes share once in all, `resident` for each.
+    `proportional` counts a page that several processes share once in all, `resident` for each;
+    `own` and `main` leave out what files hold, which is the system's to drop.
     """
 
     at: float
     proportional: float
+    own: float
     resident: float
     main: float
     processes: int
@@ -43,7 +45,7 @@ def cpu_seconds(group: int) -> float:
 
 def take_sample(group: int) -> Sample:
     """Return the memory of a process group now; its first process is the group's own."""
-    proportional = resident = main = 0.0
+    proportional = own = resident = main = 0.0
     count = 0
     for folder in members(group):
         try:
@@ -54,10 +56,12 @@ def take_sample(group: int) -> Sample:
         told = {row[0]: int(row[1]) / _KILOBYTES_PER_MEGABYTE for row in lines}
         count += 1
         proportional += told["Pss:"]
+        without_files = told["Pss_Anon:"] + told["Pss_Shmem:"]
+        own += without_files
         resident += told["Rss:"]
         if folder.name == str(group):
-            main = told["Pss:"]
-    return Sample(time.monotonic(), proportional, resident, main, count)
+            main = without_files
+    return Sample(time.monotonic(), proportional, own, resident, main, count)
 
 
 def _stat(folder: Path) -> list[str]:

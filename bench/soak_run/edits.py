@@ -35,6 +35,11 @@ class Editor:
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
         self._ask = channel.unary_unary(f"/{METHOD}")
 
+    def begin_anew(self) -> None:
+        """Forget the edits so far: those made while more was asked than could be answered."""
+        self.edits = self.refused = 0
+        self.faults = []
+
     def edit(self) -> None:
         """Move the canary on, and touch a file; now and then write what is no policy first."""
         self.edits += 1

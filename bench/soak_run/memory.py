@@ -35,12 +35,12 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope | None:
 
 
 def by_minute(samples: Sequence[Sample], begun: float) -> list[tuple[float, float]]:
-    """Return (seconds since `begun`, least of all processes' megabytes) of each minute.
+    """Return (seconds since `begun`, least of all processes' own megabytes) of each minute.
 
     WHY the least: what a reload, a packed segment or a short-lived helper takes for a moment comes
     and goes, more in one minute than in another; what is never given back is in the least too.
     """
-    return _least(samples, begun, lambda sample: sample.proportional)
+    return _least(samples, begun, lambda sample: sample.own)
 
 
 def main_by_minute(samples: Sequence[Sample], begun: float) -> list[tuple[float, float]]:

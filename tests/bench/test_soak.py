@@ -130,8 +130,8 @@ def test_two_points_have_no_slope() -> None:
 
 def test_a_minute_counts_by_its_least() -> None:
     """What a helper takes for a moment is left out, what stays is not."""
-    samples = [Sample(100.0 + at, each, 0, 0, 1) for at, each in ((0, 10), (5, 90), (10, 11))]
-    samples.append(Sample(170.0, 12, 0, 0, 1))
+    samples = [Sample(100.0 + at, 500, each, 0, 0, 1) for at, each in ((0, 10), (5, 90), (10, 11))]
+    samples.append(Sample(170.0, 500, 12, 0, 0, 1))
 
     assert [(30.0, 10), (90.0, 12)] == by_minute(samples, 100.0)
 
