@@ -4,9 +4,9 @@ Theory of operation. Callers hand over a row and an event and get a future. One 
 that waits, writes the rows in one transaction, then the events in one append, then resolves the
 futures; meanwhile the next group gathers. A group costs as much as five certificates do, whatever
 its size, and who was answered together comes back together: after a group of several the next
-waits until it is as large, or half a millisecond. The ledger comes first: it refuses a serial number
-that is taken, and a row whose certificate never left harms nobody. While either cannot be written,
-nothing is issued; each group tries anew, so no restart is needed.
+waits until it is as large, or half a millisecond. The ledger comes first: it refuses a serial
+number that is taken, and a row whose certificate never left harms nobody. While either cannot be
+written, nothing is issued; each group tries anew, so no restart is needed.
 
 INVARIANT: a future that is resolved without an error stands for a row and a line on the disk.
 """
