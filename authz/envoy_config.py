@@ -70,10 +70,10 @@ PEER_STATE: Final = "%FILTER_STATE(io.istio.peer_principal:PLAIN)%"
 EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
 # BUDGET: connections of one Envoy for each worker of the authorizer (each of its threads has one in
-# any case), and how many checks may wait in it for each second that one may wait: half of
-# what a core answers at least.
+# any case), and how many checks may wait for one for each second that a check may wait: a
+# few, for as many as there are threads wait on each connection already.
 _CONNECTIONS: Final = 4
-_PENDING_A_SECOND: Final = 1600
+_PENDING_A_SECOND: Final = 400
 _UNIX: Final = "unix:"
 _CONNECT_SECONDS: Final = 1.0
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"

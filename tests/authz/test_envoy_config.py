@@ -95,7 +95,7 @@ def test_a_waypoint_names_the_peer() -> None:
 
 @pytest.mark.parametrize(
     ("workers", "wait", "most"),
-    [(1, 0.02, (4, 32)), (3, 0.02, (12, 96)), (1, 0.0001, (4, 1)), (1, 0, (4, None))],
+    [(1, 0.02, (4, 8)), (3, 0.02, (12, 24)), (1, 0.0001, (4, 1)), (1, 0, (4, None))],
 )
 def test_what_envoy_may_want_of_the_authorizer_is_bounded(
     workers: int, wait: float, most: tuple[int, int | None]
