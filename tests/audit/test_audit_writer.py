@@ -50,6 +50,34 @@ def test_everything_accepted_is_written_in_order(tmp_path, open_writer, record) 
     assert (writer.written, writer.waiting, writer.failed) == (102, 0, 0)
 
 
+def test_enough_records_or_the_end_wait_for_no_clock(
+    tmp_path, open_writer, record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a queue of records is written at once, again and again, and so is what waits at the end.
+
+    The clock that the writer wakes by while records keep coming never strikes here.
+    """
+    monkeypatch.setattr("audit.intake._GATHER_SECONDS", 3600)
+    writer = open_writer(queue_size=8)
+    for group in range(5):
+        for number in range(4):
+            writer.offer(record(group * 4 + number))
+        _until(lambda: writer.waiting == 0)
+    writer.offer(record(20))
+    writer.close()
+    found = [document["decision_id"] for document in read_records(tmp_path / "log")]
+    assert found == [f"{number:032x}" for number in range(21)]
+
+
+def test_a_lone_record_is_written_soon(open_writer, record) -> None:
+    """A record that comes while the writer rests wakes it, however often that happens."""
+    writer = open_writer()
+    for number in range(5):
+        writer.offer(record(number))
+        _until(lambda: writer.waiting == 0)
+        _until(lambda: writer._intake._is_resting)
+
+
 def test_every_line_fits_the_published_schema(log: Path) -> None:
     """Each written line is of schema version 1, and the published file is that schema."""
     for _, path in list_segments(log):
