@@ -191,8 +191,14 @@ class Store:
         return int(pages)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that is lent just then is closed when it comes back."""
+        event.listen(self._engine, "checkin", _close_what_comes_back)
         self._engine.dispose()
+
+
+def _close_what_comes_back(driver: Any, record: Any) -> None:
+    if driver is not None:
+        record.invalidate()
 
 
 def bump(connection: Connection, counter: str) -> int:

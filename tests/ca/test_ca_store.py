@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -151,6 +152,18 @@ def test_two_processes_take_turns_at_one_file(tmp_path):
         assert counter_value(connection, REGISTRY_REVISION) == 200
     for store in stores:
         store.close()
+
+
+def test_a_connection_that_was_lent_when_the_ledger_closed_is_closed_too(url):
+    """Whoever reads at that moment reads to the end, and leaves nothing open."""
+    store = Store(url)
+    with store.read() as connection:
+        driver = connection.connection.driver_connection
+        store.close()
+        assert counter_value(connection, REGISTRY_REVISION) == 0
+
+    with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
+        driver.execute("SELECT 1")
 
 
 def test_a_lock_that_is_never_given_back_is_an_error_of_the_ledger(tmp_path, monkeypatch):
