@@ -42,24 +42,30 @@ class EnvoyAdmin:
         except httpx.HTTPError:
             return False
 
+    def let_port_go(self) -> bool:
+        """Have it take no new connection; return whether it was told so, see `has_port`."""
+        return self._order("/drain_listeners")
+
+    def has_port(self) -> bool:
+        """Whether it may still be connected to: its threads stop first, and then the port goes."""
+        return not self._number("listener_manager.listener_stopped")
+
     def send_away(self) -> bool:
-        """Have it answer GOAWAY from now on, and take no new connection; return whether it does."""
-        # Order counts: first whoever is connected is told, then the port is let go.
-        return self._order("/drain_listeners?graceful&skip_exit") and self._order(
-            "/drain_listeners"
-        )
+        """Have it answer GOAWAY from now on; return whether it does."""
+        return self._order("/drain_listeners?graceful&skip_exit")
 
     def connections(self) -> int:
         """Return how many clients are connected; 0 where it does not say."""
-        return self._number("downstream_cx_active")
+        return self._number(f"{self._prefix}.downstream_cx_active")
 
     def refused(self) -> int:
         """Return how many calls it refused since more were open than can be answered in time."""
-        return self._number("adaptive_concurrency.gradient_controller.rq_blocked")
+        limiter = f"{self._prefix}.adaptive_concurrency.gradient_controller"
+        return self._number(f"{limiter}.rq_blocked")
 
     def _number(self, name: str) -> int:
         try:
-            answer = self._client.get("/stats", params={"filter": f"^{self._prefix}.{name}$"})
+            answer = self._client.get("/stats", params={"filter": f"^{name}$"})
         except httpx.HTTPError:
             return 0
         # One line, `name: value`.

@@ -1,8 +1,9 @@
 """Envoy as the listener of the server inside of it: made to listen, and sent away.
 
-Theory of operation of the end. Health turns red; Envoy tells whoever asks (GOAWAY with the
-next answer) and lets the port go; the end comes when nobody is connected any more, or when
-the time to drain is over. A connection on which nothing came in that time is closed as it is.
+Theory of operation of the end. Health turns red; Envoy lets the port go, and then tells whoever
+asks (GOAWAY with the next answer): told before, they would come back to this very port, and be
+cut off when it goes. The end comes when nobody is connected any more, or when the time to
+drain is over. A connection on which nothing came in that time is closed as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _log = structlog.get_logger(__name__)
 # Envoy tells of nothing; it is asked this often while it begins and ends.
 _ASK_SECONDS: Final = 0.02
 _START_SECONDS: Final = 60.0
+# BUDGET: of the time to drain, until the port is let go.
+_LET_GO_SECONDS: Final = 2.0
 
 
 class EnvoyFront:
@@ -72,10 +75,16 @@ class EnvoyFront:
         refused = self._admin.refused()
         self._overload.refused_before = lambda: refused
         with self._open:
+            until = time.monotonic() + drain_seconds
+            self._admin.let_port_go()
+            self._wait_until(
+                lambda: not self._admin.has_port(), min(_LET_GO_SECONDS, drain_seconds)
+            )
             if not self._admin.send_away():
                 _log.error("clients_not_sent_away")
-            until = time.monotonic() + drain_seconds
-            self._wait_until(lambda: not self._admin.connections(), drain_seconds)
+            self._wait_until(
+                lambda: not self._admin.connections(), max(0.0, until - time.monotonic())
+            )
             self._application.wait_until_answered(max(0.0, until - time.monotonic()))
 
     def _wait_until(self, holds: Callable[[], bool], seconds: float) -> bool:
