@@ -16,6 +16,8 @@ from authz.at_once import AtOnce
 from authz.build import load_state, prepare_keys
 from authz.metrics import Metrics
 from authz.policy_bundle_parts import TakeBundle, no_bundles
+from authz.policy_reading import PolicyReading
+from authz.provider_memory import ProviderMemory
 from authz.provider_settings import ProviderSettings
 from authz.reload import StateKeeper
 from authz.serving_state import ServingState
@@ -61,6 +63,8 @@ class Candidate:
         self._take = take
         self._tokens = build_token_parts(settings.identity)
         self._around = _undisturbing(around, self._tokens)
+        # WHY as for the enforced set: what did not change is not read, compiled or started anew.
+        self._memory, self._reading = ProviderMemory(), PolicyReading()
         self._is_first = True
         self._metrics = metrics
         self._keeper = StateKeeper(
@@ -68,6 +72,8 @@ class Candidate:
             watched_paths(settings),
             interval_seconds=settings.policies.reload_seconds,
             on_reload=self._note,
+            hand_over=self._reading.hand_over,
+            let_go=self._reading.let_go,
         )
         self._note(self._keeper.current(), ())
         self._at_once = AtOnce(self._keeper.current(), self._around)
@@ -82,6 +88,7 @@ class Candidate:
 
     def start(self) -> None:
         """Begin to watch its files."""
+        self._reading.begin_serving()
         self._keeper.start()
 
     def refresh(self) -> None:
@@ -103,7 +110,14 @@ class Candidate:
         is_first, self._is_first = self._is_first, False
         mesh = self._settings.mesh.to_mesh()
         try:
-            state = load_state(self._paths, mesh, self._providers, take=self._take)
+            state = load_state(
+                self._paths,
+                mesh,
+                self._providers,
+                take=self._take,
+                memory=self._memory,
+                snapshot_of_texts=self._reading.snapshot,
+            )
             prepare_keys(state.snapshot, self._tokens.keys)
         except LoadError as exc:
             if not is_first:

@@ -24,9 +24,11 @@ class ProviderMemory:
         self._found: WeakValueDictionary[Hashable, RegoProvider] = WeakValueDictionary()
 
     def find(
-        self, settings: ProviderSettings, revision: str, make: Callable[[], RegoProvider]
+        self, settings: ProviderSettings, mark: str, make: Callable[[], RegoProvider]
     ) -> RegoProvider:
-        """Return the provider of these settings and this revision; make it where there is none.
+        """Return the provider of these settings and this policy; make it where there is none.
+
+        `mark` tells the policy, findings about it included, from all others.
 
         Raises:
             LoadError: it cannot be made.
@@ -34,7 +36,7 @@ class ProviderMemory:
         # A descriptor set is read at load and is in no revision.
         if settings.rego.proto_descriptor is not None:
             return make()
-        key = (settings.model_dump_json(), revision)
+        key = (settings.model_dump_json(), mark)
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = make()

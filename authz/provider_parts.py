@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,10 +15,11 @@ from authz.provider_settings import ProviderSettings
 from opa_bridge.bundle_policy import policy_of
 from opa_bridge.provider import (
     ProviderOptions,
+    RegoPolicy,
     RegoProvider,
     WatchEngine,
     connect_provider,
-    load_provider,
+    policy_in_files,
     provide,
 )
 from policies.diagnostic import Diagnostic, LoadError, Location, Severity
@@ -73,17 +76,27 @@ def make_provider(
         options = replace(options, compiled=memory.compiled)
     if rego.opa is not None:
         return connect_provider(settings.name, rego.opa.to_server(), rego.entrypoint, options)
-    if not rego.bundles:
-        return load_provider(settings.name, rego.paths, rego.entrypoint, rego.data, options)
     bundles = [take(name) for name in rego.bundles]
-    policy = policy_of(bundles, rego.entrypoint)
+    if bundles:
+        policy = policy_of(bundles, rego.entrypoint)
+        mark = policy.revision
+    else:
+        policy = policy_in_files(rego.paths, rego.entrypoint, rego.data)
+        mark = _mark(policy)
 
     def make() -> RegoProvider:
         made = provide(settings.name, policy, rego.entrypoint, options)
         told = [found for bundle in bundles for found in bundle.warnings]
         return replace(made, warnings=(*told, *made.warnings))
 
-    return make() if memory is None else memory.find(settings, policy.revision, make)
+    return make() if memory is None else memory.find(settings, mark, make)
+
+
+def _mark(policy: RegoPolicy) -> str:
+    """Return what tells a policy of files from others: findings name files, a revision does not."""
+    names = [name for name, _ in policy.modules]
+    whole = json.dumps([policy.revision, policy.place, names, policy.data], sort_keys=True)
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def patient(options: ProviderOptions) -> ProviderOptions:

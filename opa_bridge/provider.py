@@ -229,12 +229,22 @@ def load_provider(
     Raises:
         LoadError: something in the files would not serve; nothing was loaded.
     """
+    return provide(name, policy_in_files(paths, entrypoint, data_paths), entrypoint, options)
+
+
+def policy_in_files(
+    paths: Iterable[Path], entrypoint: str, data_paths: Iterable[Path] = ()
+) -> RegoPolicy:
+    """Return the policy that Rego and data files make together; nothing of it is checked yet.
+
+    Raises:
+        LoadError: a file cannot be read.
+    """
     paths = tuple(paths)
     texts = read_modules(paths)
     data, data_texts = read_data(data_paths)
     revision = digest([*texts, *data_texts], entrypoint.strip("/"))
-    policy = RegoPolicy(modules=texts, data=data, revision=revision, place=str(paths[0]))
-    return provide(name, policy, entrypoint, options)
+    return RegoPolicy(modules=texts, data=data, revision=revision, place=str(paths[0]))
 
 
 def provide(

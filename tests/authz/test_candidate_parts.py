@@ -6,14 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checking import NoKeys
 
+from authz.build import load_state
 from authz.candidate_parts import Candidate, candidate_providers, watched_paths
 from authz.config_file import load_settings
 from authz.metrics import Metrics
 from authz.policy_bundle_parts import PolicyBundles, TakeBundle, no_bundles
+from authz.serving_state import ServingState
 from authz.walk import Surroundings
 from policies.decision import Decision, Effect, Layer, Reason, ShadowOutcome, ShadowVerdict
 from policies.request import Request, Workload
@@ -140,3 +143,26 @@ def test_the_candidate_follows_bundles(folder: Path) -> None:
         until(ask, ShadowOutcome.SAME)
         (bundle / "policy.rego").write_text(REGO % "false")
         until(ask, ShadowOutcome.WOULD_DENY)
+
+
+def test_an_edit_of_a_policy_starts_no_provider_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rego that did not change is neither compiled again nor given other processes."""
+    states: list[ServingState] = []
+
+    def noted(*args: Any, **more: Any) -> ServingState:
+        states.append(load_state(*args, **more))
+        return states[-1]
+
+    monkeypatch.setattr("authz.candidate_parts.load_state", noted)
+    (folder / "candidate" / "ask.yaml").write_text(ASK_TWO)
+    with running(folder) as (ask, _):
+        before = until(ask, ShadowOutcome.WOULD_DENY)
+        (folder / "candidate" / "deny.yaml").write_text(DENY_ALL)
+        after = until(ask, ShadowOutcome.WOULD_DENY)
+        while after.revision == before.revision:
+            after = ask()
+
+    assert states[0].providers["two"] is states[-1].providers["two"]
+    assert states[0].snapshot is not states[-1].snapshot
