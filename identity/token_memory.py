@@ -9,7 +9,9 @@ bytes are known by their SHA-256. Rules this file keeps:
 - the token's times are held against the clock at every use;
 - only tokens that were verified are remembered, in bounded number and bytes, and the
   ones used longest ago are forgotten first. Refusals are never remembered, so that
-  no flood of them drives out what is good.
+  no flood of them drives out what is good;
+- a token that has come to its end is forgotten when another one comes, used or not:
+  nobody asks for it again, nor for one whose key set was replaced.
 """
 
 from __future__ import annotations
@@ -19,12 +21,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Final
 
 from identity.jwks import JwkSet
 from identity.jwt_rule import JwtRule
-from identity.jwt_verify import Verdict, VerifiedToken, Verify, is_in_time, verify_token
+from identity.jwt_verify import (
+    CLOCK_SKEW_SECONDS,
+    Verdict,
+    VerifiedToken,
+    Verify,
+    is_in_time,
+    verify_token,
+)
 
 _Key = tuple[bytes, str, tuple[str, ...], str]
+# BUDGET: ends of tokens that were forgotten before, beside as many as there are tokens.
+_ENDS_TOO_MANY: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +54,7 @@ class TokenMemory:
     """Judges tokens as `verify` does, and knows those again that it verified. Thread-safe.
 
     `max_bytes` counts the tokens' own texts; what is kept of each is a small
-    multiple of that. Nothing is kept longer than `max_age_seconds`.
+    multiple of that. Nothing is used longer than `max_age_seconds`.
     """
 
     def __init__(
@@ -59,6 +73,8 @@ class TokenMemory:
         self._lock = threading.Lock()
         self._bytes = 0
         self._tokens: OrderedDict[_Key, _Remembered] = OrderedDict()
+        # A heap: when each token comes to its end, some of those that are forgotten as well.
+        self._ends: list[tuple[float, _Key]] = []
 
     def __len__(self) -> int:
         """Return how many tokens are remembered."""
@@ -98,11 +114,30 @@ class TokenMemory:
     def _remember(self, key: _Key, found: _Remembered) -> None:
         """Keep a token, and forget as many as it takes to stay within the bounds."""
         with self._lock:
+            self._forget_ended(found.verified_at)
             before = self._tokens.pop(key, None)
             self._tokens[key] = found
+            heappush(self._ends, (self._end_of(found), key))
             self._bytes += found.length - (0 if before is None else before.length)
             while self._tokens and (
                 len(self._tokens) > self._max_tokens or self._bytes > self._max_bytes
             ):
                 _, oldest = self._tokens.popitem(last=False)
                 self._bytes -= oldest.length
+
+    def _forget_ended(self, now: float) -> None:
+        """Forget, lock held, the tokens that may not be used any more."""
+        while self._ends and self._ends[0][0] < now:
+            _, key = heappop(self._ends)
+            found = self._tokens.get(key)
+            if found is not None and self._end_of(found) < now:
+                self._bytes -= self._tokens.pop(key).length
+        if len(self._ends) > 2 * len(self._tokens) + _ENDS_TOO_MANY:
+            self._ends = [(self._end_of(found), key) for key, found in self._tokens.items()]
+            heapify(self._ends)
+
+    def _end_of(self, found: _Remembered) -> float:
+        """Return until when a token may be used, or a little longer."""
+        expires_at = found.token.claims.expires_at
+        end = expires_at + CLOCK_SKEW_SECONDS + 1 if expires_at else inf
+        return min(end, found.verified_at + self._max_age_seconds)

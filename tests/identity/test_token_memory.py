@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from identity import jwt_verify
+from identity.jose import RegisteredClaims
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, verify_token
@@ -174,6 +175,39 @@ def test_bounds(ring: Any) -> None:
     none = Desk(ring, max_tokens=0)
     assert [none.status(tokens[0]) for _ in range(3)] == [TokenStatus.OK] * 3
     assert (len(none.memory), none.verifier.calls) == (0, 3)
+
+
+def test_what_has_ended_is_forgotten_unasked(ring: Any) -> None:
+    """Tokens that nobody asks for again leave, at their end or at the greatest age; no others."""
+    desk = Desk(ring, max_age_seconds=600.0)
+    for number, seconds in enumerate((30, 90, 30, 5000, None, 90)):
+        ends = None if seconds is None else ring.now + seconds
+        desk.status(ring.mint("ed25519", "EdDSA", sub=str(number), exp=ends))
+    left = []
+    for desk.now in (ring.now + 91.0, ring.now + 92.0, ring.now + 152.0, ring.now + 601.0):
+        desk.status(ring.mint("ed25519", "EdDSA", sub=f"at {desk.now}", exp=ring.now + 9000))
+        left.append(len(desk.memory))
+
+    assert [7, 6, 5, 4] == left
+
+
+def test_a_life_of_short_tokens_fills_nothing(ring: Any) -> None:
+    """However many come and go, the memory holds those that still count, and few more ends."""
+    keys = JwkSet(keys=(), revision="r")
+    claims = {"exp": 0}
+
+    def verified(text: str, _rule: JwtRule, _keys: Any, now: float) -> Verdict:
+        registered = RegisteredClaims(
+            issuer="i", audiences=(), not_before=0, expires_at=int(now) + int(text) % 7
+        )
+        return VerifiedToken(payload=claims, payload_text="", claims=registered)
+
+    memory = TokenMemory(verify=verified)
+    for number in range(3000):
+        memory.verify(str(number), JwtRule(issuer="i"), lambda: keys, float(number))
+
+    assert len(memory) < 100
+    assert len(memory._ends) < 300
 
 
 def test_set_without_revision_is_not_remembered(ring: Any, desk: Desk) -> None:
