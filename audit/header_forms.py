@@ -8,22 +8,18 @@ made of; what is kept is bounded, since strangers choose names and values.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted  # what `json.dumps` quotes by
 from typing import Final, NamedTuple, TypeAlias
 
 from audit.chain import encode_json
 from audit.document import pointer
-from audit.redact import MASK, Redactor
+from audit.redact import MASK, PLAIN, Redactor
 from audit.replay_facts import SeenHeaders
 
 _NAMES: Final = 64  # BUDGET: names that are remembered; those of proxies and browsers are fewer
 _VALUES: Final = 64  # BUDGET: of each name; more are those of a name that differs each time
 _LONGEST: Final = 256  # BUDGET: of the values together; longer ones are made anew
-
-# What no search for secrets can find anything in: hex digits, dashes, decimal numbers.
-PLAIN: Final = re.compile(r"[0-9a-f-]{1,128}", re.ASCII)
 
 _Values: TypeAlias = tuple[str, ...]
 

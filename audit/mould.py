@@ -18,15 +18,13 @@ from typing import Any, Final, NamedTuple
 from audit.chain import encode_json
 from audit.document import document_from_record, format_time
 from audit.record import AuditRecord
-from audit.redact import Redactor
+from audit.redact import PLAIN, Redactor
 from audit.replay_facts import ReplayFacts
 
 # BUDGET: the text of a longer line is made anew each time, by the long way.
 LONGEST: Final = 65_536
 # WHY: a mould costs as much as several records, and what came three times may not come again.
 _FIRST_BY_HAND: Final = 3
-# What no search for secrets can find anything in: hex digits, dashes, decimal numbers.
-_PLAIN: Final = re.compile(r"[0-9a-f-]{1,128}", re.ASCII)
 _JSON_OBJECT: Final = "eyJ"
 
 
@@ -149,12 +147,12 @@ def _fill(cast: _Cast, record: RepeatedRecord) -> str:
 
 def _is_clean(record: RepeatedRecord, redactor: Redactor) -> bool:
     """Whether every value would stand on record as it is."""
-    if not _PLAIN.fullmatch(record.request_id) and (
+    if not PLAIN.fullmatch(record.request_id) and (
         redactor.text(record.request_id) != record.request_id
     ):
         return False
     for name, text in record.values:
-        if not _PLAIN.fullmatch(text) and (
+        if not PLAIN.fullmatch(text) and (
             _JSON_OBJECT in text
             or redactor.header(name, (text,), record.mould.first.request.token_carriers) != [text]
         ):

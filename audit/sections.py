@@ -21,15 +21,16 @@ from audit.document import (
     destination_part,
     failed_open_part,
     format_time,
+    masked_text,
     peer_part,
     pointer,
     shadow_part,
     subject_part,
 )
-from audit.header_forms import PLAIN, HeaderForms, HeaderTexts
+from audit.header_forms import HeaderForms, HeaderTexts
 from audit.mould import LONGEST, Rendered
 from audit.record import SCHEMA_VERSION, AuditRecord, Kind, RequestFacts
-from audit.redact import Redactor
+from audit.redact import PLAIN, Redactor
 from audit.replay_facts import ReplayFacts, claims_part, metadata_part, standing_part
 from audit.trace import trace_part
 
@@ -191,23 +192,18 @@ class SectionRenderer:
         if path != request.path:
             masked.append(quoted(pointer("request", "path")))
         masked += headers.pointers
+        changed: list[str] = []
         identity = request.id
         if not PLAIN.fullmatch(identity):
-            identity = self._masked(identity, masked, "request", "id")
-        method = self._masked(request.method, masked, "request", "method")
-        host = self._masked(request.host, masked, "request", "host")
+            identity = masked_text(identity, redactor, changed, "request", "id")
+        method = masked_text(request.method, redactor, changed, "request", "method")
+        host = masked_text(request.host, redactor, changed, "request", "host")
+        masked += map(quoted, changed)
         return (
             f'{{"id":{quoted(identity)},"method":{quoted(method)},"host":{quoted(host)},'
             f'"path":{quoted(path)},"protocol":{quoted(request.protocol)},'
             f'"headers":{{{headers.shown}}},"size":{max(-1, request.size):d}}}'
         )
-
-    def _masked(self, text: str, masked: list[str], *steps: str) -> str:
-        """Return a text masked, its pointer noted when that changed it."""
-        shown = self._redactor.text(text)
-        if shown != text:
-            masked.append(quoted(pointer(*steps)))
-        return shown
 
     def _shadow(self, record: AuditRecord, masked: list[str]) -> str:
         changed: list[str] = []
@@ -222,9 +218,11 @@ class SectionRenderer:
         """Return what not every record has, but for the replay's part, commas before."""
         text = ""
         if record.xfcc:
-            text += f',"xfcc":{quoted(self._masked(record.xfcc, masked, "xfcc"))}'
-        if record.failed_open:
             changed: list[str] = []
+            text += f',"xfcc":{quoted(masked_text(record.xfcc, self._redactor, changed, "xfcc"))}'
+            masked += map(quoted, changed)
+        if record.failed_open:
+            changed = []
             parts = [
                 failed_open_part(each, index, self._redactor, changed)
                 for index, each in enumerate(record.failed_open)

@@ -354,15 +354,19 @@ def test_what_is_kept_is_bounded() -> None:
     assert all(len(each.forms) <= 64 for each in forms._names.values())
 
 
+_NO_TEXT: Any = []
+_SEVEN: Any = 7
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         {"phases": {"decode": 1.5}},
-        {"destination": DestinationFacts(namespace="n", labels={"a": object()})},  # type: ignore[dict-item]
+        {"destination": DestinationFacts(namespace="n", labels={"a": _NO_TEXT})},
         {"revision": 7},
         {"request": RequestFacts(path="/" + "x" * 70_000)},
-        {"request": RequestFacts(headers={"accept": (7,)})},  # type: ignore[dict-item]
-        {"request": RequestFacts(headers={"accept": ([],)})},  # type: ignore[dict-item]
+        {"request": RequestFacts(headers={"accept": (_SEVEN,)})},
+        {"request": RequestFacts(headers={"accept": (_NO_TEXT,)})},
     ],
 )
 def test_what_does_not_fit_goes_the_long_way(odd: dict[str, Any]) -> None:
