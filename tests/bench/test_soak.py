@@ -114,6 +114,28 @@ def test_nothing_that_held_is_no_capacity() -> None:
         highest_sustained(1000, lambda _: False)
 
 
+def test_what_was_found_in_a_good_minute_only_is_no_capacity() -> None:
+    """A rate counts that is held for several steps on end, else a tenth less is tried."""
+    asked: list[float] = []
+
+    def is_sustained(rate: float) -> bool:
+        asked.append(rate)
+        # The machine is as fast as that in the first steps, and never again.
+        return rate <= (800 if len(asked) <= 5 else 600)
+
+    found = highest_sustained(1000, is_sustained, steps=5, held_steps=3)
+
+    assert 540 < found <= 600
+    assert asked[-3:] == [found] * 3
+
+
+def test_a_rate_that_is_never_held_is_no_capacity() -> None:
+    """It ends below what would be worth a soak."""
+    steps = iter([True] * 5)
+    with pytest.raises(NothingSustained):
+        highest_sustained(1000, lambda _: next(steps, False))
+
+
 def test_a_slope_is_that_of_the_line() -> None:
     """Two megabytes an hour are found again, with no error where there is no noise."""
     found = slope([(60.0 * minute, 100 + minute / 30) for minute in range(30)])
