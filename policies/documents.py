@@ -289,6 +289,13 @@ class _TreeBuilder:
         raise _refusal(location, f"more than {_MAX_RESOURCE_NODES} nodes in one resource")
 
 
+def is_text(plain: str) -> bool:
+    """Whether a plain scalar, which is not empty, means the text that is written."""
+    if plain[0] not in _NUMBER_START:
+        return plain not in _WORDS
+    return not _NOT_A_NUMBER.fullmatch(plain) and isinstance(_number(plain), str)
+
+
 def _scalar_value(event: Any, location: Location) -> str | int | float | bool | None:
     """Return what a scalar means; quoted text is always text."""
     text: str = event.value

@@ -17,6 +17,7 @@ from policies.model import Attachment, Metadata, selecting
 
 _DEFAULT_NAMESPACE = "default"
 _NO_ANNOTATIONS: Mapping[str, str] = {}
+_NAME_MAX = 253
 _LABEL_MAX = 63
 _LABELS_MAX = 4096
 _REFS_MAX = 16
@@ -25,6 +26,8 @@ _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _DNS_LABEL = re.compile(_LABEL, re.ASCII)
 _DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.ASCII)
 _KIND = re.compile(r"[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?", re.ASCII)
+FIXED_CODES = frozenset({"target-refs", "empty-selector"})
+"""Codes of warnings that are the same whatever names and labels there are."""
 # Istio's own marks on resources that it makes; its webhook takes them from nobody.
 _INTERNAL = "internal.istio.io/"
 # "Supported targets": the version does not count, and the core group may be written out.
@@ -57,12 +60,12 @@ def read_metadata(fields: Fields) -> Metadata | None:
             "no-namespace",
             f"`{shown(name)}` names no namespace and is read as in `{_DEFAULT_NAMESPACE}`",
         )
-    if len(name) > 253 or not _DNS_NAME.fullmatch(name):
+    if not is_name(name):
         meta.error(
             "bad-name", f"`{shown(name)}` is not a name", "name",
             "lower-case letters, digits, `-` and `.`, at most 253",
         )  # fmt: skip
-    if len(namespace) > _LABEL_MAX or not _DNS_LABEL.fullmatch(namespace):
+    if not is_namespace(namespace):
         meta.error(
             "bad-name", f"`{shown(namespace)}` is not a namespace", "namespace",
             f"lower-case letters, digits and `-`, at most {_LABEL_MAX}",
@@ -82,6 +85,16 @@ def read_metadata(fields: Fields) -> Metadata | None:
         created_at=_read_created(meta),
         location=fields.place("kind"),
     )
+
+
+def is_name(text: str) -> bool:
+    """Whether a resource may be named so."""
+    return len(text) <= _NAME_MAX and bool(_DNS_NAME.fullmatch(text))
+
+
+def is_namespace(text: str) -> bool:
+    """Whether a namespace may be named so."""
+    return len(text) <= _LABEL_MAX and bool(_DNS_LABEL.fullmatch(text))
 
 
 def _read_created(meta: Fields) -> str:
@@ -138,17 +151,24 @@ def _selector(spec: Fields) -> dict[str, str] | None:
     assert match_labels is not None or not labels
     for key, value in labels.items():
         assert match_labels is not None
-        if not key or "*" in key + value:
-            match_labels.error(
-                "bad-selector", f"the label `{shown(key)}: {shown(value)}` is not allowed", key,
-                "labels are compared exactly; `*` is no wildcard here",
-            )  # fmt: skip
-        elif len(value) > _LABEL_MAX:
-            match_labels.error(
-                "bad-selector", f"the value is longer than {_LABEL_MAX} characters", key,
-                "Kubernetes takes no longer label, so no workload has it",
-            )  # fmt: skip
+        if problem := label_problem(key, value):
+            match_labels.error("bad-selector", problem[0], key, problem[1])
     return labels
+
+
+def label_problem(key: str, value: str) -> tuple[str, str] | None:
+    """Return why no selector may ask for a label, and what helps; None where one may."""
+    if not key or "*" in key + value:
+        return (
+            f"the label `{shown(key)}: {shown(value)}` is not allowed",
+            "labels are compared exactly; `*` is no wildcard here",
+        )
+    if len(value) > _LABEL_MAX:
+        return (
+            f"the value is longer than {_LABEL_MAX} characters",
+            "Kubernetes takes no longer label, so no workload has it",
+        )
+    return None
 
 
 def _target_refs(spec: Fields) -> tuple[dict[str, str], ...]:

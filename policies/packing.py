@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Any, Final
 
-from policies.diagnostic import Location
+from policies.diagnostic import Location, location_at
 from policies.load import Inspected
 from policies.model import (
     Action,
@@ -32,8 +32,6 @@ LENGTH: Final = struct.Struct(">I")
 """What stands before each piece that is sent; 0 ends a file's pieces."""
 
 _Flat = tuple[Any, ...]
-_SHARED: Final = 1024
-_NUMBERS: Final = tuple(range(_SHARED))
 
 
 def pack(inspected: Inspected) -> bytes:
@@ -141,7 +139,7 @@ def _rule(
         sources=tuple([_clauses(file, each) for each in sources]),
         operations=tuple([_clauses(file, each) for each in operations]),
         when=_clauses(file, when),
-        location=_at(file, line, column),
+        location=location_at(file, line, column),
     )
 
 
@@ -153,7 +151,7 @@ def _clauses(file: str, clauses: _Flat) -> tuple[Clause, ...]:
                 spelled=intern(spelled),
                 values=_values(file, values) if values else (),
                 not_values=_values(file, not_values) if not_values else (),
-                location=_at(file, line, column),
+                location=location_at(file, line, column),
             )
             for key, spelled, values, not_values, line, column in clauses
         ]
@@ -164,16 +162,7 @@ def _values(file: str, flat: _Flat) -> tuple[Value, ...]:
     parts = iter(flat)
     return tuple(
         [
-            Value(text, _at(file, line, column))
+            Value(text, location_at(file, line, column))
             for text, line, column in zip(parts, parts, parts, strict=True)
         ]
-    )
-
-
-def _at(file: str, line: int, column: int) -> Location:
-    """Return a place whose small numbers are the same objects everywhere."""
-    return Location(
-        file,
-        _NUMBERS[line] if line < _SHARED else line,
-        _NUMBERS[column] if column < _SHARED else column,
     )

@@ -1,9 +1,10 @@
 """What a build made of each document and each policy, for the next one to take.
 
 Theory of operation. A reload reads again only documents that changed or moved, and compiles only
-policies that were read again; a value that is taken over is the very same object. What the
-last build did not use is forgotten. Between its pieces the build calls `pace`, so that
-whoever serves meanwhile can have the interpreter.
+policies that were read again; a value that is taken over is the very same object. A document of
+a form that was met before is read by that form. What the last build did not use is forgotten.
+Between its pieces the build calls `pace`, so that whoever serves meanwhile can have the
+interpreter.
 
 INVARIANT: a file comes to what it comes to when it is read whole. So whatever is wrong with one
 that was read in part, it is read whole after all.
@@ -14,10 +15,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from policies.diagnostic import Diagnostic
 from policies.documents import MAX_NODES
+from policies.form_memory import FormMemory
 from policies.load import Inspected, inspect_file
 from policies.matchers import CompiledPolicy, Predicates, compile_policy
 from policies.mesh import Mesh
@@ -29,6 +31,8 @@ Texts = Sequence[tuple[str, str, int]]
 """File names with texts, and the lines on which those begin."""
 ReadFiles = Callable[[Texts, Pace], Iterable[Inspected]]
 """Reads texts, in their order."""
+
+_NOTHING: Final = Inspected(resources=(), findings=())
 
 _Found = TypeVar("_Found", bound=Resource | Diagnostic)
 
@@ -50,15 +54,24 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A file to read, `asked` of it now; `kept` of what is known stays, by numbers of stretches."""
+    """A file to read, `asked` of it now.
+
+    `formed` was read by its form, and `kept` of what is known stays, by numbers of stretches.
+    """
 
     file: str
     text: str
     digest: bytes
     stretches: Stretches | None
     asked: Texts
+    formed: Sequence[Inspected] = ()
     kept: frozenset[int] = frozenset()
     known: _Known | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is asked."""
+        return not self.formed and not self.kept
 
 
 class SetMemory:
@@ -67,13 +80,17 @@ class SetMemory:
     def __init__(self, read: ReadFiles = read_here) -> None:
         """Start empty; `read` is asked for the texts that are not known."""
         self._read = read
+        self._forms = FormMemory()
         self._files: dict[str, _Known] = {}
         self._compiled: list[tuple[AuthorizationPolicy, CompiledPolicy]] = []
         self._mesh: Mesh | None = None
 
     def files(self, texts: Sequence[tuple[str, str]], pace: Pace) -> list[Inspected]:
         """Return what each `(file name, text)` holds, read now or before."""
-        plans = [_plan(file, text, self._files.get(file)) for file, text in paced(texts, pace)]
+        plans = [
+            _plan(file, text, self._files.get(file), self._forms, pace)
+            for file, text in paced(texts, pace)
+        ]
         read = iter(self._read_all([each for each in plans if isinstance(each, _Plan)], pace))
         known = [next(read) if isinstance(each, _Plan) else each for each in plans]
         self._files = {file: one for (file, _), one in zip(texts, known, strict=True)}
@@ -107,7 +124,9 @@ class SetMemory:
         return pairs
 
 
-def _plan(file: str, text: str, known: _Known | None) -> _Plan | _Known:
+def _plan(
+    file: str, text: str, known: _Known | None, forms: FormMemory, pace: Pace
+) -> _Plan | _Known:
     """Return what is to be read of a file, or what is known of it where it did not change."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     if known is not None and known.digest == digest:
@@ -116,27 +135,38 @@ def _plan(file: str, text: str, known: _Known | None) -> _Plan | _Known:
     if pieces is None:
         return _Plan(file, text, digest, None, [(file, text, 1)])
     stretches, texts = pieces
+    kept = _kept(known, stretches)
+    formed, rest = [], []
+    for number, piece in enumerate(texts):
+        if number in kept:
+            continue
+        found = forms.read(file, piece, stretches.lines[number])
+        if found is None:
+            rest.append(number)
+        else:
+            formed.append(found)
+        pace()
+    asked = [(file, "".join(texts[begin:end]), stretches.lines[begin]) for begin, end in runs(rest)]
+    return _Plan(file, text, digest, stretches, asked, formed, kept, known if kept else None)
+
+
+def _kept(known: _Known | None, stretches: Stretches) -> frozenset[int]:
+    """Return the numbers of the stretches that are as they were."""
     if known is None or known.stretches is None or known.inspected.has_errors:
-        return _Plan(file, text, digest, stretches, [(file, text, 1)])
+        return frozenset()
     before = set(known.stretches.places())
-    kept = {number for number, place in enumerate(stretches.places()) if place in before}
-    if not kept:
-        return _Plan(file, text, digest, stretches, [(file, text, 1)])
-    asked = [
-        (file, "".join(texts[begin:end]), stretches.lines[begin])
-        for begin, end in runs(number for number in range(len(texts)) if number not in kept)
-    ]
-    return _Plan(file, text, digest, stretches, asked, frozenset(kept), known)
+    return frozenset(number for number, place in enumerate(stretches.places()) if place in before)
 
 
 def _joined(plan: _Plan, read: Sequence[Inspected]) -> _Known | None:
     """Return what a file holds, or None where its parts do not tell it."""
-    if plan.known is None or plan.stretches is None:
+    if plan.is_whole or plan.stretches is None:
         return _Known(plan.digest, plan.stretches, read[0])
-    before = plan.known.inspected
+    new = [*plan.formed, *read]
+    before = plan.known.inspected if plan.known is not None else _NOTHING
     # What was taken out is not taken off: so much the file has at most.
-    nodes = before.nodes + sum(each.nodes for each in read)
-    if nodes > MAX_NODES or any(each.has_errors for each in read):
+    nodes = before.nodes + sum(each.nodes for each in new)
+    if nodes > MAX_NODES or any(each.has_errors for each in new):
         return None
     stretches, kept = plan.stretches, plan.kept
 
@@ -145,8 +175,8 @@ def _joined(plan: _Plan, read: Sequence[Inspected]) -> _Known | None:
         return tuple(sorted([*staying, *new], key=lambda each: stretches.number_at(_line(each))))
 
     inspected = Inspected(
-        resources=in_order(before.resources, [one for each in read for one in each.resources]),
-        findings=in_order(before.findings, [one for each in read for one in each.findings]),
+        resources=in_order(before.resources, [one for each in new for one in each.resources]),
+        findings=in_order(before.findings, [one for each in new for one in each.findings]),
         nodes=nodes,
     )
     return _Known(plan.digest, stretches, inspected)

@@ -215,22 +215,24 @@ _EXACT_HEADER = Trap(
     message=_exact_header,
 )
 _METADATA = "experimental."
+_ADDRESSES = ("source.ip", "remote.ip", "destination.ip")
+# What hangs on keys, actions and on what is written at all, and on no value.
+OF_NO_VALUE = frozenset(
+    {"absent-matches", "denies-all-tcp", "empty-list", "unsent-metadata", "untranslatable-key"}
+)
+"""Codes of warnings that are the same whatever the values are."""
 _WHERE_A_MISS_ADMITS: dict[str, tuple[Trap, ...]] = {"operation.paths": (_EXACT_PATH,)}
 
 
 def warn_of_clause(clause: Clause, action: Action, fields: Fields, names: tuple[str, str]) -> None:
     """Warn of the values of one clause; `names` are its fields, positive and negative."""
     key = clause.key
-    traps = _BY_KEY.get(key, (_STAR,))
-    blocks = action in (Action.DENY, Action.CUSTOM)
-    extra = _WHERE_A_MISS_ADMITS.get(key, ())
-    if key.startswith("request.headers["):
-        extra = (_EXACT_HEADER,)
-    for name, values, admits in (
-        (names[0], clause.values, blocks),
-        (names[1], clause.not_values, action is Action.ALLOW),
+    for name, values, negated in (
+        (names[0], clause.values, False),
+        (names[1], clause.not_values, True),
     ):
-        for trap in (*traps, *extra) if admits else traps:
+        admits = _admits(action, negated=negated)
+        for trap in value_traps(key, action, negated=negated):
             for value in values:
                 message = trap.message(value.text)
                 if message:
@@ -254,8 +256,32 @@ def warn_of_clause(clause: Clause, action: Action, fields: Fields, names: tuple[
             + ("the rule lets nothing in" if action is Action.ALLOW else "it asks for nothing"),
             "key", "the `[` follows the name at once: `request.headers[<name>]`",
         )  # fmt: skip
-    if key in ("source.ip", "remote.ip", "destination.ip") and clause.not_values:
+    if key in _ADDRESSES and clause.not_values:
         _warn_of_family(clause, fields, names[1])
+
+
+def value_traps(key: str, action: Action, *, negated: bool) -> tuple[Trap, ...]:
+    """Return what each value under a key is looked at for, alone."""
+    traps = _BY_KEY.get(key, (_STAR,))
+    if not _admits(action, negated=negated):
+        return traps
+    if key.startswith("request.headers["):
+        return (*traps, _EXACT_HEADER)
+    return (*traps, *_WHERE_A_MISS_ADMITS.get(key, ()))
+
+
+def judges_together(clause: Clause, action: Action) -> bool:
+    """Whether what is told of a clause may hang on several of its values."""
+    if clause.key == "operation.hosts":
+        return _admits(action, negated=False) or bool(clause.not_values)
+    return clause.key in _ADDRESSES and bool(clause.not_values)
+
+
+def _admits(action: Action, *, negated: bool) -> bool:
+    """Whether values that are missed let a request in."""
+    if negated:
+        return action is Action.ALLOW
+    return action in (Action.DENY, Action.CUSTOM)
 
 
 def _warn_of_ports(name: str, hosts: list[str], fields: Fields) -> None:
