@@ -44,7 +44,7 @@ class _Cast(NamedTuple):
 
 
 class RecordMould:
-    """What the records of one decision have in common: `first`, but for ids, times and values.
+    """What the records of one decision have in common: `first`, but for ids, times, path, values.
 
     `headers` names the headers whose values differ, each of which `first` holds once.
     """
@@ -87,6 +87,7 @@ class RepeatedRecord(NamedTuple):
     received_at: float
     decided_at: float
     request_id: str
+    path: str
     values: tuple[tuple[str, str], ...]
     duration_microseconds: int
     phases: Mapping[str, int]
@@ -101,7 +102,7 @@ class RepeatedRecord(NamedTuple):
             decision_id=self.decision_id,
             received_at=self.received_at,
             decided_at=self.decided_at,
-            request=replace(first.request, id=self.request_id, headers=headers),
+            request=replace(first.request, id=self.request_id, path=self.path, headers=headers),
             replay=_with_values(first, headers, values),
             duration_microseconds=self.duration_microseconds,
             phases=self.phases,
@@ -139,6 +140,7 @@ def _fill(cast: _Cast, record: RepeatedRecord) -> str:
         format_time(record.received_at),
         format_time(record.decided_at),
         _quoted(record.request_id),
+        _quoted(record.path),
         *[_quoted(values[index][1]) for index in cast.shown],
         max(0, record.duration_microseconds),
         phases,
@@ -151,10 +153,12 @@ def _is_clean(record: RepeatedRecord, redactor: Redactor) -> bool:
         redactor.text(record.request_id) != record.request_id
     ):
         return False
+    carriers = record.mould.first.request.token_carriers
+    if redactor.path(record.path, carriers) != record.path:
+        return False
     for name, text in record.values:
         if not PLAIN.fullmatch(text) and (
-            _JSON_OBJECT in text
-            or redactor.header(name, (text,), record.mould.first.request.token_carriers) != [text]
+            _JSON_OBJECT in text or redactor.header(name, (text,), carriers) != [text]
         ):
             return False
     return True
@@ -164,11 +168,10 @@ def _make_cast(mould: RecordMould, node: str, redactor: Redactor) -> _Cast:
     """Return the template, once it was held against the long way; else an empty one."""
     empty = _Cast(redactor, node, "", ())
     names = mould.headers
-    marks = [secrets.token_hex(16) for _ in range(6 + len(names))]
-    identity, received, decided, request_id, duration, phases, *rest = marks
-    held = RepeatedRecord(
-        mould, identity, 0.0, 0.0, request_id, tuple(zip(names, rest, strict=True)), 0, {"": 0}
-    )
+    marks = [secrets.token_hex(16) for _ in range(7 + len(names))]
+    identity, received, decided, request_id, path, duration, phases, *rest = marks
+    values = tuple(zip(names, rest, strict=True))
+    held = RepeatedRecord(mould, identity, 0.0, 0.0, request_id, path, values, 0, {"": 0})
     document: dict[str, Any] = dict(
         document_from_record(held.whole(), node=node, redactor=redactor)
     )
@@ -181,7 +184,7 @@ def _make_cast(mould: RecordMould, node: str, redactor: Redactor) -> _Cast:
     text = _json(document)
     quoted = {f'"{mark}"' for mark in marks}
     found = [each for each in re.findall(r'"[0-9a-f]{32}"', text) if each in quoted]
-    order = [f'"{mark}"' for mark in (identity, received, decided, request_id)]
+    order = [f'"{mark}"' for mark in (identity, received, decided, request_id, path)]
     shown = tuple(rest.index(each[1:-1]) for each in found if each[1:-1] in rest)
     order += [f'"{rest[index]}"' for index in shown] + [f'"{duration}"', f'"{phases}"']
     if found != order or len(text) > LONGEST:
@@ -197,9 +200,8 @@ def _make_cast(mould: RecordMould, node: str, redactor: Redactor) -> _Cast:
 def _is_true(cast: _Cast, mould: RecordMould) -> bool:
     """Whether a template gives what the long way gives, for values of its own."""
     values = tuple((name, secrets.token_hex(16)) for name in mould.headers)
-    probe = RepeatedRecord(
-        mould, secrets.token_hex(16), 1.5, 2e9, secrets.token_hex(8), values, 7, {"recall": 5}
-    )
+    identity, request_id, path = (secrets.token_hex(each) for each in (16, 8, 12))
+    probe = RepeatedRecord(mould, identity, 1.5, 2e9, request_id, path, values, 7, {"recall": 5})
     whole = document_from_record(probe.whole(), node=cast.node, redactor=cast.redactor)
     return _fill(cast, probe) == _json(whole)
 

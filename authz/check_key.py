@@ -1,7 +1,8 @@
 """What makes two CheckRequests the same question.
 
 Theory of operation. A message is read, what is new in every request is taken out of it, and
-what is left is digested. INVARIANT: all that is not named here stays in the key, fields that
+what is left is digested. The path is taken out as well, for who knows what policies see of it
+(`policies.path_view`). INVARIANT: all that is not named here stays in the key, fields that
 nobody knows included; a field that is added to the protocol can only make keys differ.
 """
 
@@ -16,6 +17,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.message import DecodeError
 
 from authz.check_request import header_text, received_seconds
+from policies.path_view import PATH_HEADER
 
 VOLATILE_HEADERS: Final = (
     "x-request-id",
@@ -27,8 +29,9 @@ VOLATILE_HEADERS: Final = (
     "x-b3-parentspanid",
     "x-b3-sampled",
     "x-b3-flags",
+    PATH_HEADER,
 )
-"""Headers that number and trace requests. Their names count, their values need not."""
+"""Headers that number and trace requests, and the path. Names count, values need not."""
 # BUDGET: a longer message is no everyday question, and what is kept of it has its size.
 _LONGEST: Final = 8192
 
@@ -36,11 +39,13 @@ _LONGEST: Final = 8192
 class CheckKey(NamedTuple):
     """A question, by its digest and what the call's metadata says, and what was left out of it.
 
-    `received_at` is seconds since the epoch, `values` are names and texts of the headers that
-    do not count, in an order that is the same for the same question.
+    `path` counts, unless it is seen as another; it is empty where the question holds it.
+    `received_at` is seconds since the epoch, `values` are names and texts of the headers that do
+    not count, in an order that is the same for the same question.
     """
 
     question: tuple[bytes, tuple[str, ...]]
+    path: str
     received_at: float
     stream_id: str
     values: tuple[tuple[str, str], ...]
@@ -51,8 +56,9 @@ def key_of(
 ) -> CheckKey | None:
     """Return the key of a serialized CheckRequest about HTTP; None for others, and long ones.
 
-    `volatile` are the headers whose values do not count, of `VOLATILE_HEADERS`. `forwarded` is
-    what the call's metadata says of the peer.
+    `volatile` are the headers whose values do not count, of `VOLATILE_HEADERS`; the path is taken
+    out with its header, and there is no key where the two differ. `forwarded` is what the call's
+    metadata says of the peer.
     """
     if len(message) > _LONGEST:
         return None
@@ -66,6 +72,12 @@ def key_of(
         return None
     http = request.http
     values = _take_values(http, volatile)
+    path = ""
+    if PATH_HEADER in volatile:
+        path, http.path = http.path, ""
+        for name, text in values:
+            if name == PATH_HEADER and text != path:
+                return None
     received_at, stream_id = received_seconds(attributes), http.id
     request.ClearField("time")
     http.id = ""
@@ -74,7 +86,7 @@ def key_of(
     if address.HasField("socket_address"):
         address.socket_address.ClearField("port_value")
     digest = hashlib.sha256(check.SerializeToString(deterministic=True)).digest()
-    return CheckKey((digest, forwarded), received_at, stream_id, values)
+    return CheckKey((digest, forwarded), path, received_at, stream_id, values)
 
 
 def _take_values(

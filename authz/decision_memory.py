@@ -5,6 +5,8 @@ once more, and what the walk rested on is noted (`authz.grounds`). From the thir
 decision is recalled, as long as its grounds hold. Rules this file keeps:
 - what is remembered belongs to one serving state, and goes with it;
 - only what policies said by themselves is remembered: no provider's word, no failure;
+- of a path what policies see of it decides (`policies.path_view`), and where that is not known
+  the path itself: so a path that never came before is recalled as one that is seen alike;
 - number and size are bounded, and what nobody asks for again is forgotten first;
 - where hardly any question comes again, only some of them are looked up.
 """
@@ -29,10 +31,15 @@ from authz.settings import IdentityHeaderSettings, Settings
 from authz.walk import Outcome, Surroundings
 from identity.token_outputs import output_header_names
 from policies.decision import Reason, ShadowOutcome
+from policies.mesh import PathNormalization
+from policies.path_view import PathView, Seen
+from policies.snapshot import WorkloadPolicies
 
 # BUDGET: questions that were asked once, for each that is remembered.
 _SEEN_FOR_EACH: Final = 4
 _LONGEST_ANSWER: Final = 16_384
+# BUDGET: workloads for which is kept what their policies see of paths.
+_VIEWS_MAX: Final = 1024
 # WHY: a look costs a tenth of a walk and a recall saves nine, so that looks which find nothing
 # nine times in ten pay for nothing.
 _WORTH_ONE_IN: Final = 10
@@ -48,7 +55,9 @@ _LASTING: Final = frozenset(
     }
 )
 
-_Question = tuple[bytes, tuple[str, ...]]
+_Message = tuple[bytes, tuple[str, ...]]
+# What is seen of the path, or the path; None where it is not known yet what can be seen.
+_Question = tuple[_Message, Seen | str | None]
 
 
 class KnownDecision:
@@ -82,6 +91,7 @@ class KnownDecision:
             key.received_at or decided_at,
             decided_at,
             key.stream_id,
+            key.path or self.mould.first.request.path,
             key.values,
             max(0, int(duration * 1e6)),
             phases,
@@ -96,10 +106,34 @@ class _Shelf:
     """
 
     state: ref[ServingState]
+    level: PathNormalization
     volatile: tuple[str, ...]
     known: dict[_Question, KnownDecision]
     seen: set[_Question]
     seen_before: set[_Question]
+    views: dict[_Message, PathView]
+    views_of: dict[int, tuple[WorkloadPolicies, PathView]]
+
+    def question(self, key: CheckKey) -> _Question:
+        """Return what a key asks."""
+        if not key.path:
+            return key.question, ""
+        view = self.views.get(key.question)
+        if view is None:
+            return key.question, None
+        seen = view.seen(key.path)
+        return key.question, key.path if seen is None else seen
+
+    def view_of(self, policies: WorkloadPolicies) -> PathView:
+        """Return what a workload's policies see of paths, made once."""
+        # INVARIANT: the policies are kept beside, so that no others can have their identity.
+        found = self.views_of.get(id(policies))
+        if found is None:
+            found = policies, PathView(policies, self.level)
+            if len(self.views_of) >= _VIEWS_MAX:
+                self.views_of.clear()
+            self.views_of[id(policies)] = found
+        return found[1]
 
 
 class Sight(NamedTuple):
@@ -143,9 +177,10 @@ class DecisionMemory:
         key = key_of(message, forwarded, shelf.volatile)
         if key is None:
             return None
-        known = shelf.known.get(key.question)
+        question = shelf.question(key)
+        known = shelf.known.get(question)
         if known is None:
-            return Sight(key, shelf, None, self._came_before(shelf, key.question))
+            return Sight(key, shelf, None, self._came_before(shelf, question))
         if not known.grounds.hold(around):
             return Sight(key, shelf, None, True)
         self._worth.hits += 1
@@ -164,15 +199,24 @@ class DecisionMemory:
 
         `first` is its record.
         """
+        key, shelf = sight.key, sight.shelf
         headers = first.request.headers
-        if len(answer) > _LONGEST_ANSWER or any(
-            headers.get(name) != (text,) for name, text in sight.key.values
+        if (
+            outcome.basis is None
+            or len(answer) > _LONGEST_ANSWER
+            or any(headers.get(name) != (text,) for name, text in key.values)
+            or (key.path and first.request.path != key.path)
         ):
             return
-        mould = RecordMould(first, tuple(name for name, _ in sight.key.values))
+        mould = RecordMould(first, tuple(name for name, _ in key.values))
         known = KnownDecision(outcome, answer, mould, grounds)
-        decisions, question = sight.shelf.known, sight.key.question
+        view = shelf.view_of(outcome.basis.policies)
         with self._lock:
+            if key.path:
+                while len(shelf.views) >= _SEEN_FOR_EACH * self._max:
+                    del shelf.views[next(iter(shelf.views))]
+                shelf.views[key.question] = view
+            decisions, question = shelf.known, shelf.question(key)
             decisions.pop(question, None)
             while len(decisions) >= self._max:
                 oldest = next(iter(decisions))
@@ -245,7 +289,7 @@ def may_be_kept(outcome: Outcome, message: bytes) -> bool:
 
 
 def volatile_headers(state: ServingState, headers: IdentityHeaderSettings) -> tuple[str, ...]:
-    """Return the headers whose values no walk under a state looks at, of those that trace."""
+    """Return the headers whose values no walk under a state looks at, of `VOLATILE_HEADERS`."""
     snapshot = state.snapshot
     looked_at = {*snapshot.needs.headers, *output_header_names(snapshot.jwt_rules)}
     looked_at.update(DEFAULT_CARRIERS, (headers.peer, headers.subject, headers.decision_id))
@@ -255,4 +299,6 @@ def volatile_headers(state: ServingState, headers: IdentityHeaderSettings) -> tu
 
 
 def _new_shelf(state: ServingState, headers: IdentityHeaderSettings) -> _Shelf:
-    return _Shelf(ref(state), volatile_headers(state, headers), {}, set(), set())
+    level = state.snapshot.mesh.path_normalization
+    volatile = volatile_headers(state, headers)
+    return _Shelf(ref(state), level, volatile, {}, set(), set(), {}, {})

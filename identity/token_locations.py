@@ -7,7 +7,7 @@ Spec: Istio RequestAuthentication, `jwtRules[].fromHeaders`, `fromParams`,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -55,17 +55,37 @@ def find_tokens(rule: JwtRule, headers: Headers, path: str) -> tuple[FoundToken,
 
     `path` includes the query.
     """
-    wanted_headers, wanted_params = rule.from_headers, rule.from_params
-    # "If no location is given: `Authorization: Bearer`, then the parameter `access_token`."
-    if not (rule.from_headers or rule.from_params or rule.from_cookies):
-        wanted_headers, wanted_params = (_DEFAULT_HEADER,), (_DEFAULT_PARAM,)
+    wanted_headers = rule.from_headers if _names_places(rule) else (_DEFAULT_HEADER,)
     found = _in_headers(wanted_headers, headers)
+    wanted_params = _params_of(rule)
     if wanted_params and "?" in path:
-        params = _query_params(path)
+        params = _query_params(path.partition("?")[2])
         found += _in_values(TokenPlace.PARAM, wanted_params, params)
     if rule.from_cookies and "cookie" in headers:
         found += _in_values(TokenPlace.COOKIE, rule.from_cookies, _cookies(headers["cookie"]))
     return tuple(found)
+
+
+def token_params(rules: Iterable[JwtRule]) -> frozenset[str]:
+    """Return the query parameters in which any of these rules looks for a token."""
+    return frozenset(name for rule in rules for name in _params_of(rule))
+
+
+def holds_param(query: str, names: Collection[str]) -> bool:
+    """Whether a query has a parameter of one of these names, for `find_tokens`."""
+    may_hold = "%" in query
+    for name in names:  # one that is not encoded stands there as it is
+        may_hold = may_hold or name in query
+    return may_hold and not _query_params(query).keys().isdisjoint(names)
+
+
+def _names_places(rule: JwtRule) -> bool:
+    return bool(rule.from_headers or rule.from_params or rule.from_cookies)
+
+
+def _params_of(rule: JwtRule) -> tuple[str, ...]:
+    # "If no location is given: `Authorization: Bearer`, then the parameter `access_token`."
+    return rule.from_params if _names_places(rule) else (_DEFAULT_PARAM,)
 
 
 def _in_headers(wanted: tuple[TokenHeader, ...], headers: Headers) -> list[FoundToken]:
@@ -117,10 +137,10 @@ def _in_values(
     return [FoundToken(values[name], place, name) for name in sorted(set(wanted)) if name in values]
 
 
-def _query_params(path: str) -> dict[str, str]:
+def _query_params(query: str) -> dict[str, str]:
     """Return the first value of each query parameter; `+` and `;` mean themselves."""
     params: dict[str, str] = {}
-    for pair in path.partition("?")[2].split("&"):
+    for pair in query.split("&"):
         name, _, value = pair.partition("=")
         params.setdefault(_percent_decode(name), _percent_decode(value))
     return params

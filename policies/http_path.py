@@ -65,6 +65,11 @@ def normalize_path(path: str, level: PathNormalization) -> str | None:
     return path + mark + query
 
 
+def is_canonical(target: str) -> bool:
+    """Whether a path without its query is surely what it is after every level's normalization."""
+    return _CANONICAL.fullmatch(target) is not None and "/." not in target and "//" not in target
+
+
 def _unescape_slashes(path: str) -> str:
     return _ESCAPED_SLASH.sub(lambda found: "/" if found[1] in ("2F", "2f") else "\\", path)
 

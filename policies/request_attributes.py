@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from identity.claims import VerifiedClaims
 from policies.mesh import Mesh, MeshMode
 from policies.request import Request
 from policies.string_match import TextTest, is_text, text_matcher
+
+_FIELD_OF: Final = {":authority": "host", ":method": "method", ":path": "path", ":scheme": "scheme"}
 
 PrincipalTest = Callable[[str | None, str | None], bool]
 """A predicate over `iss` and `sub`, each None unless the claim is a string."""
@@ -47,12 +49,8 @@ def _header_values(request: Request, name: str) -> tuple[str, ...] | None:
     if values is not None or not name.startswith(":"):
         return values
     # A filter on the headers that Envoy sends leaves these to their own fields.
-    pseudo = {
-        ":authority": request.host,
-        ":method": request.method,
-        ":path": request.path,
-        ":scheme": request.scheme,
-    }.get(name, "")
+    field = _FIELD_OF.get(name)
+    pseudo = "" if field is None else getattr(request, field)
     return (pseudo,) if pseudo else None
 
 

@@ -37,7 +37,10 @@ _SECRETS = st.sampled_from(
     ["Bearer ABCDEF12345", "token=hunter2", "x?access_token=abc&b=1", "eyJabcdefgh.eyJ.sig"]
 )
 _VALUES = st.from_regex(r"[0-9a-f-]{1,60}", fullmatch=True) | _TEXTS | _SECRETS
-_NAMES = ("x-request-id", "traceparent", "tracestate", "x-trace", "x-api-key", "referer")
+_PATHS = st.sampled_from(
+    ["/a", "/a?b=1&c=2", "/a?token=hunter2", "/a?access_token=***", "/a;api_key=1", "//u:p@h/x"]
+)
+_NAMES = ("x-request-id", "traceparent", "tracestate", "x-trace", "x-api-key", "referer", ":path")
 _REDACTORS = (
     Redactor(),
     Redactor(headers=("x-trace", "x-request-id")),
@@ -104,6 +107,7 @@ def _repeated(draw: st.DrawFn) -> list[RepeatedRecord]:
             draw(times),
             draw(times),
             draw(_VALUES),
+            draw(_VALUES | _PATHS),
             tuple((name, draw(_VALUES)) for name in names),
             draw(st.integers(-5, 10**9)),
             draw(st.sampled_from([{}, {"recall": 3}, {"decode": 1, "recall": 2}])),
@@ -129,7 +133,7 @@ def test_a_mould_gives_what_the_long_way_gives(
             assert link_text(state, rendered.text) == long
 
 
-def _plain(value: str = "4f2e-17", name: str = "x-request-id") -> RepeatedRecord:
+def _plain(value: str = "4f2e-17", name: str = "x-request-id", path: str = "/x") -> RepeatedRecord:
     request = RequestFacts(method="GET", path="/x", headers={name: ("0",), "accept": ("*/*",)})
     decision = DecisionFacts(effect="allow", reason="r", layer="ALLOW", http_status=200)
     first = AuditRecord(
@@ -142,7 +146,8 @@ def _plain(value: str = "4f2e-17", name: str = "x-request-id") -> RepeatedRecord
         replay=ReplayFacts(rules_headers=request.headers),
     )
     mould = _worn(RecordMould(first, (name,)))
-    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", ((name, value),), 5, {"recall": 4})
+    values = ((name, value),)
+    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", path, values, 5, {"recall": 4})
 
 
 def test_the_everyday_record_is_filled_in() -> None:
@@ -163,6 +168,27 @@ def test_a_secret_goes_the_long_way(value: str) -> None:
     rendered = render_repeated(record, "n", Redactor())
     text = rendered.text if rendered else json.dumps(_the_long_way(record, Redactor()))
     assert value not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/orders/7?page=2", "/orders/7?page=2"),
+        ('/"\\%s%%', '/"\\%s%%'),
+        ("/x?access_token=hunter2", "/x?access_token=***"),
+        ("/x/eyJhbGciOiJub25lIn0.eyJhIjoxfQ.c2ln", None),
+    ],
+)
+def test_a_path_of_its_own(path: str, shown: str | None) -> None:
+    """A path is filled in like an id, unless a mask touches it: then it goes the long way."""
+    record = _plain(path=path)
+    rendered = render_repeated(record, "n", Redactor())
+    assert (rendered is not None) is (shown == path)
+    document = json.loads("{" + rendered.text + "}") if rendered else None
+    document = document or _the_long_way(record, Redactor())
+    assert shown is None or document["request"]["path"] == shown
+    assert "hunter2" not in json.dumps(document)
+    assert "eyJhIjoxfQ" not in json.dumps(document)
 
 
 def test_writers_do_not_share_a_mould() -> None:

@@ -40,7 +40,7 @@ from identity.trust_bundle import BundleSet, TrustBundle
 from policies.decision import Effect, ProviderVerdict
 from policies.mesh import Mesh
 from policies.request import Request, Workload
-from policies.snapshot import build_snapshot
+from policies.snapshot import Snapshot, build_snapshot
 
 ISSUERS = ("https://a.example", "https://b.example")
 _SECRETS = (b"a" * 32, b"b" * 32)
@@ -92,7 +92,8 @@ class Counting:
         return ProviderVerdict(effect=next(self._answers))
 
 
-def _policy(name: str, kind: str = "AuthorizationPolicy", **spec: Any) -> dict[str, Any]:
+def policy(name: str, kind: str = "AuthorizationPolicy", **spec: Any) -> dict[str, Any]:
+    """Return a resource of the namespace `shop` with a spec."""
     annotations = spec.pop("annotations", {})
     return {
         "apiVersion": "security.istio.io/v1",
@@ -102,32 +103,34 @@ def _policy(name: str, kind: str = "AuthorizationPolicy", **spec: Any) -> dict[s
     }
 
 
-def _to(*paths: str) -> list[dict[str, Any]]:
+def to(*paths: str) -> list[dict[str, Any]]:
+    """Return the part of a rule that names paths."""
     return [{"operation": {"paths": list(paths)}}]
 
 
-_DRY_RUN = {"istio.io/dry-run": "true"}
-_WEB = [{"source": {"principals": ["mesh.example/ns/shop/sa/web"]}}]
-_ALICE = [{"source": {"requestPrincipals": ["*"]}}]
+_REDACTOR = Redactor()
+DRY_RUN = {"istio.io/dry-run": "true"}
+WEB = [{"source": {"principals": ["mesh.example/ns/shop/sa/web"]}}]
+ALICE = [{"source": {"requestPrincipals": ["*"]}}]
 _TRACED = [{"key": "request.headers[x-request-id]", "values": ["bad*"]}]
 _TOKENS = [{"issuer": issuer, "jwksUri": f"{issuer}/keys"} for issuer in ISSUERS]
 POLICIES = (
     [
-        _policy("allow", rules=[{"from": _WEB, "to": _to("/a*")}, {"from": _ALICE}]),
-        _policy("deny", action="DENY", rules=[{"to": _to("/no")}]),
-        _policy("tokens", "RequestAuthentication", jwtRules=_TOKENS),
+        policy("allow", rules=[{"from": WEB, "to": to("/a*")}, {"from": ALICE}]),
+        policy("deny", action="DENY", rules=[{"to": to("/no")}]),
+        policy("tokens", "RequestAuthentication", jwtRules=_TOKENS),
     ],
     [
-        _policy("all", rules=[{}]),
-        _policy("traced", action="DENY", rules=[{"when": _TRACED}]),
-        _policy("tried", action="DENY", annotations=_DRY_RUN, rules=[{"to": _to("/a")}]),
-        _policy("tokens", "RequestAuthentication", jwtRules=_TOKENS[:1]),
-        _policy("audit", action="AUDIT", rules=[{"from": _ALICE}]),
+        policy("all", rules=[{}]),
+        policy("traced", action="DENY", rules=[{"when": _TRACED}]),
+        policy("tried", action="DENY", annotations=DRY_RUN, rules=[{"to": to("/a")}]),
+        policy("tokens", "RequestAuthentication", jwtRules=_TOKENS[:1]),
+        policy("audit", action="AUDIT", rules=[{"from": ALICE}]),
     ],
     [
-        _policy("asked", action="CUSTOM", provider={"name": "p"}, rules=[{"to": _to("/a")}]),
-        _policy("all", rules=[{}]),
-        _policy("strict", "PeerAuthentication", mtls={"mode": "STRICT"}),
+        policy("asked", action="CUSTOM", provider={"name": "p"}, rules=[{"to": to("/a")}]),
+        policy("all", rules=[{}]),
+        policy("strict", "PeerAuthentication", mtls={"mode": "STRICT"}),
     ],
 )
 
@@ -136,8 +139,12 @@ _SNAPSHOTS = [build_snapshot([("p.yaml", yaml.safe_dump_all(each))], Mesh()) for
 
 
 def _state(index: int) -> ServingState:
-    snapshot = _SNAPSHOTS[index]
-    return ServingState(snapshot=snapshot, providers={"p": Counting()}, revision=f"r{index}")
+    return state_of(_SNAPSHOTS[index], f"r{index}")
+
+
+def state_of(snapshot: Snapshot, revision: str = "r") -> ServingState:
+    """Return a serving state in which the provider `p` counts."""
+    return ServingState(snapshot=snapshot, providers={"p": Counting()}, revision=revision)
 
 
 def _bundles() -> BundleSet:
@@ -283,6 +290,38 @@ def _without_times(document: dict[str, Any]) -> dict[str, Any]:
         for name, value in document.items()
         if name not in ("duration_microseconds", "phases_microseconds")
     }
+
+
+class Twins:
+    """The two sides, asked the same in turn."""
+
+    def __init__(self, max_decisions: int = 1024, redactor: Redactor = _REDACTOR) -> None:
+        """Begin in a new world; `redactor` is that of the records that are compared."""
+        self.redactor = redactor
+        self.world = World()
+        self.memory = DecisionMemory(max_decisions)
+        self.sides = [Side(self.world, self.memory), Side(self.world, None)]
+        self._number = 0
+
+    def ask(self, question: Question, value: str = "0") -> bytes:
+        """Ask both; hold that answers and records are the same."""
+        self._number += 1
+        message = question.message(self._number, (value,))
+        kept = [len(side.keeper.records) for side in self.sides]
+        one, other = (side.authorizer.check(message) for side in self.sides)
+        assert one == other
+        records = [
+            [told(each, self.redactor) for each in side.keeper.records[count:]]
+            for side, count in zip(self.sides, kept, strict=True)
+        ]
+        assert records[0] == records[1]
+        return one
+
+    def is_recalled(self, question: Question) -> bool:
+        """Ask three times, and return whether the last answer was remembered."""
+        for _ in range(3):
+            self.ask(question)
+        return isinstance(self.sides[0].keeper.records[-1], RepeatedRecord)
 
 
 def until(world: World, seconds: float) -> datetime:

@@ -10,6 +10,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from google.protobuf.descriptor import FieldDescriptor
 
 from authz.check_key import VOLATILE_HEADERS, CheckKey, has_plain_names, key_of
+from policies.path_view import PATH_HEADER
 
 _NOT_COUNTED = {
     "attributes.request.time.seconds",
@@ -44,6 +45,11 @@ def _key(message: CheckRequest, forwarded: tuple[str, ...] = ()) -> CheckKey:
     key = key_of(message.SerializeToString(), forwarded, VOLATILE_HEADERS)
     assert key is not None
     return key
+
+
+def _counted(message: CheckRequest) -> object:
+    key = _key(message)
+    return key.question, key.path
 
 
 def _fields(
@@ -101,7 +107,7 @@ def _change(message: CheckRequest, path: tuple[str, ...], field: Any, number: in
 
 def test_every_field_counts_but_the_declared() -> None:
     """A value anywhere in the message, or an empty part of it, makes another question."""
-    base = _key(_base()).question
+    base = _counted(_base())
     found, checked = set(), 0
     for path, field in _fields(CheckRequest.DESCRIPTOR, (), ()):
         name = ".".join(path)
@@ -112,7 +118,7 @@ def test_every_field_counts_but_the_declared() -> None:
             if message == _base():
                 continue  # a part that the base has already
             checked += 1
-            keys.add(_key(message).question)
+            keys.add(_counted(message))
         if base in keys:
             found.add(name)
             assert keys == {base}, name
@@ -131,6 +137,8 @@ def test_of_volatile_headers_the_name_counts(name: str, form: str) -> None:
         made.attributes.request.http.header_map.SetInParent()
         if form == "map":
             made.attributes.request.http.ClearField("header_map")
+        if value is not None and name == PATH_HEADER:
+            made.attributes.request.http.path = value
         if value is not None and form == "map":
             made.attributes.request.http.headers[name] = value
         elif value is not None:
@@ -150,6 +158,31 @@ def test_a_volatile_header_that_policies_look_at_counts() -> None:
     keys = [key_of(each.SerializeToString(), (), ("traceparent",)) for each in messages]
     assert None not in keys
     assert len({each.question for each in keys if each}) == 2
+
+
+@pytest.mark.parametrize("form", ["none", "map", "raw"])
+def test_a_path_stands_beside_its_question(form: str) -> None:
+    """Two paths are one question, each with its own path, and a header that differs has no key."""
+
+    def key(path: str, shown: str, volatile: tuple[str, ...] = VOLATILE_HEADERS) -> Any:
+        made = _base()
+        http = made.attributes.request.http
+        http.path = path
+        if form == "map":
+            http.headers[PATH_HEADER] = shown
+        elif form == "raw":
+            http.header_map.headers.add(key=PATH_HEADER, raw_value=shown.encode())
+        return key_of(made.SerializeToString(), (), volatile)
+
+    one, other = key("/a?x", "/a?x"), key("/b", "/b")
+    assert one.question == other.question
+    assert (one.path, other.path) == ("/a?x", "/b")
+    assert key("", "").path == ""
+    assert (key("/a", "/b") is None) is (form != "none")
+    # Where something looks at the header, the path is in the question.
+    counted = [key(path, path, VOLATILE_HEADERS[:-1]) for path in ("/a", "/b", "")]
+    assert len({each.question for each in counted}) == 3
+    assert {each.path for each in counted} == {""}
 
 
 def test_what_the_call_says_of_the_peer_counts() -> None:

@@ -19,6 +19,7 @@ from remembering import (
     TOKENS,
     Question,
     Side,
+    Twins,
     World,
     other_peer,
     told,
@@ -64,41 +65,11 @@ _EVENTS: list[Step] = [
 ]
 
 
-class _Twins:
-    """The two sides, asked the same in turn."""
-
-    def __init__(self, max_decisions: int = 1024) -> None:
-        self.world = World()
-        self.memory = DecisionMemory(max_decisions)
-        self.sides = [Side(self.world, self.memory), Side(self.world, None)]
-        self._number = 0
-
-    def ask(self, question: Question, value: str = "0") -> bytes:
-        """Ask both; hold that answers and records are the same."""
-        self._number += 1
-        message = question.message(self._number, (value,))
-        kept = [len(side.keeper.records) for side in self.sides]
-        one, other = (side.authorizer.check(message) for side in self.sides)
-        assert one == other
-        records = [
-            [told(each, _REDACTOR) for each in side.keeper.records[count:]]
-            for side, count in zip(self.sides, kept, strict=True)
-        ]
-        assert records[0] == records[1]
-        return one
-
-    def is_recalled(self, question: Question) -> bool:
-        """Ask three times, and return whether the last answer was remembered."""
-        for _ in range(3):
-            self.ask(question)
-        return isinstance(self.sides[0].keeper.records[-1], RepeatedRecord)
-
-
 @settings(max_examples=100)
 @given(st.lists(_QUESTIONS, min_size=1, max_size=3), st.data())
 def test_a_memory_changes_nothing(questions: list[Question], data: st.DataObject) -> None:
     """Whatever is asked and whatever changes, answers and records are those of a full walk."""
-    twins = _Twins(data.draw(st.sampled_from([1, 2, 1024])))
+    twins = Twins(data.draw(st.sampled_from([1, 2, 1024])))
     for _ in range(data.draw(st.integers(1, 30))):
         step = data.draw(st.integers(0, 3 * len(_EVENTS)))
         if step < len(_EVENTS):
@@ -111,7 +82,7 @@ def test_a_memory_changes_nothing(questions: list[Question], data: st.DataObject
 def test_a_long_stream_is_answered_alike(seed: int) -> None:
     """Over thousands of requests with changes in between, much is recalled and all is the same."""
     chance = random.Random(seed)
-    twins = _Twins(64)
+    twins = Twins(64)
     pool = [
         Question(
             peer=chance.choice(PEERS),
@@ -134,7 +105,7 @@ def test_a_long_stream_is_answered_alike(seed: int) -> None:
 
 def test_the_third_time_is_recalled() -> None:
     """A question is walked twice; then its answer has its own id, and its record its own words."""
-    twins = _Twins()
+    twins = Twins()
     question = Question(trace_names=("x-request-id", "traceparent"))
     assert twins.is_recalled(question)
     records = twins.sides[0].keeper.records
@@ -171,7 +142,7 @@ def test_the_third_time_is_recalled() -> None:
 )
 def test_what_is_remembered(question: Question, policies: int, want: bool) -> None:
     """What policies said is remembered, on both sides of the line; nothing that may heal is."""
-    twins = _Twins()
+    twins = Twins()
     for side in twins.sides:
         side.reload(policies)
     assert twins.is_recalled(question) is want
@@ -192,7 +163,7 @@ def test_what_is_remembered(question: Question, policies: int, want: bool) -> No
 )
 def test_what_ends_a_memory(change: Step) -> None:
     """Each of the things that a decision rests on has it made anew once it changes."""
-    twins = _Twins()
+    twins = Twins()
     assert twins.is_recalled(Question(token="long"))
     change(twins.world, twins.sides)
     twins.ask(Question(token="long"))
@@ -201,7 +172,7 @@ def test_what_ends_a_memory(change: Step) -> None:
 
 def test_a_provider_is_asked_each_time() -> None:
     """What a provider allowed, and policies as well, is put to the provider the next time."""
-    twins = _Twins()
+    twins = Twins()
     for side in twins.sides:
         side.reload(2)
     answers = [twins.ask(Question()) for _ in range(6)]
@@ -210,7 +181,7 @@ def test_a_provider_is_asked_each_time() -> None:
 
 def test_a_token_is_recalled_up_to_its_end() -> None:
     """A remembered token holds to the last second of its time, with the leeway, and no longer."""
-    twins = _Twins()
+    twins = Twins()
     question = Question(token="short", path="/b")
     twins.world.now = BEGIN + 100 + 60 - 10
     assert twins.is_recalled(question)
@@ -224,7 +195,7 @@ def test_a_token_is_recalled_up_to_its_end() -> None:
 
 def test_a_certificate_is_recalled_up_to_its_end() -> None:
     """A remembered certificate holds to the end of its path, and no longer."""
-    twins = _Twins()
+    twins = Twins()
     twins.world.change_bundles()
     question = Question(has_certificate=True)
     twins.world.now = ENDS - 10
@@ -240,7 +211,7 @@ def test_a_certificate_is_recalled_up_to_its_end() -> None:
 
 def test_a_header_that_a_new_policy_looks_at_counts_at_once() -> None:
     """After a reload the value of a trace header decides, where a policy names it."""
-    twins = _Twins()
+    twins = Twins()
     question = Question()
     assert twins.is_recalled(question)
     for side in twins.sides:
@@ -252,7 +223,7 @@ def test_a_header_that_a_new_policy_looks_at_counts_at_once() -> None:
 
 def test_nothing_is_answered_unrecorded() -> None:
     """A remembered allow is a denial while its record is not taken, and an allow again after."""
-    twins = _Twins()
+    twins = Twins()
     assert twins.is_recalled(Question())
     twins.world.is_full = True
     assert b"audit_unavailable" in twins.ask(Question())
@@ -262,11 +233,11 @@ def test_nothing_is_answered_unrecorded() -> None:
 
 def test_a_flood_of_questions_drives_out_what_nobody_asks() -> None:
     """However many questions come twice, the memory stays small and keeps what comes often."""
-    twins = _Twins(8)
+    twins = Twins(8)
     favourite = Question()
     for number in range(300):
         for _ in range(2):
-            twins.ask(Question(path=f"/a/{number}"))
+            twins.ask(Question(method=f"M{number}"))
         twins.ask(favourite)
         assert len(twins.memory) <= 8
     recalled = [isinstance(each, RepeatedRecord) for each in twins.sides[0].keeper.records[2::3]]
@@ -277,7 +248,7 @@ def test_where_nothing_comes_again_little_is_looked_up() -> None:
     """Questions that never come again are soon looked up now and then only, until some do."""
     side = Side(World(), DecisionMemory())
     for number in range(2000):
-        side.authorizer.check(Question(path=f"/a/{number}").message(number))
+        side.authorizer.check(Question(method=f"M{number}").message(number))
     misses = _counted(side, "miss")
     assert 512 <= misses < 1000
     for number in range(8000):
