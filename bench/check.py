@@ -4,8 +4,9 @@ Contestants take turns on the same core while the load comes from the other; in 
 every contestant runs once, so that a share is that of one and the same minute. The first
 contest has the stated goals: 1,000 policies, a peer and a token that was seen before, audit
 in the mode `spill`; all is asked again and again, so that decisions are recalled. The second
-is the same with a path that never came before: nothing is recalled. The others show what else
-costs what. `--quick` runs the first two alone.
+is the same with paths that never came before, which are recalled as paths that policies see
+alike; beside it all of it is decided anew. The others show what else costs what. `--quick` runs
+the first two alone.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from bench.harness import RESULTS, Goal, Measurement, judge, publish
 _METHOD = "/envoy.service.auth.v3.Authorization/Check"
 _OURS = "Meshwarden"
 _BY_ENVOY = "Meshwarden, listen.server: envoy"
+_EACH_WALKED = "the same, nothing remembered"
 _ENVOY: Mapping[str, Any] = {"listen": {"server": "envoy"}}
 _HEADLINE = "1,000 policies, cached token"
 _NEVER_TWICE = "the same, every path new"
@@ -129,7 +131,7 @@ def _headline(folder: Path, rounds: int) -> list[Row]:
 
 
 def _never_twice(folder: Path, rounds: int) -> list[Row]:
-    """Return the rows of the same contest where no check is like one before it."""
+    """Return the rows of the same contest where no check has a path of one before it."""
     program = find_program("meshwarden-closed-load")
     if program is None:
         print("no contest of new paths: see bench/README.md for the load generator")
@@ -137,6 +139,9 @@ def _never_twice(folder: Path, rounds: int) -> list[Row]:
     work = Workload()
     with ExitStack() as stack:
         servers = _all_servers(stack, folder, work)
+        walking = {**_ENVOY, "decisionMemory": {"maxDecisions": 0}}
+        walked = start_meshwarden(_EACH_WALKED, folder / "walked", work, walking)
+        servers.insert(3, stack.enter_context(walked))
         messages = folder / "messages"
         messages.write_bytes(work.messages(_MESSAGES))
 
