@@ -14,7 +14,14 @@ from ca.caller import Method
 from ca.csr import spki_digest
 from ca.errors import DuplicateSerialError
 from ca.key_kinds import check_public_key
-from ca.ledger import AUTHORITY_KIND, LedgerFilter, LedgerRow, find_rows, format_serial
+from ca.ledger import (
+    AUTHORITY_KIND,
+    LedgerFilter,
+    LedgerRow,
+    find_rows,
+    format_serial,
+    row_to_values,
+)
 from ca.profile import key_identifier
 from ca.recorder import Recorder, Recording
 from ca.slots import Slot
@@ -48,7 +55,7 @@ def record_intermediates(
         event = AuditEvent(event=EventName.AUTHORITY_CHANGED, at=now.timestamp(), details=details)
         # Of two replicas that share authorities one is faster.
         with suppress(DuplicateSerialError):
-            recorder.record(Recording(event=event, row=row)).result()
+            recorder.record(Recording(event=event, row=row_to_values(row))).result()
 
 
 def serials_and_keys(slot: Slot) -> frozenset[str]:

@@ -21,7 +21,7 @@ from ca.errors import CaError, StoreError
 from ca.grant import IssuancePolicy
 from ca.issuance import Issuance, IssuanceParts
 from ca.ledger import delete_ended
-from ca.ledger_check import catch_up
+from ca.ledger_check import CaughtUp, catch_up
 from ca.limits import CallerLimit, RefusalLines
 from ca.published import publish_crls, publish_deny_list
 from ca.recorder import Recorder
@@ -83,10 +83,14 @@ class Books:
             removed += last
         return removed
 
-    def note_caught_up(self, words: str) -> None:
-        """Say loudly, and on record, that the ledger was older than the chain."""
-        self.caught_up = words
-        _log.error("ledger_behind_its_chain", error=words)
+    def note_caught_up(self, lacked: CaughtUp) -> None:
+        """Say on record what the ledger lacked, and loudly where it was an older one."""
+        words = str(lacked)
+        if lacked.is_older_copy:
+            self.caught_up = words
+            _log.error("ledger_behind_its_chain", error=words)
+        else:
+            _log.warning("ledger_redone", why=words)
         self.desk.record_catching_up(words)
 
     def troubles(self) -> Iterator[Trouble]:
@@ -138,7 +142,7 @@ def open_books(
             )
             books = _books(settings, parts, recorder, store, keeper)
             if caught_up is not None:
-                books.note_caught_up(str(caught_up))
+                books.note_caught_up(caught_up)
             # Before the first of them signs anything.
             books.record_intermediates()
             try:

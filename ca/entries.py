@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -135,6 +135,13 @@ def delete_entry(connection: Connection, entry_id: str) -> bool:
     """Remove an entry within the caller's transaction; return whether there was one."""
     bump(connection, REGISTRY_REVISION)
     return connection.execute(delete(ENTRY).where(ENTRY.c.entry_id == entry_id)).rowcount > 0
+
+
+def missing_entries(connection: Connection, entry_ids: Collection[str]) -> list[str]:
+    """Return those of some entries' IDs that the ledger does not have, in their order."""
+    column = ENTRY.c.entry_id
+    held = set(connection.scalars(select(column).where(column.in_(entry_ids))))
+    return sorted(set(entry_ids) - held)
 
 
 def load_entries(connection: Connection) -> tuple[RegistrationEntry, ...]:

@@ -34,7 +34,7 @@ from ca.hand_over import hand_over
 from ca.issue import SvidRequest, issue_for_key
 from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
-from ca.ledger import LedgerRow, format_serial
+from ca.ledger import LedgerRow, format_serial, row_to_values
 from ca.limits import CallerLimit, RefusalLines
 from ca.profile import key_identifier
 from ca.recorder import Recording, Records, StaleRegistryError
@@ -162,18 +162,13 @@ class Issuance:
             method=caller.method.value,
             evidence=trimmed(caller.evidence),
             node=parts.node,
-            issued_at=token.issued_at,
+            issued_at=parts.clock(),
             not_before=token.issued_at,
             not_after=token.expires_at,
         )
-        details = _row_details(row) | {"audiences": list(token.audiences)}
-        done = parts.recorder.record(
-            Recording(
-                event=self._event(EventName.SVID_ISSUED, details),
-                row=row,
-                revision=parts.registry.state.revision,
-            )
-        )
+        more = {"audiences": list(token.audiences)}
+        revision = parts.registry.state.revision
+        done = parts.recorder.record(_recording_of(row, revision, more))
         done.add_done_callback(self._count_token)
         return done
 
@@ -198,8 +193,7 @@ class Issuance:
         row = self._row(
             attempt, Grant(spiffe_id=svid.spiffe_id), svid.leaf, _authority_key(svid.leaf)
         )
-        event = self._event(EventName.SVID_ISSUED, _row_details(row))
-        parts.recorder.record(Recording(event=event, row=row)).result()
+        parts.recorder.record(_recording_of(row)).result()
 
     def refuse(
         self, error: IssueRefusedError, method: Method, evidence: Mapping[str, str]
@@ -290,8 +284,7 @@ class Issuance:
         issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=certificates, roots=authority.roots)
         signer = key_identifier(authority.intermediate).hex()
         row = self._row(attempt, grant, certificates[0], signer, spki)
-        event = self._event(EventName.SVID_ISSUED, _row_details(row))
-        return issued, Recording(event=event, row=row, revision=state.revision)
+        return issued, _recording_of(row, state.revision)
 
     def _row(
         self,
@@ -399,22 +392,14 @@ def _authority_key(leaf: x509.Certificate) -> str:
     return identifier.hex() if identifier is not None else ""
 
 
-def _row_details(row: LedgerRow) -> dict[str, object]:
-    """Return what the audit line says of a row: all but the certificate itself."""
-    return {
-        "kind": row.kind,
-        "serial": row.serial,
-        "spiffe_id": row.spiffe_id,
-        "authority": row.authority,
-        "entry_id": row.entry_id,
-        "spki_sha256": row.spki_sha256,
-        "der_sha256": row.der_sha256,
-        "csr_sha256": row.csr_sha256,
-        "method": row.method,
-        "evidence": row.evidence,
-        "not_before": int(row.not_before.timestamp()),
-        "not_after": int(row.not_after.timestamp()),
-    }
+def _recording_of(
+    row: LedgerRow, revision: int | None = None, more: Mapping[str, object] | None = None
+) -> Recording:
+    """Return what makes an issuance durable; its line says `more` than its row."""
+    # The line's moment is the row's, so that a row made of the line is the same again.
+    at = row.issued_at.timestamp()
+    event = AuditEvent(event=EventName.SVID_ISSUED, at=at, details=more or {})
+    return Recording(event=event, row=row_to_values(row), revision=revision)
 
 
 def _promise() -> Future[IssuedSvid]:

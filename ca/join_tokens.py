@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from ca.caller import Caller, Method
 from ca.clock import Clock
@@ -84,6 +84,22 @@ def delete_old_tokens(connection: Connection, *, before: datetime) -> int:
     """Remove the tokens that ended before a moment; return how many."""
     old = JOIN_TOKEN.c.expires_at < to_microseconds(before)
     return connection.execute(delete(JOIN_TOKEN).where(old)).rowcount
+
+
+def use_up_tokens(connection: Connection, used: Mapping[str, datetime]) -> int:
+    """Use up tokens that a record names, within the caller's transaction; return how many were not.
+
+    `used` is by what a caller's evidence tells of a token: the beginning of its digest.
+    """
+    column, found = JOIN_TOKEN.c, 0
+    for shown, at in used.items():
+        is_named = func.substr(column.token_sha256, 1, _DIGEST_SHOWN) == shown
+        found += connection.execute(
+            update(JOIN_TOKEN)
+            .where(is_named, column.used_at == 0)
+            .values(used_at=to_microseconds(at))
+        ).rowcount
+    return found
 
 
 class JoinTokenAttestor:

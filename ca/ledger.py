@@ -96,7 +96,7 @@ def parse_serial(text: str) -> str:
     return format_serial(int(text.replace(":", ""), 16))
 
 
-def insert_rows(connection: Connection, rows: Sequence[LedgerRow | LedgerValues]) -> None:
+def insert_rows(connection: Connection, rows: Sequence[LedgerValues]) -> None:
     """Write rows within the caller's transaction.
 
     WHY one statement for many rows, in the database's own words: a driver lets go of the
@@ -113,9 +113,7 @@ def insert_rows(connection: Connection, rows: Sequence[LedgerRow | LedgerValues]
         raise DuplicateSerialError(_TAKEN) from exc
 
 
-def insert_rows_directly(
-    driver: sqlite3.Connection, rows: Sequence[LedgerRow | LedgerValues]
-) -> None:
+def insert_rows_directly(driver: sqlite3.Connection, rows: Sequence[LedgerValues]) -> None:
     """Do as `insert_rows` does, by SQLite's own driver.
 
     Raises:
@@ -128,15 +126,10 @@ def insert_rows_directly(
         raise DuplicateSerialError(_TAKEN) from exc
 
 
-def _inserts(
-    rows: Sequence[LedgerRow | LedgerValues], mark: str
-) -> Iterator[tuple[str, LedgerValues]]:
+def _inserts(rows: Sequence[LedgerValues], mark: str) -> Iterator[tuple[str, LedgerValues]]:
     """Yield the statements that write `rows`, each with its values."""
     for start in range(0, len(rows), _MAX_ROWS):
-        part = [
-            row_to_values(row) if isinstance(row, LedgerRow) else row
-            for row in rows[start : start + _MAX_ROWS]
-        ]
+        part = rows[start : start + _MAX_ROWS]
         yield _insert_statement(len(part), mark), tuple(chain.from_iterable(part))
 
 

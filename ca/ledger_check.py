@@ -1,76 +1,134 @@
-"""A ledger that is older than its audit chain: found at the start, and brought up from the chain.
+"""A ledger that is behind its audit chain: found at the start, and brought up from the chain.
 
-Theory of operation. A row is written before its line, so every issuance on the chain has a row;
-where the last ones have none, the ledger was restored from an older copy, or is a new one. Then
-certificates that were revoked since would be good again. So the whole chain is read once: rows that
-are missing are put back (without the certificate itself, whose digest the chain has), denials and
-removals of entries count again. What only gives, an entry or a lifted denial, is left to the
-operator, who is told.
+Theory of operation. Every issuance on the chain had a row before its line. Where the last ones have
+none, a loss of power took what SQLite had not synced yet, or the ledger was restored from an older
+copy, or is a new one. Then certificates that were revoked since would be good again, and serial
+numbers free. Rows are lost from the end only, in all three cases: what was committed before a row
+that is there, is there. So the chain is read back to the newest issuance whose row is there, and
+from it on once more: rows are put back, denials, removals of entries and used join tokens count
+again, in one transaction. What only gives, an entry or a lifted denial, is left to the operator,
+who is told; a loss of power does not take it, for it was synced.
 
 INVARIANT: a good ledger costs one read of the chain's end and one question.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from audit.chain import COMPRESSED, list_segments, parse_line, read_raw_lines
-from audit.errors import DamagedLineError
-from ca.entries import delete_entry
+from audit.record import EventName
+from ca.caller import Method
+from ca.chain_end import Event, events_after, events_from_end
+from ca.entries import delete_entry, missing_entries
 from ca.errors import StoreError
-from ca.ledger import LedgerRow, insert_rows
-from ca.revocations import DeniedKind, Revocation, RevocationReason, insert_revocation
+from ca.issuance_line import issuance_row
+from ca.join_tokens import use_up_tokens
+from ca.ledger import LedgerRow, insert_rows, row_to_values
+from ca.revocations import DeniedKind, Revocation, RevocationReason, insert_revocation, is_denied
 from ca.store import Store
 from ca.store_schema import ISSUANCE
 
-_TAIL_BYTES: Final = 256 * 1024
-_TAIL_SEGMENTS: Final = 2
-_BATCH: Final = 500
+# BUDGET: issuances that every start looks at, some milliseconds; rows of one question.
+_BATCH: Final = 200
+_SHOWN: Final = 20
+_ISSUED: Final = EventName.SVID_ISSUED.value
+# BUDGET: what may be lost with the power; SQLite's log is synced once a second
+# (`ca.checkpoints`), later only on a disk that hardly answers.
+_UNSYNCED: Final = timedelta(seconds=60)
+# `svidLifetimeSeconds` and `maxSvidLifetimeSeconds` are at most this.
+_LONGEST_LIFE: Final = timedelta(days=90)
 
 
 @dataclass(slots=True)
 class CaughtUp:
-    """What a ledger lacked: rows put back, denials and removals that count again."""
+    """What a ledger lacked: rows put back, denials, removals and used tokens that count again.
+
+    `span` is the time over which they came; `has_gap` says that rows lacked before others that
+    were there; `not_taken_up` names what the operator has to do again.
+    """
 
     rows: int = 0
     denials: int = 0
     removals: int = 0
+    tokens: int = 0
+    span: timedelta = timedelta(0)
+    has_gap: bool = False
+    not_taken_up: list[str] = field(default_factory=list)
+
+    @property
+    def is_older_copy(self) -> bool:
+        """Whether the ledger lacked more than a loss of power can take."""
+        acts = self.denials or self.removals or self.tokens or self.not_taken_up
+        return self.has_gap or bool(acts) or self.span > _UNSYNCED
 
     def __str__(self) -> str:
         """Return it as one clause."""
-        return (
+        if not self.is_older_copy:
+            seconds = self.span.total_seconds()
+            return (
+                f"the ledger lacked {self.rows} issuances of its last {seconds:.1f} s, which were "
+                "not synced yet: they were put back from the audit chain"
+            )
+        text = (
             f"the ledger was older than the audit chain: {self.rows} issuances, {self.denials} "
-            f"denials and {self.removals} removed entries were taken up again"
+            f"denials and {self.removals} removed entries were taken up again, {self.tokens} "
+            "join tokens are used up"
         )
+        if self.not_taken_up:
+            text += f"; to be done again: {', '.join(self.not_taken_up[:_SHOWN])}"
+        return text
 
 
 @dataclass(slots=True)
 class _Acts:
-    """What the chain says of denials and entries, as of its end."""
+    """What the chain says of denials, entries and join tokens, as of its end."""
 
-    denied: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    denied: dict[tuple[str, str], Event] = field(default_factory=dict)
+    lifted: set[tuple[str, str]] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
+    used_tokens: dict[str, datetime] = field(default_factory=dict)
 
-    def take(self, document: Mapping[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         """Take in one line."""
-        details = document["details"]
-        match document["event"]:
+        details = event["details"]
+        match event["event"]:
             case "revoked":
-                self.denied[details["kind"], details["value"]] = document
+                self.denied[details["kind"], details["value"]] = event
+                self.lifted.discard((details["kind"], details["value"]))
             case "revocation_lifted":
                 self.denied.pop((details["kind"], details["value"]), None)
+                self.lifted.add((details["kind"], details["value"]))
             case "entry_removed":
                 self.removed.add(details["entry_id"])
+                self.added.discard(details["entry_id"])
             case "entry_added":
                 self.removed.discard(details["entry_id"])
+                self.added.add(details["entry_id"])
+            case "svid_issued" | "svid_refused" if details.get("method") == Method.JOIN_TOKEN:
+                # A token that was shown is used up, whatever came of the request.
+                if token := details.get("evidence", {}).get("token_sha256"):
+                    self.used_tokens.setdefault(str(token), _moment(event))
+
+    def apply(self, connection: Connection, found: CaughtUp) -> None:
+        """Let what restricts count in the ledger; note what was new to it, and what it lacks."""
+        for event in self.denied.values():
+            found.denials += insert_revocation(connection, _revocation(connection, event))
+        for entry_id in sorted(self.removed):
+            found.removals += delete_entry(connection, entry_id)
+        found.tokens = use_up_tokens(connection, self.used_tokens)
+        missing = missing_entries(connection, self.added)
+        found.not_taken_up += [f"entry `{entry_id}`" for entry_id in missing]
+        for kind, value in sorted(self.lifted):
+            if is_denied(connection, DeniedKind(kind), value):
+                found.not_taken_up.append(f"lifted denial of `{value}`")
 
 
 def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> CaughtUp | None:
@@ -82,72 +140,96 @@ def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> 
         StoreError: chain or ledger cannot be read, or the ledger not be written.
     """
     try:
-        with store.read() as connection:
-            if not _missing(connection, _issued(_tail(folder), kept_since)):
-                return None
-        return _brought_up(folder, store, kept_since)
+        begin = _find_begin(folder, store, kept_since)
+        return None if begin is None else _brought_up(folder, store, kept_since, begin)
     except OSError as exc:
         raise StoreError(f"the audit log cannot be read: {exc.strerror}") from exc
     except (KeyError, TypeError, ValueError) as exc:
         raise StoreError("the audit log holds a line that cannot be taken up again") from exc
 
 
-def _brought_up(folder: Path, store: Store, kept_since: datetime | None) -> CaughtUp:
-    """Read the whole chain into the ledger; return what was missing."""
-    found, acts = CaughtUp(), _Acts()
-    lines = (document for _, path in list_segments(folder) for document in _events(path))
-    while batch := list(islice(lines, _BATCH)):
-        for document in batch:
-            acts.take(document)
-        with store.write() as connection:
-            missing = _missing(connection, _issued(batch, kept_since))
-            insert_rows(connection, missing)
-            found.rows += len(missing)
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    """The line after which rows may lack, the chain's beginning without one."""
+
+    segment: int = 0
+    seq: int = 0
+    has_gap: bool = False
+
+
+def _find_begin(folder: Path, store: Store, kept_since: datetime | None) -> _Begin | None:
+    """Return the line of the newest issuance whose row the ledger has; None where no later lacks.
+
+    The chain's beginning where no row is there at all, or one lacks before others that are there:
+    those were not lost from the end.
+    """
+    is_behind = False
+    issued = _issued_from_end(folder, kept_since)
+    with store.read() as connection:
+        while batch := list(islice(issued, _BATCH)):
+            held = _held(connection, [row.serial for _, row in batch])
+            newest: _Begin | None = None
+            for begin, row in batch:
+                if row.serial in held:
+                    newest = newest or begin
+                elif _is_kept(row, kept_since):
+                    if newest is not None:
+                        return _Begin(has_gap=True)
+                    is_behind = True
+            if newest is not None:
+                return newest if is_behind else None
+    return _Begin() if is_behind else None
+
+
+def _issued_from_end(
+    folder: Path, kept_since: datetime | None
+) -> Iterator[tuple[_Begin, LedgerRow]]:
+    """Yield the chain's issuances, the newest first, as long as they may have to be there."""
+    for segment, event in events_from_end(folder, f'"{_ISSUED}"'.encode()):
+        if event["event"] != _ISSUED:
+            continue
+        row = issuance_row(event)
+        if kept_since is not None and row.issued_at < kept_since - _LONGEST_LIFE:
+            return
+        yield _Begin(segment, event["seq"]), row
+
+
+def _brought_up(folder: Path, store: Store, kept_since: datetime | None, begin: _Begin) -> CaughtUp:
+    """Read the chain after `begin` into the ledger, whole or not at all; return what lacked."""
+    found, acts = CaughtUp(has_gap=begin.has_gap), _Acts()
+    first: datetime | None = None
+    events = events_after(folder, begin.segment, begin.seq)
     with store.write() as connection:
-        for document in acts.denied.values():
-            found.denials += insert_revocation(connection, _revocation(connection, document))
-        for entry_id in sorted(acts.removed):
-            found.removals += delete_entry(connection, entry_id)
+        while batch := list(islice(events, _BATCH)):
+            for event in batch:
+                acts.take(event)
+            rows = (issuance_row(event) for event in batch if event["event"] == _ISSUED)
+            missing = _missing(connection, [row for row in rows if _is_kept(row, kept_since)])
+            insert_rows(connection, [row_to_values(row) for row in missing])
+            found.rows += len(missing)
+            if missing:
+                first = first or missing[0].issued_at
+                found.span = missing[-1].issued_at - first
+        acts.apply(connection, found)
     return found
+
+
+def _is_kept(row: LedgerRow, kept_since: datetime | None) -> bool:
+    """Return whether a row has to be in the ledger."""
+    return kept_since is None or row.not_after >= kept_since
 
 
 def _missing(connection: Connection, rows: Iterable[LedgerRow]) -> list[LedgerRow]:
     """Return those of `rows` that the ledger does not have."""
     by_serial = {row.serial: row for row in rows}
+    held = _held(connection, by_serial)
+    return [row for serial, row in by_serial.items() if serial not in held]
+
+
+def _held(connection: Connection, serials: Iterable[str]) -> set[str]:
+    """Return those of some serial numbers that the ledger has."""
     column = ISSUANCE.c.serial
-    known = set(connection.scalars(select(column).where(column.in_(by_serial))))
-    return [row for serial, row in by_serial.items() if serial not in known]
-
-
-def _issued(
-    documents: Iterable[Mapping[str, Any]], kept_since: datetime | None
-) -> Iterator[LedgerRow]:
-    """Yield the rows of the issuances among lines, of those that are kept."""
-    for document in documents:
-        if document["event"] == "svid_issued":
-            row = _row(document)
-            if kept_since is None or row.not_after >= kept_since:
-                yield row
-
-
-def _row(document: Mapping[str, Any]) -> LedgerRow:
-    """Return the row that a line tells of; of the certificate only its digest is known."""
-    details = document["details"]
-    return LedgerRow(
-        **{
-            name: str(details[name])
-            for name in ("kind", "serial", "spiffe_id", "authority", "entry_id", "spki_sha256")
-        },
-        der_sha256=str(details["der_sha256"]),
-        csr_sha256=str(details["csr_sha256"]),
-        method=str(details["method"]),
-        evidence=dict(details["evidence"]),
-        der=b"",
-        node=str(document["node"]),
-        issued_at=_moment(document),
-        not_before=datetime.fromtimestamp(details["not_before"], UTC),
-        not_after=datetime.fromtimestamp(details["not_after"], UTC),
-    )
+    return set(connection.scalars(select(column).where(column.in_(list(serials)))))
 
 
 def _revocation(connection: Connection, document: Mapping[str, Any]) -> Revocation:
@@ -169,30 +251,3 @@ def _revocation(connection: Connection, document: Mapping[str, Any]) -> Revocati
 def _moment(document: Mapping[str, Any]) -> datetime:
     """Return when a line was written."""
     return datetime.fromisoformat(str(document["at"]))
-
-
-def _events(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the events of a segment; a line that does not hold its own hash says nothing."""
-    return _parsed(read_raw_lines(path))
-
-
-def _tail(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the events at the end of the chain, of the segments that are written or just were."""
-    for _, path in list_segments(folder)[-_TAIL_SEGMENTS:]:
-        if path.name.endswith(COMPRESSED):
-            continue
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            # The first of them may be the end of a line, which does not hold its own hash.
-            yield from _parsed(file.read().splitlines(keepends=True))
-
-
-def _parsed(lines: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
-    """Yield the events among lines."""
-    for raw in lines:
-        try:
-            document = parse_line(raw).document
-        except DamagedLineError:
-            continue
-        if document.get("kind") == "event":
-            yield document

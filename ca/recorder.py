@@ -8,7 +8,11 @@ waits until it is as large, or half a millisecond. The ledger comes first: it re
 number that is taken, and a row whose certificate never left harms nobody. While either cannot be
 written, nothing is issued; each group tries anew, so no restart is needed.
 
-INVARIANT: a future that is resolved without an error stands for a row and a line on the disk.
+Only the chain is synced for each group: an issuance's line holds all of its row, and a row that a
+loss of power took from a SQLite ledger is put back from it at the next start (`ca.ledger_check`).
+
+INVARIANT: a future that is resolved without an error stands for a row in the ledger, which every
+process sees, and a line on the disk.
 """
 
 from __future__ import annotations
@@ -26,7 +30,8 @@ import structlog
 from audit.record import AuditEvent, EventName
 from ca.audit_chain import AuditChain
 from ca.errors import CaError, DuplicateSerialError, StoreError
-from ca.ledger import LedgerRow, LedgerValues, insert_rows, insert_rows_directly
+from ca.issuance_line import issuance_event
+from ca.ledger import LedgerValues, insert_rows, insert_rows_directly
 from ca.store import Store, counter_value, counter_value_directly, touch
 from ca.store_schema import REGISTRY_REVISION
 
@@ -48,12 +53,25 @@ class StaleRegistryError(CaError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What is to be durable: an event, and for an issuance its row and the registry's revision."""
+    """What is to be durable: an event, and for an issuance its row and the registry's revision.
+
+    An issuance's event says only what its row does not.
+    """
 
     event: AuditEvent
-    row: LedgerRow | LedgerValues | None = None
+    row: LedgerValues | None = None
     revision: int | None = None
     done: Future[None] = field(default_factory=Future)
+
+    def is_redoable(self) -> bool:
+        """Return whether the line holds all of the row, should the ledger lose it."""
+        return self.event.event is EventName.SVID_ISSUED
+
+    def line(self) -> AuditEvent:
+        """Return the event as the chain is to hold it."""
+        if self.row is None or not self.is_redoable():
+            return self.event
+        return issuance_event(self.event, self.row)
 
 
 class Records(Protocol):
@@ -190,7 +208,7 @@ class Recorder:
         if not kept:
             return
         try:
-            self._chain.append([each.event for each in kept])
+            self._chain.append([each.line() for each in kept])
         except StoreError as exc:
             self._chain_fault = str(exc)
             _fail(kept, exc)
@@ -225,13 +243,13 @@ class Recorder:
             DuplicateSerialError, StoreError: none is in.
         """
         store = self._store
-        if store.is_shared:
+        if store.is_shared or not all(each.is_redoable() for each in group):
             with store.write() as connection:
                 revision = counter_value(connection, REGISTRY_REVISION)
                 fresh = _checked_against(revision, group)
                 insert_rows(connection, _rows(fresh))
         else:
-            with store.write_directly() as driver:
+            with store.write_redoable() as driver:
                 revision = counter_value_directly(driver, REGISTRY_REVISION)
                 fresh = _checked_against(revision, group)
                 insert_rows_directly(driver, _rows(fresh))
@@ -246,7 +264,7 @@ def _checked_against(revision: int, group: Sequence[Recording]) -> list[Recordin
     return [each for each in group if each.revision in (None, revision)]
 
 
-def _rows(group: Sequence[Recording]) -> list[LedgerRow | LedgerValues]:
+def _rows(group: Sequence[Recording]) -> list[LedgerValues]:
     """Return the rows of a group."""
     return [each.row for each in group if each.row is not None]
 

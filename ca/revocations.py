@@ -94,9 +94,7 @@ def canonical_value(kind: DeniedKind, text: str) -> str:
 def insert_revocation(connection: Connection, revocation: Revocation) -> bool:
     """Write a denial within the caller's transaction; return False when it stood already."""
     bump(connection, REGISTRY_REVISION)
-    columns = REVOCATION.c
-    where = (columns.kind == revocation.kind.value, columns.value == revocation.value)
-    if connection.execute(select(columns.value).where(*where)).first():
+    if is_denied(connection, revocation.kind, revocation.value):
         return False
     connection.execute(
         insert(REVOCATION).values(
@@ -108,6 +106,13 @@ def insert_revocation(connection: Connection, revocation: Revocation) -> bool:
         )
     )
     return True
+
+
+def is_denied(connection: Connection, kind: DeniedKind, value: str) -> bool:
+    """Return whether there is a denial, lapsed or not."""
+    columns = REVOCATION.c
+    where = (columns.kind == kind.value, columns.value == value)
+    return connection.execute(select(columns.value).where(*where)).first() is not None
 
 
 def delete_revocation(connection: Connection, kind: DeniedKind, value: str) -> bool:

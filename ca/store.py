@@ -2,9 +2,12 @@
 
 Theory of operation. Everything that must hold together is written in one transaction, and a
 transaction is either durable or did not happen: SQLite runs in WAL mode and syncs at every commit,
-PostgreSQL is asked for `synchronous_commit`. Writers of SQLite take its one write lock at the
-beginning (`BEGIN IMMEDIATE`), so that no transaction has to be given up half-way. A database that
-cannot be reached is an error of that moment: the next transaction tries anew, no restart is needed.
+PostgreSQL is asked for `synchronous_commit`. What the audit chain holds as well, issuances, SQLite
+need not sync: a process that is killed loses nothing of it, and a loss of power only the last
+commits, never one that was synced or came before one that was. Writers of SQLite take its one write
+lock at the beginning (`BEGIN IMMEDIATE`), so that no transaction has to be given up half-way. A
+database that cannot be reached is an error of that moment: the next transaction tries anew, no
+restart is needed.
 """
 
 from __future__ import annotations
@@ -65,6 +68,7 @@ class Store:
             StoreError: it cannot be opened, or was written by a newer version.
         """
         self._engine = _engine_of(url)
+        self._unsynced: sqlite3.Connection | None = None
         try:
             with self.write() as connection:
                 _migrate(connection, migrations, clock)
@@ -89,16 +93,18 @@ class Store:
             yield connection
 
     @contextmanager
-    def write_directly(self) -> Iterator[sqlite3.Connection]:
-        """Do as `write` does, by SQLite's own driver; for a ledger that is not shared.
+    def write_redoable(self) -> Iterator[sqlite3.Connection]:
+        """Run the block in one transaction that is not synced when the block has ended.
 
-        WHY: the library's share of a transaction (events, results, the pool's books) took two
-        thirds of what a group of four issuances cost the process that records.
+        For a ledger that is not shared, for what the audit chain can give again, and for one
+        thread; by SQLite's own driver. WHY: the library's share of a transaction (events, results,
+        the pool's books) took two thirds of what a group of four issuances cost.
 
         Raises:
             StoreError: as `write`.
         """
-        with _wrapped(), self._driver() as driver:
+        try:
+            driver = self._unsynced_driver()
             _take_lock_in_turn(driver)
             try:
                 yield driver
@@ -106,21 +112,31 @@ class Store:
                 driver.execute("ROLLBACK")
                 raise
             driver.execute("COMMIT")
-
-    @contextmanager
-    def _driver(self) -> Iterator[sqlite3.Connection]:
-        """Lend the driver's own connection of the pool; one that met an error is not used again."""
-        pooled = None
-        try:
-            pooled = self._engine.raw_connection()
-            yield cast(sqlite3.Connection, pooled.driver_connection)
         except sqlite3.Error as exc:
-            if pooled is not None:
-                pooled.invalidate(exc)
+            # A connection that met an error is not used again.
+            self._close_unsynced()
             raise _unusable(exc) from exc
-        finally:
-            if pooled is not None:
-                pooled.close()
+
+    def _unsynced_driver(self) -> sqlite3.Connection:
+        """Return the driver's connection of `write_redoable`."""
+        if self._unsynced is None:
+            with _wrapped():
+                pooled = self._engine.raw_connection()
+            driver = cast(sqlite3.Connection, pooled.driver_connection)
+            pooled.detach()
+            # https://www.sqlite.org/pragma.html#pragma_synchronous: "WAL mode is always consistent
+            # with synchronous=NORMAL, but WAL mode does lose durability." The log is still synced
+            # before it is brought into the database, and by the next commit of `write`.
+            driver.execute("PRAGMA synchronous=NORMAL")
+            driver.execute("PRAGMA busy_timeout=0")
+            self._unsynced = driver
+        return self._unsynced
+
+    def _close_unsynced(self) -> None:
+        """Close the connection of `write_redoable`, where there is one."""
+        driver, self._unsynced = self._unsynced, None
+        if driver is not None:
+            driver.close()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -193,6 +209,7 @@ class Store:
     def close(self) -> None:
         """Close every connection; one that is lent just then is closed when it comes back."""
         event.listen(self._engine, "checkin", _close_what_comes_back)
+        self._close_unsynced()
         self._engine.dispose()
 
 
@@ -309,14 +326,19 @@ def _begin_in_turn(connection: Connection) -> None:
     Raises:
         StoreError: it cannot be begun.
     """
+    driver: Any = connection.connection.driver_connection
     try:
-        _take_lock_in_turn(connection.connection.driver_connection)
+        driver.execute("PRAGMA busy_timeout=0")
+        try:
+            _take_lock_in_turn(driver)
+        finally:
+            driver.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
     except sqlite3.Error as exc:
         raise _unusable(exc) from exc
 
 
-def _take_lock_in_turn(driver: Any) -> None:
-    """Take SQLite's write lock, waiting for the process that has it.
+def _take_lock_in_turn(driver: sqlite3.Connection) -> None:
+    """Take SQLite's write lock, waiting for the process that has it; `driver` itself waits not.
 
     WHY not by SQLite's own waiting: it sleeps longer and longer, up to 100 ms at a time, while a
     writer that comes fresh finds the lock free; of two that share a ledger one would starve.
@@ -325,20 +347,16 @@ def _take_lock_in_turn(driver: Any) -> None:
     Raises:
         sqlite3.Error: it is not free in time, or the file cannot be used.
     """
-    driver.execute("PRAGMA busy_timeout=0")
-    try:
-        end = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < end:
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as exc:
-                if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    break
-            time.sleep(_NAP_SECONDS)
-        driver.execute("BEGIN IMMEDIATE")
-    finally:
-        driver.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
+    end = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < end:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                break
+        time.sleep(_NAP_SECONDS)
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def _postgresql(url: Any) -> Engine:

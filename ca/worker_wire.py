@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from audit.record import AuditEvent, EventName
 from ca.errors import CaError, DuplicateSerialError, StoreError
-from ca.ledger import DER_AT, LedgerRow, LedgerValues, row_to_values
+from ca.ledger import DER_AT, LedgerValues
 from ca.recorder import Recording, StaleRegistryError
 
 Message = Mapping[str, Any]
@@ -29,8 +29,7 @@ def encode(message: Message) -> bytes:
 
 def encode_recording(number: int, recording: Recording) -> Sequence[Any]:
     """Return what the message `record` says of one recording."""
-    event, row = recording.event, recording.row
-    values = row_to_values(row) if isinstance(row, LedgerRow) else row
+    event, values = recording.event, recording.row
     return (
         number,
         (event.event.value, event.at, event.details),

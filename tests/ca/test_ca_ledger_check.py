@@ -108,7 +108,11 @@ def test_what_was_revoked_stays_revoked(opened, restored, tmp_path, clock):
         held = {row.serial: row for row in books.desk.find(LedgerFilter(kinds=("x509",)))}
         assert set(held) == {_serial(svid) for svid in restored}
         row = held[_serial(new)]
-        assert (row.spiffe_id, row.method, row.der) == (str(CART), "operator", b"")
+        assert (row.spiffe_id, row.method, row.der) == (
+            str(CART),
+            "operator",
+            new.leaf.public_bytes(serialization.Encoding.DER),
+        )
         assert row.not_after == new.leaf.not_valid_after_utc
         state = books.registry.state
         for svid in (old, bad):

@@ -185,13 +185,13 @@ def test_a_transaction_of_the_driver_is_whole_or_is_not(tmp_path):
     statement = "UPDATE counter SET value = value + 1 WHERE name = ?"
     with store.read() as connection:
         before = counter_value(connection, REGISTRY_REVISION)
-    with pytest.raises(ZeroDivisionError), store.write_directly() as driver:
+    with pytest.raises(ZeroDivisionError), store.write_redoable() as driver:
         driver.execute(statement, (REGISTRY_REVISION,))
         raise ZeroDivisionError
-    with pytest.raises(StoreError, match="no such table"), store.write_directly() as driver:
+    with pytest.raises(StoreError, match="no such table"), store.write_redoable() as driver:
         driver.execute(statement, (REGISTRY_REVISION,))
         driver.execute("DELETE FROM absent")
-    with store.write_directly() as driver:
+    with store.write_redoable() as driver:
         driver.execute(statement, (REGISTRY_REVISION,))
         assert counter_value_directly(driver, REGISTRY_REVISION) == before + 1
         with pytest.raises(StoreError, match="no counter"):
