@@ -19,7 +19,7 @@ from authz.policy_bundle_parts import TakeBundle, no_bundles
 from authz.policy_reading import PolicyReading
 from authz.provider_memory import ProviderMemory
 from authz.provider_settings import ProviderSettings
-from authz.reload import StateKeeper
+from authz.reload import Loaded, StateKeeper
 from authz.serving_state import ServingState
 from authz.settings import Settings
 from authz.token_parts import TokenParts, build_token_parts
@@ -73,9 +73,9 @@ class Candidate:
             interval_seconds=settings.policies.reload_seconds,
             on_reload=self._note,
             hand_over=self._reading.hand_over,
-            let_go=self._reading.let_go,
+            let_go=self._let_go,
         )
-        self._note(self._keeper.current(), ())
+        metrics.candidate_fresh.set(bool(self._keeper.current().revision))
         self._at_once = AtOnce(self._keeper.current(), self._around)
         self.shadow = CandidateShadow(
             self._judge,
@@ -137,15 +137,19 @@ class Candidate:
     def _judge_at_once(self, request: Request, seconds_left: SecondsLeft) -> Decision | None:
         """Return the decision where nobody has to be waited for, None elsewhere."""
         state, at_once = self._keeper.current(), self._at_once
-        if not state.revision:
+        # The two are of one state but for the moment in which another one takes its place.
+        if not state.revision or at_once.state is not state:
             return None
-        if at_once.state is not state:
-            at_once = self._at_once = AtOnce(state, self._around)
         return at_once.decide(request, seconds_left)
 
-    def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+    def _let_go(self, parts: list[object]) -> None:
+        """Turn to the state that serves now; nothing keeps the one before it, asked or not."""
+        self._at_once = AtOnce(self._keeper.current(), self._around)
+        self._reading.let_go(parts)
+
+    def _note(self, loaded: Loaded | None, problems: Sequence[Diagnostic]) -> None:
         """Count whether the newest files are those that are asked."""
-        self._metrics.candidate_fresh.set(bool(state is not None and state.revision))
+        self._metrics.candidate_fresh.set(bool(loaded is not None and loaded.revision))
 
 
 def candidate_providers(settings: Settings) -> tuple[ProviderSettings, ...]:

@@ -94,8 +94,8 @@ def make_provider(
 
 def _mark(policy: RegoPolicy) -> str:
     """Return what tells a policy of files from others: findings name files, a revision does not."""
-    names = [name for name, _ in policy.modules]
-    whole = json.dumps([policy.revision, policy.place, names, policy.data], sort_keys=True)
+    # WHY unsorted: the keys of YAML are not all texts, and what is sorted has to compare.
+    whole = json.dumps([policy.revision, policy.place, policy.modules, policy.data])
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -27,6 +27,17 @@ Fingerprint = frozenset[tuple[str, int, int, int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A state that serves since a reload, as it is told of.
+
+    WHY not the state: it may wait for long to be heard, and would keep processes and memory.
+    """
+
+    revision: str
+    policies: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReloadStatus:
     """How the serving state came about. `problems` are those of a newer load that failed."""
 
@@ -48,7 +59,7 @@ class StateKeeper:
         watched: Sequence[Path],
         *,
         interval_seconds: float,
-        on_reload: Callable[[ServingState | None, Sequence[Diagnostic]], None],
+        on_reload: Callable[[Loaded | None, Sequence[Diagnostic]], None],
         hand_over: Callable[[ServingState, ServingState], None] = _at_once,
         let_go: Callable[[list[object]], None] = list.clear,
     ) -> None:
@@ -72,7 +83,7 @@ class StateKeeper:
         self._stop = threading.Event()
         # One build at a time: what is swapped last was also built last.
         self._lock = threading.Lock()
-        self._untold: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self._untold: list[tuple[Loaded | None, Sequence[Diagnostic]]] = []
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
     def start(self) -> None:
@@ -156,8 +167,9 @@ class StateKeeper:
         for warning in state.warnings:
             if warning not in known:
                 _log.warning("policy_warning", finding=str(warning))
-        _log.info("reloaded", revision=state.revision, policies=len(state.snapshot.policies))
-        self._untold.append((state, ()))
+        loaded = Loaded(revision=state.revision, policies=len(state.snapshot.policies))
+        _log.info("reloaded", revision=loaded.revision, policies=loaded.policies)
+        self._untold.append((loaded, ()))
 
     def _tell(self) -> None:
         """Hand over what was not heard yet; a listener that fails hears it again, in order."""

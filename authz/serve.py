@@ -163,7 +163,7 @@ def _open_house(settings: Settings, stack: ExitStack) -> _House:
         policy_bundles.begin(build),
         watched_paths(settings),
         interval_seconds=settings.policies.reload_seconds,
-        on_reload=lambda state, problems: note_reload(metrics, audit, state, problems),
+        on_reload=lambda loaded, problems: note_reload(metrics, audit, loaded, problems),
         hand_over=reading.hand_over,
         let_go=reading.let_go,
     )

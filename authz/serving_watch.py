@@ -18,7 +18,7 @@ from authz.bundle_parts import shown_bundle
 from authz.metrics import Metrics
 from authz.overload import Overload
 from authz.policy_bundle_parts import PolicyBundles, shown_policy_bundle
-from authz.reload import StateKeeper
+from authz.reload import Loaded, StateKeeper
 from authz.serving_state import ServingState
 from identity.bundle_watch import BundleWatch
 from identity.jwks_cache import JwksCache, KeySourceStatus
@@ -57,7 +57,7 @@ def note_state(metrics: Metrics, state: ServingState) -> None:
 def note_reload(
     metrics: Metrics,
     audit: LateAudit,
-    state: ServingState | None,
+    loaded: Loaded | None,
     problems: Sequence[Diagnostic],
 ) -> None:
     """Put a reload on the record and count it: who decided what is half of the evidence.
@@ -65,15 +65,15 @@ def note_reload(
     Raises:
         AuditUnavailable: the record takes nothing now; the caller tells it again.
     """
-    if state is None:
+    if loaded is None:
         details: dict[str, Any] = {"result": "refused", "problems": [str(p) for p in problems]}
     else:
-        details = {"result": "loaded", "revision": state.revision}
+        details = {"result": "loaded", "revision": loaded.revision}
     if audit.writer is not None:
         audit.writer.offer(AuditEvent(event=EventName.RELOAD, at=time.time(), details=details))
     metrics.reloads.labels(details["result"]).inc()
-    if state is not None:
-        metrics.policies.set(len(state.snapshot.policies))
+    if loaded is not None:
+        metrics.policies.set(loaded.policies)
         metrics.loaded_at.set(time.time())
 
 

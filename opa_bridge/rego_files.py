@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from policies.diagnostic import Diagnostic, LoadError, Location
+from policies.files import walk_once
 
 _TEST_SUFFIX = "_test"
 _DATA_SUFFIXES = (".json", ".yaml", ".yml")
@@ -119,11 +121,29 @@ def _found(
         if not path.is_dir():
             yield path
             continue
-        for file in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        for file in sorted(_below(path)):
             is_test = file.stem.endswith(_TEST_SUFFIX) and not takes_tests
-            if file.suffix in suffixes and file.is_file() and not hidden and not is_test:
+            if file.suffix in suffixes and file.is_file() and not is_test:
                 yield file
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield every file below a folder, links followed, that is not hidden.
+
+    Raises:
+        LoadError: a folder cannot be listed, or is reached twice.
+    """
+    try:
+        # WHY `_raise`: a folder that cannot be listed would silently drop its rules.
+        for place, names, files in walk_once(folder, _raise):
+            names[:] = [name for name in names if not name.startswith(".")]
+            yield from (Path(place, name) for name in files if not name.startswith("."))
+    except OSError as exc:
+        raise LoadError([_problem(str(folder), f"cannot be read: {exc.strerror or exc}")]) from exc
+
+
+def _raise(exc: OSError) -> None:
+    raise exc
 
 
 def _read(files: Iterable[Path]) -> list[tuple[str, str]]:
@@ -131,7 +151,12 @@ def _read(files: Iterable[Path]) -> list[tuple[str, str]]:
     problems: list[Diagnostic] = []
     for file in files:
         try:
-            if file.stat().st_size > _MAX_BYTES:
+            info = file.stat()
+            # WHY: opening a pipe waits for its writer, and there may be none.
+            if not stat.S_ISREG(info.st_mode):
+                problems.append(_problem(str(file), "not a regular file"))
+                continue
+            if info.st_size > _MAX_BYTES:
                 problems.append(_problem(str(file), f"larger than {_MAX_BYTES} bytes"))
                 continue
             texts.append((str(file), file.read_text(encoding="utf-8")))

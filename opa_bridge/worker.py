@@ -172,3 +172,5 @@ def limit_process() -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
+    # WHY at once: who lets go of a policy waits for its processes, and nothing is left to tidy.
+    os._exit(0)

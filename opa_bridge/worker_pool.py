@@ -1,6 +1,9 @@
 """The authorizer's side of its Rego workers: start, ask within a time, replace.
 
 INVARIANT: a worker that did not answer in time, or at all, is never asked again.
+
+Workers are replaced in threads of their own: a process that hangs takes seconds to tell from
+one that is slow, and who asks for a verdict has none to spare.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,8 @@ from policies.diagnostic import Diagnostic, LoadError, Location
 _START_SECONDS: Final = 60.0
 # BUDGET: a fork takes milliseconds; a nursery that needs more is replaced.
 _FORK_SECONDS: Final = 5.0
+# BUDGET: it ends in milliseconds; whoever lets go of a policy last waits for it.
+_END_SECONDS: Final = 0.5
 _AT_ONCE: Final = 2
 _FAILURES: Final = {b"I": EngineInputError, b"C": EvaluationError}
 _HOME: Final = Path(__file__).resolve().parent.parent
@@ -49,12 +55,26 @@ class _Nursery:
     """One nursery process; see `opa_bridge.worker`. Safe from many threads."""
 
     def __init__(self) -> None:
+        """Start the process.
+
+        Raises:
+            EngineError: it cannot be started.
+        """
+        try:
+            self._control, self._process = self._started()
+        except OSError as exc:
+            raise EngineError(f"no Rego process can be started: {exc}") from exc
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _started() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """Return the control socket and the process at its other end."""
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "opa_bridge.worker", str(theirs.fileno())]
         # WHY no environment: nothing of the authorizer's may reach a policy.
         environment = {"PYTHONPATH": str(_HOME), "PYTHONDONTWRITEBYTECODE": "1"}
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env=environment,
                 pass_fds=[theirs.fileno()],
@@ -62,8 +82,7 @@ class _Nursery:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        self._control = ours
-        self._lock = threading.Lock()
+        return ours, process
 
     def ask(self, kind: bytes, payload: bytes, seconds: float) -> bytes:
         """Return the payload of the answer.
@@ -81,7 +100,10 @@ class _Nursery:
         Raises:
             EngineError: there is none to be had.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise EngineError(f"no Rego worker can be started: {exc}") from exc
         with theirs, self._lock:
             try:
                 # The socket follows when it is waited for: one that comes with data gets lost.
@@ -102,7 +124,7 @@ class _Nursery:
         """End the process and, with it, its workers."""
         self._control.close()
         try:
-            self._process.wait(_FORK_SECONDS)
+            self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -157,11 +179,12 @@ class WorkerPool:
         self._lock = threading.Lock()
         self.replaced = 0
         """Workers that were ended, or died, and made way for others."""
-        self._nursery = _Nursery()
         # The nursery of the moment, for the finalizer, which must not hold the pool itself.
-        self._current = [self._nursery]
+        self._current: list[_Nursery] = []
         self._finalizer = weakref.finalize(self, _close_all, self._current, self._idle)
         try:
+            self._nursery = _Nursery()
+            self._current[:] = [self._nursery]
             binary = self._compiled(sets, data, compiled)
             named = json.dumps([each.entrypoints for each in sets])
             self._loaded = named.encode() + b"\0" + binary
@@ -199,30 +222,22 @@ class WorkerPool:
             EngineError: the policy gives no value, or the worker died of it.
         """
         deadline = time.monotonic() + seconds
+        worker = self._take(seconds, deadline)
+        is_whole = False
         try:
-            worker = self._idle.take(seconds)
-        except TimeoutError:
-            raise EngineTimeout(f"no Rego worker was free within {seconds * 1000:.0f} ms") from None
-        kept: _Worker | None = None
-        try:
-            worker = worker or self._another()
-            if _is_gone(worker):
-                # It died before it was asked, which is not this request's doing.
-                worker = self._replaced(worker) or self._another()
             kind, payload = _exchange(worker, entry.to_bytes(2) + document, deadline)
-            kept = worker
+            is_whole = True
         except TimeoutError:
-            kept = self._replaced(worker)
             message = f"stopped: no verdict within {seconds * 1000:.0f} ms"
             raise EngineTimeout(message) from None
         except PeerGone:
-            kept = self._replaced(worker)
             raise EngineError("the Rego engine died of this request") from None
         finally:
             # INVARIANT: what was taken is put back, if only as the right to fork another.
-            self._idle.put(kept)
-            if self._is_closed():
-                _close_all([], self._idle)
+            if is_whole:
+                self._put(worker)
+            else:
+                self._renew(worker).add_done_callback(self._put_renewed)
         if kind == b"V":
             return payload
         raise _FAILURES.get(kind, EngineError)(payload.decode("utf-8", "replace"))
@@ -234,16 +249,68 @@ class WorkerPool:
     def _is_closed(self) -> bool:
         return not self._finalizer.alive
 
-    def _replaced(self, worker: _Worker | None) -> _Worker | None:
-        """End a worker; return another, or None when there is none to be had now."""
-        with self._lock:
-            self.replaced += 1
-        with suppress(EngineError):
-            if worker is not None:
+    def _take(self, seconds: float, deadline: float) -> _Worker:
+        """Return a worker that is there.
+
+        Raises:
+            EngineTimeout: none was free, or could be started, in time.
+            EngineError: none can be started.
+        """
+        try:
+            worker = self._idle.take(seconds)
+        except TimeoutError:
+            raise EngineTimeout(f"no Rego worker was free within {seconds * 1000:.0f} ms") from None
+        if worker is not None and not _is_gone(worker):
+            return worker
+        # One that died before it was asked is not this request's doing.
+        renewing = self._renew(worker)
+        try:
+            return renewing.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            renewing.add_done_callback(self._put_renewed)
+            message = f"no Rego worker could be started within {seconds * 1000:.0f} ms"
+            raise EngineTimeout(message) from None
+        except EngineError:
+            self._put(None)
+            raise
+
+    def _put(self, worker: _Worker | None) -> None:
+        self._idle.put(worker)
+        if self._is_closed():
+            _close_all([], self._idle)
+
+    def _put_renewed(self, renewed: Future[_Worker]) -> None:
+        self._put(None if renewed.exception() else renewed.result())
+
+    def _renew(self, worker: _Worker | None) -> Future[_Worker]:
+        """Return what will be another worker, the old one ended first, or an EngineError."""
+        renewed: Future[_Worker] = Future()
+
+        def renew() -> None:
+            try:
+                renewed.set_result(self._replaced(worker))
+            except Exception as exc:
+                # WHY so wide: what is never told is a worker less, for good.
+                renewed.set_exception(EngineError(str(exc)))
+
+        try:
+            threading.Thread(target=renew, name="rego-worker", daemon=True).start()
+        except RuntimeError as exc:
+            renewed.set_exception(EngineError(f"no Rego worker can be started: {exc}"))
+        return renewed
+
+    def _replaced(self, worker: _Worker | None) -> _Worker:
+        """Return another worker; the one before it is ended.
+
+        Raises:
+            EngineError: there is none to be had now.
+        """
+        if worker is not None:
+            with self._lock:
+                self.replaced += 1
+            with suppress(EngineError):
                 worker.nursery.end(worker)
-        with suppress(EngineError):
-            return self._another()
-        return None
+        return self._another()
 
     def _another(self) -> _Worker:
         """Return a new worker, of a new nursery where the old one is gone."""

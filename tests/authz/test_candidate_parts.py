@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from checking import NoKeys
@@ -145,17 +147,23 @@ def test_the_candidate_follows_bundles(folder: Path) -> None:
         until(ask, ShadowOutcome.WOULD_DENY)
 
 
+def noting(monkeypatch: pytest.MonkeyPatch, note: Callable[[ServingState], None]) -> None:
+    """Have every state noted that a candidate loads."""
+
+    def noted(*args: Any, **more: Any) -> ServingState:
+        state = load_state(*args, **more)
+        note(state)
+        return state
+
+    monkeypatch.setattr("authz.candidate_parts.load_state", noted)
+
+
 def test_an_edit_of_a_policy_starts_no_provider_anew(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rego that did not change is neither compiled again nor given other processes."""
     states: list[ServingState] = []
-
-    def noted(*args: Any, **more: Any) -> ServingState:
-        states.append(load_state(*args, **more))
-        return states[-1]
-
-    monkeypatch.setattr("authz.candidate_parts.load_state", noted)
+    noting(monkeypatch, states.append)
     (folder / "candidate" / "ask.yaml").write_text(ASK_TWO)
     with running(folder) as (ask, _):
         before = until(ask, ShadowOutcome.WOULD_DENY)
@@ -166,3 +174,23 @@ def test_an_edit_of_a_policy_starts_no_provider_anew(
 
     assert states[0].providers["two"] is states[-1].providers["two"]
     assert states[0].snapshot is not states[-1].snapshot
+
+
+def test_a_set_that_was_replaced_is_let_go_unasked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an edit nothing holds the set before it, though nobody asks the new one."""
+    states: list[ref[ServingState]] = []
+    noting(monkeypatch, lambda state: states.append(ref(state)))
+    (folder / "candidate" / "ask.yaml").write_text(ASK_TWO)
+    with running(folder) as (ask, _):
+        until(ask, ShadowOutcome.WOULD_DENY)
+        assert states[0]() is not None
+        (folder / "candidate" / "deny.yaml").write_text(DENY_ALL)
+        for _ in range(1000):
+            if len(states) > 1 and states[0]() is None:
+                break
+            threading.Event().wait(0.02)
+        gc.collect()
+        assert [True, False] == [each() is None for each in states][:2]
+        assert ShadowOutcome.WOULD_DENY is ask().outcome

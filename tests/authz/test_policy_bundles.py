@@ -31,7 +31,7 @@ from authz.policy_bundle_parts import (
 from authz.policy_bundle_settings import PolicyBundleSettings
 from authz.provider_memory import ProviderMemory
 from authz.provider_settings import ProviderSettings
-from authz.reload import StateKeeper
+from authz.reload import Loaded, StateKeeper
 from authz.serve import serve
 from authz.serving_state import ServingState
 from policies.diagnostic import Diagnostic, LoadError
@@ -66,7 +66,7 @@ class Serving:
 
     def __init__(self, folder: Path, bundles: Sequence[Mapping[str, Any]]) -> None:
         """Load the first state."""
-        self.loads: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self.loads: list[tuple[Loaded | None, Sequence[Diagnostic]]] = []
         self._changed = threading.Condition()
         self.memory = ProviderMemory()
         self.paths = [folder]
@@ -83,12 +83,12 @@ class Serving:
         """The state of the folder and of the bundles."""
         return load_state(self.paths, Mesh(), [PROVIDER], take=take, memory=self.memory)
 
-    def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+    def _note(self, loaded: Loaded | None, problems: Sequence[Diagnostic]) -> None:
         with self._changed:
-            self.loads.append((state, problems))
+            self.loads.append((loaded, problems))
             self._changed.notify_all()
 
-    def wait_for(self, loads: int) -> tuple[ServingState | None, Sequence[Diagnostic]]:
+    def wait_for(self, loads: int) -> tuple[Loaded | None, Sequence[Diagnostic]]:
         """Wait for the n-th load after the first and return it."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.loads) >= loads, 20), self.status()
@@ -162,8 +162,8 @@ def test_an_edit_of_a_bundle_on_disk_is_served(tmp_path: Path, policies: Path, k
         assert serving.status().last_activation_at > activated
 
         put({**revised("r3"), "settings/data.json": b"{"})
-        state, problems = serving.wait_for(2)
-        assert state is None
+        loaded, problems = serving.wait_for(2)
+        assert loaded is None
         assert "bundle `b`: `settings/data.json` is no JSON" in str(problems[0])
         assert serving.allows("PUT")
         assert "r2" == serving.status().revision
@@ -186,8 +186,8 @@ def test_a_new_revision_of_a_service_is_swapped_in(policies: Path) -> None:
 
         broken = b"package envoy.authz\n\nallow if nowhere.to.be.found(1)\n"
         service.serve(packed({**revised("r3"), "envoy/allow.rego": broken}))
-        state, problems = serving.wait_for(2)
-        assert state is None
+        loaded, problems = serving.wait_for(2)
+        assert loaded is None
         assert problems[0].location.file == "b/envoy/allow.rego"
         assert serving.allows("PUT")
         assert "bundle.activation" in serving.status().last_error
@@ -197,7 +197,7 @@ def test_a_new_revision_of_a_service_is_swapped_in(policies: Path) -> None:
         (policies / "more.yaml").write_text(POLICY.replace("name: ask", "name: more"))
         while (found := serving.wait_for(len(serving.loads) + 1)[0]) is None:
             pass
-        assert 2 == len(found.snapshot.policies)
+        assert 2 == found.policies
         assert serving.allows("PUT")
 
 
@@ -206,14 +206,14 @@ def test_a_provider_is_made_again_only_for_its_own_bundle(policies: Path) -> Non
     with bundle_server(packed(FILES)) as service, running(policies, served(service)) as serving:
         provider = serving.keeper.current().providers["rego"]
         (policies / "more.yaml").write_text(POLICY.replace("name: ask", "name: more"))
-        state, _ = serving.wait_for(1)
+        loaded, _ = serving.wait_for(1)
 
-        assert state is not None
-        assert state.providers["rego"] is provider
+        assert loaded is not None
+        assert serving.keeper.current().providers["rego"] is provider
         service.serve(packed(revised("r2")))
-        state, _ = serving.wait_for(2)
-        assert state is not None
-        assert state.providers["rego"] is not provider
+        loaded, _ = serving.wait_for(2)
+        assert loaded is not None
+        assert serving.keeper.current().providers["rego"] is not provider
 
 
 def test_a_restart_without_the_service(tmp_path: Path, policies: Path) -> None:

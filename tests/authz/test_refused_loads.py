@@ -15,7 +15,7 @@ from malformed_loads import GOOD, TEXTS, THINGS
 
 from authz.build import load_state
 from authz.decide import decide
-from authz.reload import StateKeeper, fingerprint
+from authz.reload import Loaded, StateKeeper, fingerprint
 from authz.serving_state import ServingState
 from policies import files
 from policies.diagnostic import Diagnostic, LoadError, Severity
@@ -47,12 +47,12 @@ class Served:
     def __init__(self, folder: Path) -> None:
         (folder / "deny.yaml").write_text(DENY)
         (folder / "good.yaml").write_text(GOOD)
-        self.told: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self.told: list[tuple[Loaded | None, Sequence[Diagnostic]]] = []
         self.keeper = StateKeeper(
             lambda: load_state([folder], Mesh(), ()),
             [folder],
             interval_seconds=60,
-            on_reload=lambda state, problems: self.told.append((state, problems)),
+            on_reload=lambda loaded, problems: self.told.append((loaded, problems)),
         )
         self.before = self.keeper.current()
 

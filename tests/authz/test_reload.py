@@ -12,8 +12,7 @@ from structlog.testing import capture_logs
 
 from audit.errors import AuditUnavailable
 from authz.build import load_state
-from authz.reload import StateKeeper, fingerprint
-from authz.serving_state import ServingState
+from authz.reload import Loaded, StateKeeper, fingerprint
 from policies.diagnostic import Diagnostic, LoadError
 from policies.mesh import Mesh
 
@@ -34,7 +33,7 @@ class Watch:
     """A keeper over a folder, with an event for each load."""
 
     def __init__(self, folder: Path) -> None:
-        self.loads: list[tuple[ServingState | None, Sequence[Diagnostic]]] = []
+        self.loads: list[tuple[Loaded | None, Sequence[Diagnostic]]] = []
         self.loaded = threading.Event()
         self.keeper = StateKeeper(
             lambda: load_state([folder], Mesh(), ()),
@@ -43,15 +42,21 @@ class Watch:
             on_reload=self._note,
         )
 
-    def _note(self, state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
-        self.loads.append((state, problems))
+    def _note(self, loaded: Loaded | None, problems: Sequence[Diagnostic]) -> None:
+        self.loads.append((loaded, problems))
         self.loaded.set()
 
-    def next_load(self) -> tuple[ServingState | None, Sequence[Diagnostic]]:
+    def next_load(self) -> tuple[Loaded | None, Sequence[Diagnostic]]:
         """Wait for the next load and return it."""
         assert self.loaded.wait(10), "no reload came"
         self.loaded.clear()
         return self.loads[-1]
+
+
+def told_of(watch: Watch) -> Loaded:
+    """Return what is to be told of the state that serves."""
+    state = watch.keeper.current()
+    return Loaded(revision=state.revision, policies=len(state.snapshot.policies))
 
 
 @pytest.fixture
@@ -69,10 +74,10 @@ def test_good_edit(watch: Watch, tmp_path: Path) -> None:
     before = watch.keeper.current()
     edit(tmp_path, GOOD.replace("rules: [{}]", "rules: []"))
 
-    state, problems = watch.next_load()
+    loaded, problems = watch.next_load()
 
     assert () == problems
-    assert state is watch.keeper.current()
+    assert told_of(watch) == loaded
     assert before.revision != watch.keeper.current().revision
 
 
@@ -80,17 +85,17 @@ def test_broken_edit_and_mending(watch: Watch, tmp_path: Path) -> None:
     """A broken edit keeps the last good state and says why; mending it clears the report."""
     before = watch.keeper.current()
     edit(tmp_path, GOOD.replace("rules", "ruels"))
-    state, problems = watch.next_load()
+    loaded, problems = watch.next_load()
 
-    assert state is None
+    assert loaded is None
     assert watch.keeper.current() is before
     assert ["did you mean `rules`?"] == [found.help for found in problems]
     assert f"{tmp_path / 'p.yaml'}:4:8" == str(watch.keeper.status().problems[0].location)
 
     edit(tmp_path, GOOD + "# mended\n")
-    state, problems = watch.next_load()
+    loaded, problems = watch.next_load()
 
-    assert state is watch.keeper.current()
+    assert told_of(watch) == loaded
     assert () == watch.keeper.status().problems
 
 
@@ -99,9 +104,9 @@ def test_emptied_file_is_refused(watch: Watch, tmp_path: Path) -> None:
     before = watch.keeper.current()
     edit(tmp_path, "")
 
-    state, problems = watch.next_load()
+    loaded, problems = watch.next_load()
 
-    assert state is None
+    assert loaded is None
     assert "the file is empty" == problems[0].message
     assert watch.keeper.current() is before
 
@@ -139,11 +144,11 @@ def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
     refusals = iter([AuditUnavailable("the queue is full")] * 3)
     asked, both = threading.Event(), threading.Event()
 
-    def note(state: ServingState | None, problems: Sequence[Diagnostic]) -> None:
+    def note(loaded: Loaded | None, problems: Sequence[Diagnostic]) -> None:
         asked.set()
         for refusal in refusals:
             raise refusal
-        told.append("refused" if state is None else "loaded")
+        told.append("refused" if loaded is None else "loaded")
         if len(told) == 2:
             both.set()
 
@@ -184,8 +189,8 @@ def test_defect_while_loading_is_survived(tmp_path: Path) -> None:
         assert "internal" == problems[0].code
         watch.keeper._build = good
         edit(tmp_path, GOOD + "# 22\n")
-        state, _ = watch.next_load()
-        assert state is watch.keeper.current()
+        loaded, _ = watch.next_load()
+        assert told_of(watch) == loaded
     finally:
         watch.keeper.stop()
 

@@ -163,3 +163,32 @@ def test_many_threads_are_served_in_turn() -> None:
         answers = list(pool.map(lambda n: found.evaluate({"n": str(n)}), range(400)))
     assert answers == [f"n-{n}" for n in range(400)]
     found.close()
+
+
+def test_nobody_waits_for_a_process_that_hangs() -> None:
+    """A nursery that is stopped costs each request its own time alone; then it is replaced."""
+    before = processes_below(os.getpid())
+    found = engine("package a\nr := input.n\n", budget=0.2)
+    pool = found._pool
+    (nursery,) = (each for each in processes_below(os.getpid()) - before if processes_below(each))
+    workers = processes_below(nursery)
+    os.kill(nursery, signal.SIGSTOP)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    failures: list[str] = []
+    for number in itertools.count():
+        try:
+            answer = pool.ask(f'{{"n": {number}}}'.encode(), 0.2)
+        except EngineError as exc:
+            failures.append(str(exc))
+        else:
+            break
+    assert answer == str(number).encode()
+    assert "no Rego worker could be started within 200 ms" in failures
+    assert not [each for each in failures if "stuck" in each]
+    assert not is_alive(nursery)
+    del found, pool
+    while processes_below(os.getpid()) - before:
+        # A thread that starts a worker may be the last to hold the pool.
+        gc.collect()
+        time.sleep(0.01)
