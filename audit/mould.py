@@ -44,7 +44,7 @@ class _Cast(NamedTuple):
 
 
 class RecordMould:
-    """What the records of one decision have in common: `first`, but for ids, times, path, values.
+    """What the records of one decision have in common: `first`, but for what differs each time.
 
     `headers` names the headers whose values differ, each of which `first` holds once.
     """
@@ -88,6 +88,7 @@ class RepeatedRecord(NamedTuple):
     decided_at: float
     request_id: str
     path: str
+    size: int
     values: tuple[tuple[str, str], ...]
     duration_microseconds: int
     phases: Mapping[str, int]
@@ -97,12 +98,15 @@ class RepeatedRecord(NamedTuple):
         first = self.mould.first
         values = {name: (text,) for name, text in self.values}
         headers = {**first.request.headers, **values}
+        request = replace(
+            first.request, id=self.request_id, path=self.path, size=self.size, headers=headers
+        )
         return replace(
             first,
             decision_id=self.decision_id,
             received_at=self.received_at,
             decided_at=self.decided_at,
-            request=replace(first.request, id=self.request_id, path=self.path, headers=headers),
+            request=request,
             replay=_with_values(first, headers, values),
             duration_microseconds=self.duration_microseconds,
             phases=self.phases,
@@ -142,6 +146,7 @@ def _fill(cast: _Cast, record: RepeatedRecord) -> str:
         _quoted(record.request_id),
         _quoted(record.path),
         *[_quoted(values[index][1]) for index in cast.shown],
+        max(-1, record.size),
         max(0, record.duration_microseconds),
         phases,
     )
@@ -168,13 +173,14 @@ def _make_cast(mould: RecordMould, node: str, redactor: Redactor) -> _Cast:
     """Return the template, once it was held against the long way; else an empty one."""
     empty = _Cast(redactor, node, "", ())
     names = mould.headers
-    marks = [secrets.token_hex(16) for _ in range(7 + len(names))]
-    identity, received, decided, request_id, path, duration, phases, *rest = marks
+    marks = [secrets.token_hex(16) for _ in range(8 + len(names))]
+    identity, received, decided, request_id, path, size, duration, phases, *rest = marks
     values = tuple(zip(names, rest, strict=True))
-    held = RepeatedRecord(mould, identity, 0.0, 0.0, request_id, path, values, 0, {"": 0})
+    held = RepeatedRecord(mould, identity, 0.0, 0.0, request_id, path, 0, values, 0, {"": 0})
     document: dict[str, Any] = dict(
         document_from_record(held.whole(), node=node, redactor=redactor)
     )
+    document["request"] = {**document["request"], "size": size}
     document |= {
         "received_at": received,
         "decided_at": decided,
@@ -186,7 +192,8 @@ def _make_cast(mould: RecordMould, node: str, redactor: Redactor) -> _Cast:
     found = [each for each in re.findall(r'"[0-9a-f]{32}"', text) if each in quoted]
     order = [f'"{mark}"' for mark in (identity, received, decided, request_id, path)]
     shown = tuple(rest.index(each[1:-1]) for each in found if each[1:-1] in rest)
-    order += [f'"{rest[index]}"' for index in shown] + [f'"{duration}"', f'"{phases}"']
+    order += [f'"{rest[index]}"' for index in shown]
+    order += [f'"{mark}"' for mark in (size, duration, phases)]
     if found != order or len(text) > LONGEST:
         return empty
     template = text.replace("%", "%%")
@@ -201,7 +208,7 @@ def _is_true(cast: _Cast, mould: RecordMould) -> bool:
     """Whether a template gives what the long way gives, for values of its own."""
     values = tuple((name, secrets.token_hex(16)) for name in mould.headers)
     identity, request_id, path = (secrets.token_hex(each) for each in (16, 8, 12))
-    probe = RepeatedRecord(mould, identity, 1.5, 2e9, request_id, path, values, 7, {"recall": 5})
+    probe = RepeatedRecord(mould, identity, 1.5, 2e9, request_id, path, 9, values, 7, {"recall": 5})
     whole = document_from_record(probe.whole(), node=cast.node, redactor=cast.redactor)
     return _fill(cast, probe) == _json(whole)
 

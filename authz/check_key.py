@@ -29,9 +29,10 @@ VOLATILE_HEADERS: Final = (
     "x-b3-parentspanid",
     "x-b3-sampled",
     "x-b3-flags",
+    "content-length",
     PATH_HEADER,
 )
-"""Headers that number and trace requests, and the path. Names count, values need not."""
+"""Headers that number, trace or measure requests, and the path. Names count, values need not."""
 # BUDGET: a longer message is no everyday question, and what is kept of it has its size.
 _LONGEST: Final = 8192
 
@@ -40,14 +41,15 @@ class CheckKey(NamedTuple):
     """A question, by its digest and what the call's metadata says, and what was left out of it.
 
     `path` counts, unless it is seen as another; it is empty where the question holds it.
-    `received_at` is seconds since the epoch, `values` are names and texts of the headers that do
-    not count, in an order that is the same for the same question.
+    `received_at` is seconds since the epoch, `size` that of the body in bytes, `values` are names
+    and texts of the headers that do not count, in an order that is the same for the same question.
     """
 
     question: tuple[bytes, tuple[str, ...]]
     path: str
     received_at: float
     stream_id: str
+    size: int
     values: tuple[tuple[str, str], ...]
 
 
@@ -78,15 +80,15 @@ def key_of(
         for name, text in values:
             if name == PATH_HEADER and text != path:
                 return None
-    received_at, stream_id = received_seconds(attributes), http.id
+    received_at, stream_id, size = received_seconds(attributes), http.id, http.size
     request.ClearField("time")
-    http.id = ""
+    http.id, http.size = "", 0
     address = attributes.source.address
     # WHY asked: to reach for the port of a pipe would turn it into a socket.
     if address.HasField("socket_address"):
         address.socket_address.ClearField("port_value")
     digest = hashlib.sha256(check.SerializeToString(deterministic=True)).digest()
-    return CheckKey((digest, forwarded), path, received_at, stream_id, values)
+    return CheckKey((digest, forwarded), path, received_at, stream_id, size, values)
 
 
 def _take_values(

@@ -92,6 +92,7 @@ class KnownDecision:
             decided_at,
             key.stream_id,
             key.path or self.mould.first.request.path,
+            key.size,
             key.values,
             max(0, int(duration * 1e6)),
             phases,

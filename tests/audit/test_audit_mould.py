@@ -108,6 +108,7 @@ def _repeated(draw: st.DrawFn) -> list[RepeatedRecord]:
             draw(times),
             draw(_VALUES),
             draw(_VALUES | _PATHS),
+            draw(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2)),
             tuple((name, draw(_VALUES)) for name in names),
             draw(st.integers(-5, 10**9)),
             draw(st.sampled_from([{}, {"recall": 3}, {"decode": 1, "recall": 2}])),
@@ -147,7 +148,7 @@ def _plain(value: str = "4f2e-17", name: str = "x-request-id", path: str = "/x")
     )
     mould = _worn(RecordMould(first, (name,)))
     values = ((name, value),)
-    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", path, values, 5, {"recall": 4})
+    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", path, 12, values, 5, {"recall": 4})
 
 
 def test_the_everyday_record_is_filled_in() -> None:

@@ -248,6 +248,7 @@ class Question:
     is_raw: bool = True
     has_certificate: bool = False
     trace_names: tuple[str, ...] = ("x-request-id",)
+    is_measured: bool = False
 
     def message(self, number: int = 0, values: Sequence[str] = ("0",)) -> bytes:
         """Return a CheckRequest with times, ids, ports and trace headers of its own."""
@@ -263,6 +264,9 @@ class Question:
         http = attributes.request.http
         http.id, http.method, http.path, http.host = str(number), self.method, self.path, "shop"
         headers = {":path": self.path, "accept": "*/*"}
+        if self.is_measured:
+            http.size = number % 5 - 1
+            headers["content-length"] = str(http.size)
         headers |= dict(zip(self.trace_names, itertools.cycle(values), strict=False))
         if self.token:
             headers["authorization"] = f"Bearer {TOKENS[self.token]}"

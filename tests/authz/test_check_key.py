@@ -16,6 +16,7 @@ _NOT_COUNTED = {
     "attributes.request.time.seconds",
     "attributes.request.time.nanos",
     "attributes.request.http.id",
+    "attributes.request.http.size",
     "attributes.source.address.socket_address.port_value",
 }
 _NUMBERS = {

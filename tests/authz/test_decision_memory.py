@@ -41,6 +41,7 @@ _QUESTIONS = st.builds(
     method=st.sampled_from(["GET", "OPTIONS"]),
     is_raw=st.booleans(),
     has_certificate=st.booleans(),
+    is_measured=st.booleans(),
     trace_names=st.sampled_from(
         [(), ("x-request-id",), ("x-request-id", "traceparent", "b3"), ("X-Request-Id",)]
     ),
@@ -168,6 +169,18 @@ def test_what_ends_a_memory(change: Step) -> None:
     change(twins.world, twins.sides)
     twins.ask(Question(token="long"))
     assert not isinstance(twins.sides[0].keeper.records[-1], RepeatedRecord)
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_a_body_of_another_length_is_the_same_question(is_raw: bool) -> None:
+    """How long a body is counts for no policy that does not name its header, and is on record."""
+    twins = Twins()
+    question = Question(method="POST", is_raw=is_raw, is_measured=True)
+    assert twins.is_recalled(question)
+    record = twins.sides[0].keeper.records[-1]
+    assert isinstance(record, RepeatedRecord)
+    whole = record.whole().request
+    assert (whole.size, whole.headers["content-length"]) == (2, ("2",))
 
 
 def test_a_provider_is_asked_each_time() -> None:

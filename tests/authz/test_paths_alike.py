@@ -132,7 +132,7 @@ def test_new_paths_are_answered_as_by_a_walk(
     """Whatever the paths and the policies, answers and records are those of full walks."""
     twins = _twins(*state, redactor)
     for path in [*paths, *paths]:
-        twins.ask(Question(peer=peer, path=path, token=carried, is_raw=is_raw))
+        twins.ask(Question(peer=peer, path=path, token=carried, is_raw=is_raw, is_measured=is_raw))
 
 
 @pytest.mark.parametrize("name", _POLICIES)
