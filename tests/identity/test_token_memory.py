@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -191,23 +192,135 @@ def test_what_has_ended_is_forgotten_unasked(ring: Any) -> None:
     assert [7, 6, 5, 4] == left
 
 
-def test_a_life_of_short_tokens_fills_nothing(ring: Any) -> None:
-    """However many come and go, the memory holds those that still count, and few more ends."""
-    keys = JwkSet(keys=(), revision="r")
-    claims = {"exp": 0}
+Ends = Callable[[float, str], int]
+"""When a token ends, by the time it is verified at and its text."""
+KEYS = JwkSet(keys=(), revision="r")
+RULE = JwtRule(issuer="i")
+
+
+def believing(ends: Ends, **bounds: Any) -> TokenMemory:
+    """Return a memory that believes every text."""
 
     def verified(text: str, _rule: JwtRule, _keys: Any, now: float) -> Verdict:
         registered = RegisteredClaims(
-            issuer="i", audiences=(), not_before=0, expires_at=int(now) + int(text) % 7
+            issuer="i", audiences=(), not_before=0, expires_at=ends(now, text)
         )
-        return VerifiedToken(payload=claims, payload_text="", claims=registered)
+        return VerifiedToken(payload={}, payload_text="", claims=registered)
 
-    memory = TokenMemory(verify=verified)
+    return TokenMemory(verify=verified, **bounds)
+
+
+def judge(memory: TokenMemory, text: str, now: float) -> None:
+    """Have a memory judge a text, and hold that what it keeps is within its bounds."""
+    memory.verify(text, RULE, lambda: KEYS, now)
+    kept = [found.place for found in memory._tokens.values()]
+    places = set(map(id, memory._round))
+    assert len(places) == len(memory._round)
+    assert places.issuperset(map(id, kept))
+    assert memory._bytes == sum(found.length for found in memory._tokens.values())
+
+
+def test_a_life_of_short_tokens_fills_nothing() -> None:
+    """However many come and go, the memory holds those that still count, and few more."""
+    memory = believing(lambda now, text: int(now) + int(text) % 7)
     for number in range(3000):
-        memory.verify(str(number), JwtRule(issuer="i"), lambda: keys, float(number))
+        judge(memory, str(number), float(number))
+        assert len(memory) < 100
+        assert len(memory._round) < 120
 
-    assert len(memory) < 100
-    assert len(memory._ends) < 300
+
+FLOODS: dict[str, Ends] = {
+    "far ends": lambda now, text: 10**12,
+    "no ends": lambda now, text: 0,
+    "equal ends": lambda now, text: 2000,
+    "each later": lambda now, text: int(now) + int(text),
+    "each sooner": lambda now, text: 10**6 - int(text),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_stays_within_the_bounds(name: str) -> None:
+    """New tokens without number, whenever they end: those used last are kept."""
+    memory = believing(FLOODS[name], max_tokens=50)
+    for number in range(1000):
+        judge(memory, str(number), 1000.0 + number / 1000)
+        assert len(memory) == min(number + 1, 50)
+        assert len(memory._round) <= 70
+    assert [found.length for found in memory._tokens.values()] == [3] * 50
+
+
+def test_a_token_that_is_verified_anew_has_one_place() -> None:
+    """A clock that is set back at each use has a few tokens verified over and over."""
+    memory = believing(lambda now, text: 10**9)
+    for turn in range(2000):
+        judge(memory, str(turn % 3), 10_000.0 - turn)
+    assert len(memory) == 3
+    assert len(memory._round) <= 10
+
+
+def test_thousands_that_end_together_are_forgotten_a_few_at_a_time() -> None:
+    """No check pays for all of them; a clock that leaps on and back forgets no more than that."""
+    memory = believing(lambda now, text: 10**9 if text.startswith("n") else 2000)
+    for number in range(2000):
+        memory.verify(str(number), RULE, lambda: KEYS, 1000.0)
+    before = len(memory)
+    for number in range(100):
+        judge(memory, f"n{number}", 3000.0)
+        assert 0 < before - len(memory) < 8
+        before = len(memory)
+    judge(memory, "n back", 1000.0)
+    assert len(memory) == before + 1
+    for number in range(200):
+        judge(memory, f"n again {number}", 3000.0)
+    assert len(memory) == 301
+
+
+@settings(max_examples=40)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(-5000, 5000), st.integers(0, 4000)), max_size=60
+    ),
+    most=st.integers(0, 6),
+    room=st.integers(0, 40),
+)
+def test_any_clock_and_any_ends_keep_the_books(
+    steps: list[tuple[int, int, int]], most: int, room: int
+) -> None:
+    """Whatever comes, each token has one place, its bytes are counted once, the bounds hold."""
+    ends = 0
+    memory = believing(lambda now, text: ends, max_tokens=most, max_bytes=room)
+    now = 10_000.0
+    for text, leap, life in steps:
+        now += leap
+        ends = int(now) + life if life else 0
+        judge(memory, "t" * text, now)
+        assert len(memory) <= most
+        assert memory._bytes <= room
+        assert len(memory._round) <= 8 * (most + 1)
+
+
+def test_sixteen_threads_keep_the_books() -> None:
+    """Under threads that end, replace and flood, nothing is counted twice or kept too long."""
+    memory = believing(lambda now, text: int(now) + int(text) % 5, max_tokens=40)
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for step in range(400):
+                text = str((seed * 31 + step * 7) % 97)
+                memory.verify(text, RULE, lambda: KEYS, 1000.0 + (step * (seed % 3 - 1)) % 130)
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    judge(memory, "1", 1000.0)
+    assert len(memory) <= 40
+    assert len(memory._round) <= 60
 
 
 def test_set_without_revision_is_not_remembered(ring: Any, desk: Desk) -> None:
