@@ -43,13 +43,16 @@ class _Gate:
         return target
 
     def _put(self, source: Future[Any], target: asyncio.Future[Any]) -> None:
-        """Lay down what is done, and wake the loop unless it is on its way."""
+        """Lay down what is done, and wake the loop; what it resolves itself ends at once."""
+        loop = self._loop()
+        if loop is not None and loop is asyncio._get_running_loop():
+            _end_as(source, target)
+            return
         with self._lock:
             self._done.append((source, target))
             if self._is_woken:
                 return
             self._is_woken = True
-        loop = self._loop()
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._settle)
@@ -63,13 +66,18 @@ class _Gate:
             self._is_woken = False
             done, self._done = self._done, deque()
         for source, target in done:
-            if target.cancelled():
-                continue
-            error = source.exception()
-            if error is None:
-                target.set_result(source.result())
-            else:
-                target.set_exception(error)
+            _end_as(source, target)
+
+
+def _end_as(source: Future[Any], target: asyncio.Future[Any]) -> None:
+    """End a future of the loop as `source` ended, unless nobody waits for it; in its thread."""
+    if target.cancelled():
+        return
+    error = source.exception()
+    if error is None:
+        target.set_result(source.result())
+    else:
+        target.set_exception(error)
 
 
 _gates: WeakKeyDictionary[asyncio.AbstractEventLoop, _Gate] = WeakKeyDictionary()

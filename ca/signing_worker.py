@@ -18,6 +18,7 @@ from typing import Final
 
 from ca.books import policy_of
 from ca.clock import Clock, utc_now
+from ca.cores import keep_to
 from ca.delivery_settings import SigningSettings
 from ca.errors import StoreError
 from ca.issuance import Issuance, IssuanceParts
@@ -111,6 +112,7 @@ class _Worker:
                     self._registry.refresh()
             case "begin":
                 self._listen = message["listen"]
+                keep_to(message["core"])
                 self._begun.set()
             case "stop":
                 self._stop.set()

@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from ca.cores import core_of
 from ca.errors import CaError, ListenError
 from ca.running import RunningCa, Service
 from ca.signing_endpoints import bind_to
@@ -190,7 +191,8 @@ class _Seat:
                 self._desk = desk = WorkerDesk(ours, self._ca.books.recorder, self._hear)
                 # Asked for only now: who changes them from here on tells the desk.
                 desk.send(authorities_message(self._ca.keeper))
-                desk.send({"do": "begin", "listen": self._listen})
+                core = core_of(self.number - 1, self._plan.count)
+                desk.send({"do": "begin", "listen": self._listen, "core": core})
                 if self._stopping.is_set():
                     desk.send({"do": "stop"})
                 desk.attend()

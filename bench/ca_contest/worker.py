@@ -24,6 +24,7 @@ from ca.audit_chain import AuditChain
 from ca.authority import Authority
 from ca.checkpoints import Checkpoints
 from ca.clock import utc_now
+from ca.cores import core_of, keep_to
 from ca.front import Asked, Credentials
 from ca.gathered_writes import GatheringServer
 from ca.grant import IssuancePolicy
@@ -121,9 +122,10 @@ async def _issue_alone(folder: Path, store: Store, recorder: Recorder) -> None:
 def _record_for(folder: Path, count: int, recorder: Recorder) -> None:
     """Record for so many workers until the input ends."""
     pairs, processes, threads = [], [], []
-    for _ in range(count):
+    for number in range(count):
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", __spec__.name, str(folder), f"fd:{theirs.fileno()}"]
+        what = f"fd:{theirs.fileno()}:{number}:{count}"
+        command = [sys.executable, "-m", __spec__.name, str(folder), what]
         with theirs:
             processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()]))
         desk = WorkerDesk(ours, recorder, lambda _message: None)
@@ -148,7 +150,9 @@ def main(folder: Path, what: str) -> None:
     """Be the process that `what` names: a number of workers, or one worker's end of the line."""
     tune_interpreter()
     if what.startswith("fd:"):
-        asyncio.run(_issue_beside(folder, socket.socket(fileno=int(what.removeprefix("fd:")))))
+        fd, number, of = map(int, what.removeprefix("fd:").split(":"))
+        keep_to(core_of(number, of))
+        asyncio.run(_issue_beside(folder, socket.socket(fileno=fd)))
         return
     store, count = Store(_ledger(folder)), int(what)
     recorder = Recorder(store, AuditChain(folder / f"audit-{count}", node=_NODE, clock=utc_now))

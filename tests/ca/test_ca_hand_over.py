@@ -42,6 +42,25 @@ def test_each_waiter_gets_its_own_outcome():
         assert outcome == number if number % 3 else str(outcome) == str(number)
 
 
+def test_what_the_loop_itself_resolves_is_there_at_once():
+    """A future that ends in the loop's own thread ends its waiter; one that left is passed over."""
+
+    async def ask() -> list[object]:
+        futures: list[Future[int]] = [Future() for _ in range(3)]
+        waiters = [asyncio.ensure_future(hand_over(future)) for future in futures]
+        await asyncio.sleep(0)
+        waiters[1].cancel()
+        futures[0].set_result(7)
+        futures[1].set_result(8)
+        futures[2].set_exception(ValueError("no"))
+        return list(await asyncio.gather(*waiters, return_exceptions=True))
+
+    first, second, third = asyncio.run(ask())
+    assert first == 7
+    assert isinstance(second, asyncio.CancelledError)
+    assert str(third) == "no"
+
+
 def test_a_waiter_that_went_away_holds_nobody_up():
     """A cancelled waiter is passed over, and the others get theirs."""
 
