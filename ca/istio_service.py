@@ -26,6 +26,7 @@ from ca.issued import IssuedSvid, SigningRequest
 from ca.refusal import Refusal
 from ca.svid import to_pem
 from ca.tls import peer_chain
+from ca.whole_answers import send_answer
 from ca.wire_messages import ISTIO_CA
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId
@@ -68,7 +69,7 @@ class IstioCertificateService:
         except CaError as exc:
             raise _as_status(exc) from exc
         response = ISTIO_CA["IstioCertificateResponse"](cert_chain=encode_chain(issued))
-        await stream.send_message(response)
+        await send_answer(stream, response)
 
 
 def encode_chain(issued: IssuedSvid) -> list[str]:
