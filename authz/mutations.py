@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 
 from authz.mutation_sequence import settled
 from authz.settings import IdentityHeaderSettings
 from identity.request_authentication import Authentication
-from policies.decision import Mutations
+from policies.decision import NO_MUTATIONS, Mutations
 from policies.request import Request
 
 _HEADER_BYTES_MAX = 16_384
+
+_Pairs = tuple[tuple[str, str], ...]
+_Names = tuple[str, ...]
 
 
 def merge_mutations(
@@ -24,12 +28,33 @@ def merge_mutations(
     Order: what RequestAuthentication passes on, what the provider set, then the
     identity headers, which neither a client nor a provider can speak for.
     """
-    custom = settled(custom, request)
     identity = _identity_headers(request, headers)
+    written, removed = authentication.set_request_headers, authentication.remove_request_headers
+    parameters = authentication.remove_query_parameters
+    suspects = tuple([name for name in request.headers if "_" in name])
+    # WHY not those: strangers choose such names, and what is kept has to be small.
+    if custom is NO_MUTATIONS and not suspects:
+        return _alone(written, removed, parameters, identity)
+    return _merged(settled(custom, request), written, removed, parameters, identity, suspects)
+
+
+@lru_cache(maxsize=512)  # BUDGET: callers and subjects at one time
+def _alone(written: _Pairs, removed: _Names, parameters: _Names, identity: _Pairs) -> Mutations:
+    """Return what is done where no provider has a say."""
+    return _merged(NO_MUTATIONS, written, removed, parameters, identity, ())
+
+
+def _merged(
+    custom: Mutations,
+    written: _Pairs,
+    taken: _Names,
+    parameters: _Names,
+    identity: _Pairs,
+    suspects: _Names,
+) -> Mutations:
     protected = {name for name, _ in identity}
-    named = protected.union(name for name, _ in authentication.set_request_headers)
-    named.update(authentication.remove_request_headers)
-    wanted = _overlay(authentication.set_request_headers, custom.set_request_headers)
+    named = protected.union([name for name, _ in written], taken)
+    wanted = _overlay(written, custom.set_request_headers)
     wanted = tuple((name, value) for name, value in wanted if name not in protected)
     present = tuple((name, value) for name, value in identity if value)
     absent = tuple(name for name, value in identity if not value)
@@ -39,12 +64,7 @@ def merge_mutations(
     )
     names = {name for name, _ in set_headers + added}
     removed = dict.fromkeys(
-        (
-            *authentication.remove_request_headers,
-            *custom.remove_request_headers,
-            *absent,
-            *_look_alikes(request, named),
-        )
+        (*taken, *custom.remove_request_headers, *absent, *_look_alikes(suspects, named))
     )
     return Mutations(
         set_request_headers=set_headers,
@@ -53,27 +73,20 @@ def merge_mutations(
         remove_request_headers=tuple(name for name in removed if name not in names),
         set_response_headers=custom.set_response_headers,
         set_query_parameters=custom.set_query_parameters,
-        remove_query_parameters=(
-            *authentication.remove_query_parameters,
-            *custom.remove_query_parameters,
-        ),
+        remove_query_parameters=(*parameters, *custom.remove_query_parameters),
         dynamic_metadata=custom.dynamic_metadata,
     )
 
 
-def _look_alikes(request: Request, names: Iterable[str]) -> Iterator[str]:
-    """Yield the request's headers that are spelled like `names` but for `_` in place of `-`.
+def _look_alikes(suspects: _Names, names: set[str]) -> Iterator[str]:
+    """Yield those that are spelled like `names` but for `_` in place of `-`.
 
     WHY: CGI and WSGI upstreams read `x_a` and `x-a` as one variable (RFC 3875
     section 4.1.18), and Envoy lets names with `_` pass unless told otherwise.
     """
-    suspects = [name for name in request.headers if "_" in name]
-    if not suspects:
-        return
-    taken = set(names)
-    folded = {name.replace("_", "-") for name in taken}
+    folded = {name.replace("_", "-") for name in names} if suspects else names
     for name in suspects:
-        if name not in taken and name.replace("_", "-") in folded:
+        if name not in names and name.replace("_", "-") in folded:
             yield name
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from policies.request import Request
 
@@ -106,6 +106,10 @@ class Mutations:
     dynamic_metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+NO_MUTATIONS: Final = Mutations()
+"""Nothing is done; the one object that policies' own decisions have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderVerdict:
     """What a CUSTOM provider answered. `detail` is for the record, `body` for the client."""
@@ -189,7 +193,7 @@ class Decision:
     body: str = ""
     audited_by: tuple[RuleRef, ...] = ()
     failed_open: tuple[FailedOpen, ...] = ()
-    mutations: Mutations = field(default_factory=Mutations)
+    mutations: Mutations = NO_MUTATIONS
 
     @property
     def is_allowed(self) -> bool:

@@ -95,8 +95,8 @@ class Request:
         if not changes.keys() <= _FIELDS:
             raise TypeError(f"a request has no {', '.join(sorted(changes.keys() - _FIELDS))}")
         other = object.__new__(Request)
-        other.__dict__.update(self.__dict__)
-        other.__dict__.update(changes)
+        # WHY as one: to fill the fresh one's own takes twice as long.
+        object.__setattr__(other, "__dict__", self.__dict__ | changes)
         return other
 
     def header(self, name: str) -> str | None:

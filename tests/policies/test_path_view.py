@@ -20,7 +20,23 @@ from policies.path_view import PathView, sees_path
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies, build_snapshot
 
-_PIECES = ("/", "/a", "/ab", "/b", "a", "x", ".css", "//", "*", "%2F", "é", "/a/b")
+_PIECES = (
+    "second0",
+    "second7",
+    ".rule",
+    "/",
+    "/a",
+    "/ab",
+    "/b",
+    "a",
+    "x",
+    ".css",
+    "//",
+    "*",
+    "%2F",
+    "é",
+    "/a/b",
+)
 _OPERATORS = ("/{*}", "/{**}", "/a/{*}/b", "/{*}/b/{**}", "/a/{**}")
 _QUERIES = ("", "?", "?x=1", "?access_token=1", "?access%5Ftoken=1", "?a/b", "#f")
 _plain = st.lists(st.sampled_from(_PIECES), min_size=1, max_size=3).map("".join)
@@ -61,7 +77,9 @@ def _policies(
     documents = []
     for number, (kind, operation) in enumerate(zip(itertools.cycle(kinds), operations)):
         spec = {name: value for name, value in kind.items() if name != "dry"}
-        rule: dict[str, Any] = {"to": [{"operation": operation}]}
+        # The second entry, and the second rule, name paths of their own.
+        entries = [operation, {"paths": [f"/second{number}*"]}]
+        rule: dict[str, Any] = {"to": [{"operation": each} for each in entries]}
         if when:
             rule["when"] = [{"key": when, "values": ["/a"]}]
         metadata: dict[str, Any] = {"name": f"p{number}", "namespace": "shop"}
@@ -72,7 +90,7 @@ def _policies(
                 "apiVersion": "security.istio.io/v1",
                 "kind": "AuthorizationPolicy",
                 "metadata": metadata,
-                "spec": {**spec, "rules": [rule]},
+                "spec": {**spec, "rules": [rule, {"to": [{"operation": {"paths": ["*.rule"]}}]}]},
             }
         )
     text = yaml.safe_dump_all(documents)
@@ -189,7 +207,8 @@ def test_a_condition_on_the_header_of_the_path_blinds() -> None:
 
 def test_too_many_lengths_or_templates_blind() -> None:
     """Where to look would cost what the rules cost, every path counts for itself."""
-    for count, want in ((64, True), (65, False)):
+    # One more length is that of `*.rule`.
+    for count, want in ((63, True), (64, False)):
         operations = [{"paths": [f"/{'x' * number}*" for number in range(count)]}]
         seen = PathView(_policies(operations), PathNormalization.BASE).seen("/y")
         assert (seen is not None) is want
