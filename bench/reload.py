@@ -6,8 +6,8 @@ all of it on the server's one core, the process that reads the files included. G
 request, no denial, the 99th percentile during the reload at most 1.5 times that of the seconds
 before; a first load and a reload within 2 s where nobody asks, and 150 MB before and after. What
 a load takes where it shares a core that has nothing left is told, and not judged: it is what the
-share of a reload makes of it. Told as well: what an edit of a single policy takes. `SERVER` is
-`listen.server`.
+share of a reload makes of it. Told as well: what an edit of a single policy takes, and the CPU time
+of a reload where nobody asks, with the looks at the files. `SERVER` is `listen.server`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from rich.console import Console
 
 from bench.check_contest.load import CLIENT_CORE, METHOD, missing_tool
-from bench.check_contest.servers import Server, end_in_order, resident_megabytes, start_meshwarden
+from bench.check_contest.servers import Server, end_in_order, start_meshwarden
 from bench.check_contest.workload import Workload
 from bench.first_load import measured
 from bench.harness import RESULTS
@@ -99,10 +99,12 @@ def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dic
     body, log = scratch / "body", scratch / "log"
     body.write_bytes(work.body())
     denied = _ask_for_all(server, work)
-    before_memory = resident_megabytes(server)
+    before_memory = _answering_megabytes(server)
     single = [_write(server, _one_edited(folder, each)) for each in range(_QUIET_RELOADS)]
-    single_memory = resident_megabytes(server)
+    single_memory = _answering_megabytes(server)
+    used = server.cpu_seconds()
     quiet = [_write(server, _all_edited(folder, each)) for each in range(_QUIET_RELOADS)]
+    used = (server.cpu_seconds() - used) / _QUIET_RELOADS
     texts = _all_edited(folder, _QUIET_RELOADS)
     load = _start_load(server.port, body, log)
     threading.Event().wait(_BEFORE_SECONDS)
@@ -128,10 +130,11 @@ def _measure(server: Server, folder: Path, work: Workload, scratch: Path) -> dic
         "limit": _LIMIT,
         "loaded_reload_seconds": round(seconds, 2),
         "quiet_reload_seconds": round(min(each for each, _ in quiet), 2),
+        "quiet_reload_cpu_seconds": round(used, 2),
         "quiet_single_edit_seconds": round(min(each for each, _ in single), 2),
         "megabytes_before": before_memory,
         "megabytes_after_single_edits": single_memory,
-        "megabytes_after": resident_megabytes(server),
+        "megabytes_after": _answering_megabytes(server),
         "megabytes_of_reader": reader_memory,
         "seconds_limit": _SECONDS_LIMIT,
         "megabytes_limit": _MEGABYTES_LIMIT,
@@ -184,14 +187,27 @@ def _write(server: Server, texts: Mapping[Path, str]) -> tuple[float, int]:
     return time.monotonic() - begun, max(reader)
 
 
+def _answering_megabytes(server: Server) -> int:
+    """Return the memory of the process that answers: the largest of those there are."""
+    own = Path("/proc", str(server.process.pid))
+    return max(map(_megabytes, (own, *_descendants(own))))
+
+
+def _megabytes(folder: Path) -> int:
+    try:
+        rows = (folder / "status").read_text("utf-8").splitlines()
+    except OSError:
+        return 0  # it ended meanwhile
+    told = [row for row in rows if row.startswith("VmRSS")]
+    return int(told[0].split()[1]) // 1024 if told else 0
+
+
 def _reader_megabytes(server: Server) -> int:
     """Return the memory of the process that reads for the server, 0 where there is none."""
     for folder in _descendants(Path("/proc", str(server.process.pid))):
         try:
             if b"authz.read_policies" in (folder / "cmdline").read_bytes():
-                rows = (folder / "status").read_text("utf-8").splitlines()
-                told = [row for row in rows if row.startswith("VmRSS")]
-                return int(told[0].split()[1]) // 1024 if told else 0
+                return _megabytes(folder)
         except OSError:
             continue  # it ended meanwhile
     return 0

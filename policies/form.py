@@ -5,7 +5,8 @@ of YAML one word is as good as another, so two documents with the same between m
 but for their words. A form is made of a document that was read in full: it knows which words
 are inside of values that may differ (the name, the namespace, labels, values of rules) and
 holds all other words fast; where each piece of the policy stands it tells by the lengths of the
-words before. Each value is put through the checks that the reader puts it through.
+words before. Each value is put through the checks that the reader puts it through. What a policy
+of the same name had is taken over where it is the same, so that two sets share it.
 
 INVARIANT: what a form makes of a text is what `inspect_file` makes of it, or nothing.
 """
@@ -13,10 +14,11 @@ INVARIANT: what a form makes of a text is what `inspect_file` makes of it, or no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, zip_longest
 from operator import itemgetter
 from sys import intern
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from policies.diagnostic import Diagnostic, Location, location_at
@@ -114,6 +116,14 @@ class FindingForm(NamedTuple):
     place: int
 
 
+Policies = Mapping[tuple[str, str], AuthorizationPolicy]
+"""Policies by namespace and name."""
+NO_POLICIES: Final[Policies] = MappingProxyType({})
+"""No policy."""
+_NO_RULE: Final = Rule(location=Location(""))
+_NO_CLAUSE: Final = Clause(key="", spelled="", location=Location(""))
+
+
 class Form:
     """What documents of one form have in common. Immutable.
 
@@ -154,8 +164,13 @@ class Form:
         """Whether a text with the same between has the same words where they are held fast."""
         return bool(self._held(parts) == self._held_words)
 
-    def read(self, file: str, text: str, line: int, parts: Sequence[str]) -> Inspected | None:
-        """Return what a text that fits holds, which begins on `line`; None: read it in full."""
+    def read(
+        self, file: str, text: str, line: int, parts: Sequence[str], before: Policies = NO_POLICIES
+    ) -> Inspected | None:
+        """Return what a text that fits holds, which begins on `line`; None: read it in full.
+
+        What is the same in the policy of that name `before` is taken from there.
+        """
         starts = [0, *accumulate(map(len, parts))]
         texts: list[str] = []
         for (start, start_more, end, end_more), checks in self._slots:
@@ -171,26 +186,45 @@ class Form:
             for lines, part, own, more in self._places
         ]
         return Inspected(
-            resources=(self._filled(texts, places),),
+            resources=(self._filled(texts, places, before.get((texts[0], texts[1]))),),
             findings=tuple(self._found(texts, places)) if self._findings else (),
             nodes=self._nodes,
         )
 
-    def _filled(self, texts: Sequence[str], places: Sequence[Location]) -> AuthorizationPolicy:
-        policy = self._policy
+    def _filled(
+        self,
+        texts: Sequence[str],
+        places: Sequence[Location],
+        before: AuthorizationPolicy | None,
+    ) -> AuthorizationPolicy:
+        policy, old = self._policy, before.rules if before is not None else ()
+        rows: Iterator[tuple[RuleForm, Rule | None]]
+        rows = zip_longest(self._rules, old[: len(self._rules)])
         return AuthorizationPolicy(
-            metadata=Metadata(
-                namespace=texts[0],
-                name=texts[1],
-                annotations=policy.metadata.annotations,
-                created_at=policy.metadata.created_at,
-                location=places[0],
-            ),
+            metadata=self._metadata(texts, places[0], before),
             attachment=self._attachment or self._attached(texts),
             action=policy.action,
-            rules=tuple([_rule(each, texts, places) for each in self._rules]),
+            rules=tuple([_rule(form, texts, places, rule) for form, rule in rows]),
             provider=policy.provider,
             dry_run=policy.dry_run,
+        )
+
+    def _metadata(
+        self, texts: Sequence[str], location: Location, before: AuthorizationPolicy | None
+    ) -> Metadata:
+        own = self._policy.metadata
+        # The policy before has the same namespace and name.
+        if before is not None:
+            old = before.metadata
+            same = old.annotations == own.annotations and old.created_at == own.created_at
+            if same and old.location == location:
+                return old
+        return Metadata(
+            namespace=texts[0],
+            name=texts[1],
+            annotations=own.annotations,
+            created_at=own.created_at,
+            location=location,
         )
 
     def _attached(self, texts: Sequence[str]) -> Attachment:
@@ -210,28 +244,63 @@ class Form:
             )
 
 
-def _rule(form: RuleForm, texts: Sequence[str], places: Sequence[Location]) -> Rule:
+def _rule(
+    form: RuleForm, texts: Sequence[str], places: Sequence[Location], old: Rule | None
+) -> Rule:
+    if old is None:
+        old = _NO_RULE
     sources, operations, when, place = form
-    return Rule(
-        sources=tuple([_clauses(each, texts, places) for each in sources]),
-        operations=tuple([_clauses(each, texts, places) for each in operations]),
-        when=_clauses(when, texts, places) if when else (),
-        location=places[place],
+    rule = Rule(
+        sources=_groups(sources, texts, places, old.sources),
+        operations=_groups(operations, texts, places, old.operations),
+        when=_clauses(when, texts, places, old.when) if when else (),
+        location=old.location if old.location == places[place] else places[place],
+    )
+    return old if rule == old else rule
+
+
+def _groups(
+    forms: Sequence[tuple[ClauseForm, ...]],
+    texts: Sequence[str],
+    places: Sequence[Location],
+    old: Sequence[Sequence[Clause]],
+) -> tuple[tuple[Clause, ...], ...]:
+    is_alike = len(old) == len(forms)
+    return tuple(
+        [
+            _clauses(form, texts, places, old[number] if is_alike else ())
+            for number, form in enumerate(forms)
+        ]
     )
 
 
 def _clauses(
-    forms: Sequence[ClauseForm], texts: Sequence[str], places: Sequence[Location]
+    forms: Sequence[ClauseForm],
+    texts: Sequence[str],
+    places: Sequence[Location],
+    old: Sequence[Clause],
 ) -> tuple[Clause, ...]:
-    return tuple(
-        [
-            Clause(
-                key=key,
-                spelled=spelled,
-                values=tuple([Value(texts[slot], places[at]) for slot, at in values]),
-                not_values=tuple([Value(texts[slot], places[at]) for slot, at in not_values]),
-                location=places[place],
-            )
-            for key, spelled, values, not_values, place in forms
-        ]
-    )
+    known = old if len(old) == len(forms) else (_NO_CLAUSE,) * len(forms)
+    found = []
+    for (key, spelled, positive, negative, at), before in zip(forms, known, strict=True):
+        place = places[at]
+        values = tuple([Value(texts[slot], places[where]) for slot, where in positive])
+        not_values = tuple([Value(texts[slot], places[where]) for slot, where in negative])
+        if (
+            before.values == values
+            and before.not_values == not_values
+            and before.location == place
+            and before.key == key
+            and before.spelled == spelled
+        ):
+            found.append(before)
+            continue
+        clause = Clause(
+            key=key,
+            spelled=spelled,
+            values=values,
+            not_values=not_values,
+            location=before.location if before.location == place else place,
+        )
+        found.append(clause)
+    return tuple(found)

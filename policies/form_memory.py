@@ -19,11 +19,13 @@ from policies.attributes import attribute_for
 from policies.diagnostic import Location
 from policies.documents import YamlMap, YamlNode, YamlScalar, is_text, iter_documents
 from policies.form import (
+    NO_POLICIES,
     Check,
     ClauseForm,
     FindingForm,
     Form,
     Place,
+    Policies,
     RuleForm,
     Slot,
     Span,
@@ -60,8 +62,13 @@ class FormMemory:
         self._forms = self._tries = 0
         self._seen: set[int] = set()
 
-    def read(self, file: str, text: str, line: int) -> Inspected | None:
-        """Return what a document holds that begins on `line`, or None: read it in full."""
+    def read(
+        self, file: str, text: str, line: int, before: Policies = NO_POLICIES
+    ) -> Inspected | None:
+        """Return what a document holds that begins on `line`, or None: read it in full.
+
+        What is the same in the policy of that name `before` is taken from there.
+        """
         if len(text) > _LONGEST:
             return None
         parts = split(text)
@@ -73,7 +80,7 @@ class FormMemory:
             alike = self._alike[key] = _Alike()
         for form in alike.forms:
             if form.fits(parts):
-                return form.read(file, text, line, parts)
+                return form.read(file, text, line, parts, before)
         if alike.tries >= _ALIKE_MAX or not _PLAIN_TEXT.fullmatch(text) or _DEEPER.search(text):
             return None
         return self._learn(alike, file, text, line)

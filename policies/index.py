@@ -16,6 +16,7 @@ import operator
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from policies.anchors import DIMENSIONS, Anchor, Anchors, Dimension, Kind, lookup_key
@@ -235,10 +236,19 @@ def _file(entries: Iterable[tuple[int, tuple[Anchor, ...], int]]) -> tuple[_Look
         _Lookup(
             dimension=DIMENSIONS[place],
             kinds=tuple(dict.fromkeys(kind for kind, _ in postings)),
-            postings={key: tuple(numbers) for key, numbers in postings.items()},
+            postings={
+                key: tuple(numbers) if len(numbers) > 1 else _alone(numbers[0])
+                for key, numbers in postings.items()
+            },
         )
         for place, postings in sorted(filed.items())
     )
+
+
+# BUDGET: rules of a workload; nearly every posting holds one, and they are the same everywhere.
+@lru_cache(maxsize=1024)
+def _alone(number: int) -> tuple[int, ...]:
+    return (number,)
 
 
 def _telling(lookups: Iterable[_Lookup], others: Sequence[_Lookup]) -> tuple[_Lookup, ...]:

@@ -9,7 +9,7 @@ found at load, so nothing here raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,12 +102,14 @@ def compile_policy(
     mesh: Mesh,
     column: Column | None = None,
     known: Predicates | None = None,
+    before: CompiledPolicy | None = None,
 ) -> CompiledPolicy:
     """Return the policy with every condition turned into a predicate.
 
     `column` is that of HTTP requests unless one is named; rules that can match
     nothing in it are left out, the others keep their numbers. Predicates that are `known`
-    are taken, others become so.
+    are taken, others become so. `before` is what a policy with the very same metadata and
+    the same action was compiled to in the same mesh and column: clauses that both have are taken.
     """
     column = column or column_for(mesh, is_http=True)
     # Where Envoy's message leaves a doubt, an ALLOW must not match by guess and
@@ -117,12 +119,13 @@ def compile_policy(
         namespace=policy.metadata.namespace,
         wide=policy.action is not Action.ALLOW,
         known={} if known is None else known,
+        made=_clauses_of(before) if before is not None else {},
     )
     return CompiledPolicy(
-        ref=policy.metadata.ref(),
+        ref=before.ref if before is not None else policy.metadata.ref(),
         action=policy.action,
         rules=tuple(
-            _compile_rule(narrowed, policy.metadata.ref(index, rule.location.line), compiler)
+            _compile_rule(narrowed, _ref(policy, index, before), compiler)
             for index, rule in enumerate(policy.rules)
             if (narrowed := narrow_rule(rule, policy.action, column)) is not None
         ),
@@ -139,16 +142,17 @@ class _Compiler:
     namespace: str
     wide: bool
     known: Predicates
+    made: Mapping[int, CompiledClause]
 
     def clauses(self, clauses: Iterable[Clause]) -> Alternative:
         """Return clauses that are AND-ed."""
-        return tuple(
-            CompiledClause(
-                source=clause,
-                positive=self._tests(clause.key, clause.values, wide=self.wide),
-                negative=self._tests(clause.key, clause.not_values, wide=not self.wide),
-            )
-            for clause in clauses
+        return tuple([self.made.get(id(clause)) or self._clause(clause) for clause in clauses])
+
+    def _clause(self, clause: Clause) -> CompiledClause:
+        return CompiledClause(
+            source=clause,
+            positive=self._tests(clause.key, clause.values, wide=self.wide),
+            negative=self._tests(clause.key, clause.not_values, wide=not self.wide),
         )
 
     def _tests(self, key: str, values: tuple[Value, ...], *, wide: bool) -> tuple[RequestTest, ...]:
@@ -165,6 +169,26 @@ class _Compiler:
             if len(self.known) < _KNOWN_MAX:
                 self.known[asked] = found
         return found
+
+
+def _ref(policy: AuthorizationPolicy, index: int, before: CompiledPolicy | None) -> RuleRef:
+    """Return the reference to a rule: the very same where it has not moved."""
+    line = policy.rules[index].location.line
+    if before is not None and index < len(before.rules):
+        ref = before.rules[index].ref
+        if (ref.rule, ref.line) == (index, line):
+            return ref
+    return policy.metadata.ref(index, line)
+
+
+def _clauses_of(policy: CompiledPolicy) -> Mapping[int, CompiledClause]:
+    """Return the clauses of a policy by the number of what they were made of, which they hold."""
+    return {
+        id(clause.source): clause
+        for rule in policy.rules
+        for group in (*rule.sources, *rule.operations, rule.when)
+        for clause in group
+    }
 
 
 def _compile_rule(rule: Rule, ref: RuleRef, compiler: _Compiler) -> CompiledRule:

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from policies.diagnostic import Diagnostic
 from policies.documents import MAX_NODES
+from policies.form import Policies
 from policies.form_memory import FormMemory
 from policies.load import Inspected, inspect_file
 from policies.matchers import CompiledPolicy, Predicates, compile_policy
@@ -113,12 +114,19 @@ class SetMemory:
     ) -> list[tuple[AuthorizationPolicy, CompiledPolicy]]:
         """Return each policy with its compiled form."""
         # A policy is held beside its number, so that no other can have it.
-        before = {id(pair[0]): pair for pair in self._compiled} if mesh == self._mesh else {}
+        known = self._compiled if mesh == self._mesh else []
+        before = {id(pair[0]): pair for pair in known}
+        # WHY by metadata: who has the very same has name and place of the one before.
+        like = {id(pair[0].metadata): pair for pair in known}
         pairs = []
         predicates: Predicates = {}
         for policy in paced(policies, pace):
-            known = before.get(id(policy))
-            pairs.append(known or (policy, compile_policy(policy, mesh, known=predicates)))
+            pair = before.get(id(policy))
+            if pair is None:
+                old = like.get(id(policy.metadata))
+                made = old[1] if old is not None and old[0].action is policy.action else None
+                pair = policy, compile_policy(policy, mesh, known=predicates, before=made)
+            pairs.append(pair)
         self._mesh = mesh
         self._compiled = pairs
         return pairs
@@ -135,19 +143,34 @@ def _plan(
     if pieces is None:
         return _Plan(file, text, digest, None, [(file, text, 1)])
     stretches, texts = pieces
-    kept = _kept(known, stretches)
+    kept, before = _kept(known, stretches), _policies(known)
     formed, rest = [], []
     for number, piece in enumerate(texts):
         if number in kept:
             continue
-        found = forms.read(file, piece, stretches.lines[number])
+        found = forms.read(file, piece, stretches.lines[number], before)
         if found is None:
             rest.append(number)
         else:
             formed.append(found)
         pace()
     asked = [(file, "".join(texts[begin:end]), stretches.lines[begin]) for begin, end in runs(rest)]
-    return _Plan(file, text, digest, stretches, asked, formed, kept, known if kept else None)
+    plan = _Plan(file, text, digest, stretches, asked, formed, kept, known if kept else None)
+    # WHY at once: the pieces of a whole set would lie about between what stays.
+    joined = None if asked else _joined(plan, ())
+    if joined is None and not asked:
+        return _Plan(file, text, digest, stretches, [(file, text, 1)])
+    return joined or plan
+
+
+def _policies(known: _Known | None) -> Policies:
+    """Return the policies of a file, by name."""
+    resources = known.inspected.resources if known is not None else ()
+    return {
+        (each.metadata.namespace, each.metadata.name): each
+        for each in resources
+        if isinstance(each, AuthorizationPolicy)
+    }
 
 
 def _kept(known: _Known | None, stretches: Stretches) -> frozenset[int]:

@@ -216,10 +216,3 @@ def find_program(program: str) -> str | None:
     built = Path(sys.prefix) / "interop"
     chosen = os.environ.get("MESHWARDEN_BENCH_TOOLS", "")
     return shutil.which(program, path=f"{built}:{chosen}:{os.environ.get('PATH', '')}")
-
-
-def resident_megabytes(server: Server) -> int:
-    """Return the memory that a contestant has in use."""
-    lines = Path(f"/proc/{server.process.pid}/status").read_text("utf-8").splitlines()
-    told = next(line for line in lines if line.startswith("VmRSS"))
-    return int(told.split()[1]) // 1024

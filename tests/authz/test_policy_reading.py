@@ -123,19 +123,20 @@ def test_a_server_builds_the_same_beside_its_traffic() -> None:
         assert [each for each, _ in at_once.policies] == [each for each, _ in snapshot.policies]
 
 
-def _rests(others: float) -> list[float]:
-    """Return the rests of a hundred pieces of 0.1 ms each, others working so much in a rest."""
+def _rests(others: float, every: int = 1) -> list[float]:
+    """Return the rests of a thousand pieces of 0.1 ms, others working so much in each nth rest."""
     now, theirs = [0.0], [0.0]
     rests: list[float] = []
 
     def rest(seconds: float) -> None:
         rests.append(seconds)
-        theirs[0] += seconds * others
+        theirs[0] += seconds * others * (len(rests) % every == 0)
 
     pacer = Pacer(
         share=0.25,
         slice_seconds=0.001,
         clock=lambda: now[0],
+        wall=lambda: now[0],
         others=lambda: theirs[0],
         rest=rest,
     )
@@ -163,6 +164,12 @@ def test_the_pacer_goes_on_resting_for_a_few() -> None:
     assert 85 <= len(_rests(others=0.25)) <= 100
 
 
+def test_one_question_in_between_is_no_traffic() -> None:
+    """Of five rests one may be somebody's; two are traffic."""
+    assert 5 <= len(_rests(others=0.9, every=5)) <= 8
+    assert 85 <= len(_rests(others=0.9, every=2)) <= 100
+
+
 def test_the_pacer_rests_in_every_thread() -> None:
     """CPU time is a thread's own: in another thread it counts from where that one is."""
     rests: list[float] = []
@@ -171,7 +178,7 @@ def test_the_pacer_rests_in_every_thread() -> None:
     def now() -> float:
         return clock.setdefault(threading.get_ident(), 0.0)
 
-    pacer = Pacer(slice_seconds=0.001, clock=now, rest=rests.append)
+    pacer = Pacer(slice_seconds=0.001, clock=now, wall=now, rest=rests.append)
     pacer()
 
     def work() -> None:
