@@ -249,6 +249,8 @@ class Question:
     has_certificate: bool = False
     trace_names: tuple[str, ...] = ("x-request-id",)
     is_measured: bool = False
+    has_path_header: bool = True
+    app: str = ""
 
     def message(self, number: int = 0, values: Sequence[str] = ("0",)) -> bytes:
         """Return a CheckRequest with times, ids, ports and trace headers of its own."""
@@ -260,10 +262,13 @@ class Question:
             source.certificate = CERTIFICATES[self.peer] if self.has_certificate else ""
         source.address.socket_address.address = "10.1.2.3"
         source.address.socket_address.port_value = 1024 + number
+        if self.app:
+            attributes.destination.labels["app"] = self.app
         attributes.request.time.seconds = BEGIN + number % 7
         http = attributes.request.http
         http.id, http.method, http.path, http.host = str(number), self.method, self.path, "shop"
-        headers = {":path": self.path, "accept": "*/*"}
+        headers = {":path": self.path} if self.has_path_header else {}
+        headers["accept"] = "*/*"
         if self.is_measured:
             http.size = number % 5 - 1
             headers["content-length"] = str(http.size)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
+from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from remembering import (
@@ -74,6 +77,13 @@ _POLICIES: Mapping[str, list[dict[str, Any]]] = {
             jwtRules=[{**_RULE, "fromHeaders": [{"name": ":path", "prefix": "/t/"}]}],
         ),
     ],
+    "workloads": [
+        policy("a", selector={"matchLabels": {"app": "a"}}, rules=[{"to": to("/api/*")}]),
+        policy("b", selector={"matchLabels": {"app": "b"}}, rules=[{"to": to("/api/x*")}]),
+        policy(
+            "c", selector={"matchLabels": {"app": "b"}}, action="DENY", rules=[{"to": to("*/end")}]
+        ),
+    ],
     "nothing": [],
 }
 _LEVELS = (PathNormalization.BASE, PathNormalization.DECODE_AND_MERGE_SLASHES)
@@ -104,6 +114,10 @@ _paths = st.builds(
 )
 
 
+def _allows(answer: bytes) -> bool:
+    return CheckResponse.FromString(answer).status.code == 0
+
+
 def _twins(name: str, level: PathNormalization, redactor: Redactor) -> Twins:
     twins = Twins(redactor=redactor)
     for side in twins.sides:
@@ -112,27 +126,34 @@ def _twins(name: str, level: PathNormalization, redactor: Redactor) -> Twins:
     return twins
 
 
+_questions = st.builds(
+    Question,
+    peer=st.sampled_from(PEERS),
+    token=st.sampled_from(["", "long", "short"]),
+    is_raw=st.booleans(),
+    is_measured=st.booleans(),
+    has_path_header=st.booleans(),
+    app=st.sampled_from(["", "a", "b"]),
+)
+
+
 @settings(max_examples=100)
 @given(
     st.sampled_from(list(_STATES)),
     st.sampled_from(_REDACTORS),
-    st.sampled_from(["", "long", "short"]),
-    st.sampled_from(PEERS),
-    st.booleans(),
-    st.lists(_paths, min_size=1, max_size=20),
+    st.lists(_questions, min_size=1, max_size=2),
+    st.lists(_paths, min_size=1, max_size=16),
 )
 def test_new_paths_are_answered_as_by_a_walk(
     state: tuple[str, PathNormalization],
     redactor: Redactor,
-    carried: str,
-    peer: str,
-    is_raw: bool,
+    questions: list[Question],
     paths: list[str],
 ) -> None:
     """Whatever the paths and the policies, answers and records are those of full walks."""
     twins = _twins(*state, redactor)
-    for path in [*paths, *paths]:
-        twins.ask(Question(peer=peer, path=path, token=carried, is_raw=is_raw, is_measured=is_raw))
+    for path, question in itertools.product([*paths, *paths], questions):
+        twins.ask(replace(question, path=path))
 
 
 @pytest.mark.parametrize("name", _POLICIES)
@@ -187,15 +208,53 @@ def test_what_policies_tell_apart_is_not_recalled(known: str, asked: str) -> Non
     assert not isinstance(twins.sides[0].keeper.records[-1], RepeatedRecord)
 
 
+def test_each_workload_sees_paths_by_its_own_policies() -> None:
+    """What the policies of one workload cannot tell apart, those of another may."""
+    twins = _twins("workloads", PathNormalization.BASE, _REDACTORS[0])
+    for app, path in (("a", "/api/x1"), ("b", "/api/x1")):
+        assert twins.is_recalled(Question(app=app, path=path))
+    answers = {
+        (app, path): _allows(twins.ask(Question(app=app, path=path)))
+        for app in "ab"
+        for path in ("/api/x2", "/api/y", "/api/x3/end")
+    }
+    assert [path for (app, path), allowed in answers.items() if app == "a" and not allowed] == []
+    assert [path for (app, path), allowed in answers.items() if app == "b" and allowed] == [
+        "/api/x2"
+    ]
+
+
+@pytest.mark.parametrize("has_header", [True, False])
+def test_no_path_is_no_other_path(has_header: bool) -> None:
+    """What is known of a message without a path is nothing of the same one with a path."""
+    twins = _twins("texts", PathNormalization.BASE, _REDACTORS[0])
+    without, with_ = (Question(path=path, has_path_header=has_header) for path in ("", "/api/1"))
+    assert twins.is_recalled(without)
+    assert _allows(twins.ask(with_))
+    assert twins.is_recalled(with_)
+    assert not _allows(twins.ask(without))
+
+
+@pytest.mark.parametrize("has_header", [True, False])
+def test_a_path_that_is_rewritten_stands_on_record_as_it_was_matched(has_header: bool) -> None:
+    """However often it comes, its record has the path that policies saw, as a walk's has."""
+    twins = _twins("texts", _LEVELS[1], _REDACTORS[1])
+    for _ in range(4):
+        twins.ask(Question(path="//api/%2e/1", has_path_header=has_header))
+    record = twins.sides[0].keeper.records[-1]
+    whole = record.whole() if isinstance(record, RepeatedRecord) else record
+    assert whole.request.path == "/api/1"
+
+
 def test_a_token_in_the_query_is_never_recalled_for_another() -> None:
     """Who puts a token into the query is judged by it, whatever was known of the path."""
     twins = _twins("parameters", PathNormalization.BASE, _REDACTORS[0])
     assert twins.is_recalled(Question(path="/a?x=1"))
-    assert b"no_allow_rule_matched" in twins.ask(Question(path="/a?x=2"))
-    assert b"allow_rule_matched" in twins.ask(Question(path=f"/a?x=3&t={_LONG}"))
+    assert not _allows(twins.ask(Question(path="/a?x=2")))
+    assert _allows(twins.ask(Question(path=f"/a?x=3&t={_LONG}")))
     assert b"token_invalid" in twins.ask(Question(path="/a?x=4&t=a.b.c"))
     assert b"token_invalid" in twins.ask(Question(path="/a?x=5&%74=a.b.c"))
-    assert b"no_allow_rule_matched" in twins.ask(Question(path="/a?x=6"))
+    assert not _allows(twins.ask(Question(path="/a?x=6")))
 
 
 def test_what_is_known_of_paths_ends_with_the_policies() -> None:
@@ -204,7 +263,7 @@ def test_what_is_known_of_paths_ends_with_the_policies() -> None:
     assert twins.is_recalled(Question(path="/api/1"))
     for side in twins.sides:
         side.state = state_of(_STATES["asked", PathNormalization.BASE].snapshot)
-    assert b"allow_rule_matched" in twins.ask(Question(path="/api/2"))
+    assert _allows(twins.ask(Question(path="/api/2")))
     assert not isinstance(twins.sides[0].keeper.records[-1], RepeatedRecord)
     first, second = (twins.ask(Question(path="/api/c")) for _ in range(2))
     assert (b"allow" in first, b"custom_denied" in second) == (True, True)
