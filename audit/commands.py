@@ -96,7 +96,8 @@ def _prove_line(log: Path, seq: int) -> str:
             )
             before = tree_before(log, list_segments(log)[0][0])
             return prove_inclusion(entries, seq, file.read_bytes(), before=before).to_text()
-    raise CheckpointError(f"no checkpoint covers the line at seq {seq} yet")
+    why = "its segment is not sealed, or `checkpointKeyFile` is not set"
+    raise CheckpointError(f"no checkpoint covers the line at seq {seq} yet: {why}")
 
 
 def _find_line(log: Path, decision_id: str) -> tuple[bytes, int] | None:

@@ -113,7 +113,9 @@ def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diag
     reason = error["msg"].removeprefix("Value error, ")
     shown = error["input"] if isinstance(error["input"], (str, int, float, bool)) else ""
     value = f", not `{shown}`" if shown != "" else ""
-    return _diagnostic(location, f"`{name}`: {reason[:1].lower()}{reason[1:]}{value}")
+    # What is wrong with the file as a whole has no name.
+    named = f"`{name}`: " if name else ""
+    return _diagnostic(location, f"{named}{reason[:1].lower()}{reason[1:]}{value}")
 
 
 def _locate(root: YamlNode, spot: Sequence[int | str]) -> Location:

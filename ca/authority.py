@@ -258,7 +258,9 @@ class AuthorityKeeper:
         expires_at = load_slot(entry, plan.trust_domain).root.not_valid_after_utc
         manifest = Manifest(trust_domain=plan.trust_domain.name, slots=(entry,))
         self._state.store_manifest(manifest)
-        _log.info("authority_made", trust_domain=plan.trust_domain.name, expires_at=expires_at)
+        _log.info(
+            "authority_made", trust_domain=plan.trust_domain.name, expires_at=expires_at.isoformat()
+        )
         return manifest
 
     def _renew(self, now: datetime) -> None:
@@ -273,7 +275,8 @@ class AuthorityKeeper:
             change.put(
                 tuple(renewed if s.number == old.number else s for s in change.manifest.slots)
             )
-        _log.info("intermediate_renewed", expires_at=self._active.intermediate.not_valid_after_utc)
+        ends = self._active.intermediate.not_valid_after_utc.isoformat()
+        _log.info("intermediate_renewed", expires_at=ends)
         if old.entry.intermediate.key is not None:
             self._keys.remove_key(old.entry.intermediate.key)
 

@@ -90,7 +90,10 @@ class Desk:
             is_gone = delete_entry(connection, entry_id)
         parts.registry.refresh()
         if not is_gone:
-            raise IssueRefusedError(f"there is no entry `{entry_id[:256]}`")
+            raise IssueRefusedError(
+                f"there is no entry `{entry_id[:256]}`",
+                help="`meshwarden ca entries list` begins each line with its entry",
+            )
         self._record(EventName.ENTRY_REMOVED, {"entry_id": entry_id})
 
     def entries(self) -> tuple[RegistrationEntry, ...]:

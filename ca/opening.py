@@ -137,5 +137,8 @@ def make_state(settings: CaSettings, clock: Clock) -> AuthorityKeeper:
         authority_stores(settings, state, clock) as stores,
     ):
         if stores.manifest.load_manifest() is not None:
-            raise StateError(f"there is an authority in `{settings.state_folder}` already")
+            raise StateError(
+                f"there is an authority in `{settings.state_folder}` already",
+                help="`meshwarden ca rotate prepare` makes the next one",
+            )
         return AuthorityKeeper(stores.manifest, stores.keys, plan_of(settings, clock), clock)

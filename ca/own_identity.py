@@ -29,7 +29,9 @@ from ca.troubles import Trouble
 
 _log = structlog.get_logger(__name__)
 _CHECK_SECONDS: Final = 5.0
-_ALPN: Final = ["h2", "http/1.1"]
+# WHY one each: a client that offers both, as curl does, takes what it is answered for spoken.
+_HTTP_1: Final = "http/1.1"
+_HTTP_2: Final = "h2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class OwnIdentity:
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Return a context of the certificate and the roots of this moment.
+        """Return a context of the certificate and the roots of this moment, for HTTP/1.1.
 
         A renewal that fails is logged, and the certificate before serves as long as it holds.
 
@@ -84,7 +86,7 @@ class OwnIdentity:
                     _log.error("own_renewal_failed", error=str(exc), code=exc.code)
             roots = tuple(self._parts.roots())
             if self._context is None or roots != self._roots:
-                self._context, self._roots = self.new_context(), roots
+                self._context, self._roots = self._new_context(_HTTP_1), roots
             return self._context
 
     def troubles(self) -> Iterator[Trouble]:
@@ -99,13 +101,16 @@ class OwnIdentity:
             )
 
     def new_context(self) -> ssl.SSLContext:
-        """Return a context of the certificate at hand that nobody else has.
+        """Return a context of the certificate at hand that nobody else has, for HTTP/2.
 
         Raises:
             ListenError: TLS does not take the certificate.
         """
+        return self._new_context(_HTTP_2)
+
+    def _new_context(self, protocol: str) -> ssl.SSLContext:
         context = server_context()
-        context.set_alpn_protocols(_ALPN)
+        context.set_alpn_protocols([protocol])
         self._fill(context)
         return context
 

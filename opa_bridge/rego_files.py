@@ -30,7 +30,8 @@ def read_modules(paths: Iterable[Path]) -> list[tuple[str, str]]:
     texts = _read(_found(paths, (".rego",)))
     if not texts:
         where = ", ".join(str(path) for path in paths)
-        raise LoadError([_problem(where, "no Rego module here")])
+        help_ = "a module is a `.rego` file; `*_test.rego` and what is hidden do not count"
+        raise LoadError([_problem(where, "no Rego module here", help_)])
     return texts
 
 
@@ -169,5 +170,5 @@ def _read(files: Iterable[Path]) -> list[tuple[str, str]]:
     return texts
 
 
-def _problem(file: str, message: str) -> Diagnostic:
-    return Diagnostic(code="rego.file", message=message, location=Location(file))
+def _problem(file: str, message: str, help_: str = "") -> Diagnostic:
+    return Diagnostic(code="rego.file", message=message, location=Location(file), help=help_)

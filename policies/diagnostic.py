@@ -74,11 +74,15 @@ class Diagnostic:
     resource: str = ""
 
     def __str__(self) -> str:
-        """Return the one line `file:line:column: error: path: message [code] (help)`."""
+        """Return the one line `file:line:column: error: path: message [code] (help)`.
+
+        What is in no file begins with `error:`.
+        """
         # Many messages begin with the field's name; it is not said twice.
         field = f"{self.path}: " if self.path and self.path not in self.message else ""
         tail = f" ({self.help})" if self.help else ""
-        return f"{self.location}: {self.severity}: {field}{self.message} [{self.code}]{tail}"
+        place = f"{self.location}: " if self.location.file else ""
+        return f"{place}{self.severity}: {field}{self.message} [{self.code}]{tail}"
 
 
 class LoadError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from pathlib import Path
 
@@ -176,3 +177,20 @@ def test_the_endpoints_own_certificate(ca):
     [row] = json.loads(ca.command("list", "--json", "--serial", serial))
     assert row["evidence"] == {"for": "the signing endpoints"}
     assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_each_endpoint_takes_the_protocol_that_it_speaks(ca):
+    """A client that offers HTTP/2 and HTTP/1.1, as curl does, is answered in what was agreed on."""
+    agreed = []
+    for port in (ca.rest_port, ca.istio_port):
+        context = ssl.create_default_context(cadata=ca.roots.decode())
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with (
+            socket.create_connection(("localhost", port), 10) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as secured,
+        ):
+            agreed.append(secured.selected_alpn_protocol())
+            if port == ca.rest_port:
+                secured.sendall(b"POST /v1/sign HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
+                assert secured.recv(100).startswith(b"HTTP/1.1 401 ")
+    assert agreed == ["http/1.1", "h2"]
