@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from audit.errors import DamagedLineError
 
@@ -40,8 +40,7 @@ UNREADABLE: Final = (gzip.BadGzipFile, EOFError, zlib.error)
 """What reading a compressed segment raises where its bytes were changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainState:
+class ChainState(NamedTuple):
     """The end of a chain: the last line's `seq` and `hash`."""
 
     seq: int = 0

@@ -2,15 +2,17 @@
 
 Theory of operation. A header's place in a record hangs on its own name and values, and on the
 carriers of tokens and the headers that policies look at: the same few each time. So each is made
-by the long way once, and its text is kept. INVARIANT: nothing is kept by less than all it was
+by the long way once, and its text is kept; and so is a row of them, as they came together, with
+places for the values that differ each time. INVARIANT: nothing is kept by less than all it was
 made of; what is kept is bounded, since strangers choose names and values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted  # what `json.dumps` quotes by
-from typing import Final, NamedTuple, TypeAlias
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from audit.chain import encode_json
 from audit.document import pointer
@@ -20,6 +22,9 @@ from audit.replay_facts import SeenHeaders
 _NAMES: Final = 64  # BUDGET: names that are remembered; those of proxies and browsers are fewer
 _VALUES: Final = 64  # BUDGET: of each name; more are those of a name that differs each time
 _LONGEST: Final = 256  # BUDGET: of the values together; longer ones are made anew
+_PLANS: Final = 16  # BUDGET: headers that came together; those of proxies and browsers are fewer
+_ROWS: Final = 64  # BUDGET: of each of these
+_LONGEST_ROW: Final = 2048  # BUDGET: of a row's values, names and text, each
 
 _Values: TypeAlias = tuple[str, ...]
 
@@ -43,11 +48,12 @@ class _Name:
     `mask` makes of a value what is shown, where that hangs on nothing else.
     """
 
-    __slots__ = ("begin", "forms", "is_hidden", "mask")
+    __slots__ = ("begin", "forms", "is_hidden", "is_new_each_time", "mask")
 
     def __init__(self, name: str, is_hidden: bool, mask: Callable[[str], str] | None) -> None:
         self.begin = f"{quoted(name)}:["
         self.is_hidden = is_hidden
+        self.is_new_each_time = False
         self.mask = mask
         self.forms: dict[_Values | int, _Form] = {}
 
@@ -65,10 +71,48 @@ class HeaderTexts(NamedTuple):
     hidden: str
 
 
+class _Plan:
+    """How headers of these names are written together: `rows` by the values that come again.
+
+    A row's `shown` is a template for `%`, its places those of the `new` headers; it is for
+    `hidden` headers of one value each. A plan that is not `kept` has no rows.
+    """
+
+    __slots__ = ("again", "hidden", "is_kept", "key", "names", "new", "rows")
+
+    def __init__(self, known: Mapping[str, _Name], *, is_kept: bool) -> None:
+        self.names = sorted(known)
+        self.hidden = [name for name in self.names if known[name].is_hidden]
+        self.new = [
+            (name, mask)
+            for name in self.names
+            if known[name].is_new_each_time and (mask := known[name].mask) is not None
+        ]
+        others = {name for name, _ in self.new}.union(self.hidden)
+        self.again = [name for name in self.names if name not in others]
+        self.key: Callable[[Any], Hashable] = itemgetter(*self.again) if self.again else len
+        self.rows: dict[Hashable, HeaderTexts] = {}
+        self.is_kept = is_kept
+
+    def fill(self, headers: Mapping[str, _Values]) -> tuple[str, ...] | None:
+        """Return the texts for a row's places; None where the headers do not fit into one."""
+        for name in self.hidden:
+            values = headers[name]
+            if len(values) != 1 or values[0] == MASK:
+                return None
+        texts: list[str] = []
+        for name, mask in self.new:
+            values = headers[name]
+            if len(values) != 1 or not _is_plain(values[0], mask):
+                return None
+            texts.append(quoted(values[0]))
+        return tuple(texts)
+
+
 class HeaderForms:
     """Writes headers where tokens are looked for in these carriers, and policies look at those."""
 
-    __slots__ = ("_carriers", "_gone", "_looked_at", "_names", "_redactor", "_seen")
+    __slots__ = ("_carriers", "_gone", "_looked_at", "_names", "_plans", "_redactor", "_seen")
 
     def __init__(
         self, redactor: Redactor, carriers: frozenset[str], looked_at: frozenset[str]
@@ -79,6 +123,7 @@ class HeaderForms:
         self._looked_at = looked_at
         self._seen = SeenHeaders(redactor, carriers, looked_at)
         self._names: dict[str, _Name] = {}
+        self._plans: dict[tuple[str, ...], _Plan] = {}
         self._gone: dict[tuple[str, ...], str] = {}
 
     def texts(self, headers: Mapping[str, _Values]) -> HeaderTexts:
@@ -87,17 +132,57 @@ class HeaderForms:
         Raises:
             TypeError: a name or value is no text.
         """
+        names = tuple(headers)
+        plan = self._plans.get(names) or self._plan(names)
+        filled = plan.fill(headers) if plan.is_kept else None
+        if filled is None:
+            return self._one_by_one(headers, plan.names, None)
+        key = plan.key(headers)
+        row = plan.rows.get(key) or self._row(plan, key, headers)
+        return HeaderTexts(row.shown % filled, row.pointers, row.more, row.hidden)
+
+    def _plan(self, names: tuple[str, ...]) -> _Plan:
+        """Return how headers of these names are written, and keep it where they are not too long.
+
+        Raises:
+            TypeError: a name is no text.
+        """
+        is_kept = sum(map(len, names)) <= _LONGEST_ROW
+        known = {name: self._names.get(name) or self._known(name) for name in names}
+        plan = _Plan(known, is_kept=is_kept)
+        if is_kept:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[names] = plan
+        return plan
+
+    def _row(self, plan: _Plan, key: Hashable, headers: Mapping[str, _Values]) -> HeaderTexts:
+        """Return a row that is not remembered, and keep it where it is not too long."""
+        row = self._one_by_one(headers, plan.names, {name for name, _ in plan.new})
+        values = [each for name in plan.again for each in headers[name]]
+        if max(len(row.shown), sum(map(len, values))) <= _LONGEST_ROW:
+            if len(plan.rows) >= _ROWS:
+                plan.rows.clear()
+            plan.rows[key] = row
+        return row
+
+    def _one_by_one(
+        self, headers: Mapping[str, _Values], names: Sequence[str], new: Collection[str] | None
+    ) -> HeaderTexts:
+        """Return the texts of all headers; a row with places for those that are `new`, if given."""
         shown: list[str] = []
         asides: list[_Aside] = []
-        names = self._names
-        for name in sorted(headers):
+        for name in names:
             values = headers[name]
-            known = names.get(name) or self._known(name)
+            known = self._names.get(name) or self._known(name)
+            if new is not None and name in new:
+                shown.append(f"{_doubled(known.begin)}%s]")
+                continue
             # WHY not the mask: who sends the mask itself is shown it, and has nothing to hide.
             key = len(values) if known.is_hidden and MASK not in values else values
             text, aside = known.forms.get(key) or self._form(known, name, values, key)
             if text:
-                shown.append(text)
+                shown.append(text if new is None else _doubled(text))
             if aside is not None:
                 asides.append(aside)
         if not asides:
@@ -155,6 +240,9 @@ class HeaderForms:
         if isinstance(key, int) or sum(map(len, key)) <= _LONGEST:
             if len(known.forms) >= _VALUES:
                 known.forms.clear()
+                if known.mask is not None and not known.is_new_each_time:
+                    known.is_new_each_time = True
+                    self._plans.clear()
             known.forms[key] = form
         return form
 
@@ -167,6 +255,11 @@ class HeaderForms:
         more, hidden = self._seen.beside({name: values}, {} if shown is None else {name: shown})
         aside = _Aside(masked, encode_json(more)[1:-1], ",".join(map(quoted, hidden)))
         return text, aside if any(aside) else None
+
+
+def _doubled(text: str) -> str:
+    """Return a text for a template, so that none of its signs is taken for a place."""
+    return text.replace("%", "%%")
 
 
 def _is_plain(text: str, mask: Callable[[str], str]) -> bool:

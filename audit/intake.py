@@ -29,7 +29,7 @@ CLOSED: Final = "the audit writer is closed"
 _BATCH: Final = 500  # BUDGET: documents held as text at once
 # WHY gathered: to wake the writer, and to hand it the interpreter, costs the caller more than all
 # else that an offer does (50 us where its core sleeps); the lines of a few milliseconds share that.
-_GATHER_SECONDS: Final = 0.005
+_GATHER_SECONDS: Final = 0.01
 
 Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
 
@@ -38,7 +38,7 @@ Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
 class Taken:
     """What the writer takes at once: `dropped` by cause since the last time; `is_over`: the end."""
 
-    offered: list[Offered]
+    offered: deque[Offered]
     dropped: dict[str, int]
     is_over: bool
 
@@ -141,7 +141,11 @@ class Intake:
                 if not is_woken:
                     break
                 self._gather()
-            taken = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+            taken = self._queue
+            if len(taken) <= _BATCH:
+                self._queue = deque()
+            else:
+                taken = deque([self._queue.popleft() for _ in range(_BATCH)])
             self._room.notify(len(taken))
             self._has_taken = bool(taken)
             untold, self._untold = self._untold, {}

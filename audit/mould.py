@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from audit.chain import encode_json
 from audit.document import document_from_record, format_time
 from audit.record import AuditRecord
-from audit.redact import PLAIN, Redactor
+from audit.redact import MASK, PLAIN, Redactor
 from audit.replay_facts import ReplayFacts
 
 # BUDGET: the text of a longer line is made anew each time, by the long way.
@@ -163,7 +163,10 @@ def _is_clean(record: RepeatedRecord, redactor: Redactor) -> bool:
         return False
     for name, text in record.values:
         if not PLAIN.fullmatch(text) and (
-            _JSON_OBJECT in text or redactor.header(name, (text,), carriers) != [text]
+            # WHY not the mask: who sends it in a secret header is shown it, and nothing is masked.
+            text == MASK
+            or _JSON_OBJECT in text
+            or redactor.header(name, (text,), carriers) != [text]
         ):
             return False
     return True

@@ -85,6 +85,7 @@ class SectionRenderer:
         self._subjects: dict[Hashable, _Subject] = {}
         self._destinations: dict[Hashable, _Section] = {}
         self._decisions: dict[Hashable, _Section] = {}
+        self._targets: dict[Hashable, _Section] = {}
         self._standing: dict[Hashable, str] = {}
         self._templates: dict[Hashable, str] = {}
         self._headers: dict[tuple[frozenset[str], frozenset[str]], HeaderForms] = {}
@@ -192,18 +193,31 @@ class SectionRenderer:
         if path != request.path:
             masked.append(quoted(pointer("request", "path")))
         masked += headers.pointers
-        changed: list[str] = []
         identity = request.id
         if not PLAIN.fullmatch(identity):
+            changed: list[str] = []
             identity = masked_text(identity, redactor, changed, "request", "id")
-        method = masked_text(request.method, redactor, changed, "request", "method")
-        host = masked_text(request.host, redactor, changed, "request", "host")
-        masked += map(quoted, changed)
+            masked += map(quoted, changed)
+        asked = self._asked(request)
+        masked += asked.pointers
         return (
-            f'{{"id":{quoted(identity)},"method":{quoted(method)},"host":{quoted(host)},'
+            f'{{"id":{quoted(identity)},{asked.text},'
             f'"path":{quoted(path)},"protocol":{quoted(request.protocol)},'
             f'"headers":{{{headers.shown}}},"size":{max(-1, request.size):d}}}'
         )
+
+    def _asked(self, request: RequestFacts) -> _Section:
+        """Return the members for method and host."""
+        key = (request.method, request.host)
+        found = self._targets.get(key)
+        if found is None:
+            masked: list[str] = []
+            method = masked_text(request.method, self._redactor, masked, "request", "method")
+            host = masked_text(request.host, self._redactor, masked, "request", "host")
+            text = f'"method":{quoted(method)},"host":{quoted(host)}'
+            found = _Section(text, tuple(map(quoted, masked)))
+            _keep(self._targets, key, found, len(method) + len(host))
+        return found
 
     def _shadow(self, record: AuditRecord, masked: list[str]) -> str:
         changed: list[str] = []

@@ -139,7 +139,10 @@ class SegmentFolder:
         for document in documents:
             if lines and size >= self._max_bytes:
                 break
-            line, state = self._link(state, document)
+            if isinstance(document, Rendered):
+                line, state = link_text(state, document.text)
+            else:
+                line, state = self._link(state, document)
             lines.append(line)
             size += len(line)
         self._commit(lines, state, sync=sync)
@@ -259,12 +262,8 @@ class SegmentFolder:
         self._committed = (number, len(line))
         self._note_committed([line])
 
-    def _link(
-        self, state: ChainState, document: Mapping[str, Any] | Rendered
-    ) -> tuple[bytes, ChainState]:
+    def _link(self, state: ChainState, document: Mapping[str, Any]) -> tuple[bytes, ChainState]:
         """Return the document's line; one that cannot be written whole becomes a fault's line."""
-        if isinstance(document, Rendered):
-            return link_text(state, document.text)
         try:
             line, after = link_line(state, document)
         except (ValueError, TypeError, RecursionError) as exc:

@@ -22,7 +22,7 @@ from audit.accepted_count import AcceptedCount
 from audit.checkpoint_files import open_signer
 from audit.document import Document, document_from_event, document_from_record
 from audit.errors import AuditFolderError, AuditUnavailable
-from audit.intake import CLOSED, Intake, Taken
+from audit.intake import CLOSED, Intake, Offered, Taken
 from audit.keyed_hash import open_keyed_hash
 from audit.mould import Rendered, RepeatedRecord, render_repeated
 from audit.record import AuditEvent, AuditRecord, EventName
@@ -84,6 +84,7 @@ class AuditWriter:
             hashing=open_keyed_hash(settings),
         )
         self._sections = SectionRenderer(node, self._redactor)
+        self._taken: deque[Offered] = deque()
         self._pending: deque[_Pending] = deque()
         self._has_probe = False
         self._synced_at = time.monotonic()
@@ -108,7 +109,7 @@ class AuditWriter:
     @property
     def waiting(self) -> int:
         """Records that were accepted and are not yet written."""
-        return len(self._intake) + len(self._pending)
+        return len(self._intake) + len(self._taken) + len(self._pending)
 
     @property
     def refused(self) -> int:
@@ -224,9 +225,13 @@ class AuditWriter:
         if taken.dropped:
             details = {"records": sum(taken.dropped.values()), "causes": taken.dropped}
             self._append_own(AuditEvent(event=EventName.DROPPED, at=self._clock(), details=details))
-        for each in taken.offered:
+        offered = self._taken = taken.offered
+        # WHY one by one: a record that goes while it is in the cache makes room for the next check.
+        while offered:
+            each = offered[0]
             record, ticket = (each.record, each) if isinstance(each, Ticket) else (each, None)
             self._pending.append(_Pending(self._document(record), ticket))
+            offered.popleft()
 
     def _document(self, record: AuditRecord | RepeatedRecord | AuditEvent) -> Document | Rendered:
         """Return the record's written form, or that of a fault in its place. Total."""

@@ -24,7 +24,7 @@ from audit.record import (
     ShadowFacts,
     SubjectFacts,
 )
-from audit.redact import Redactor
+from audit.redact import MASK, Redactor
 from audit.replay_facts import ReplayFacts
 from audit.settings import AuditMode, AuditSettings
 from audit.verify import verify_folder
@@ -169,6 +169,13 @@ def test_a_secret_goes_the_long_way(value: str) -> None:
     rendered = render_repeated(record, "n", Redactor())
     text = rendered.text if rendered else json.dumps(_the_long_way(record, Redactor()))
     assert value not in text
+
+
+def test_who_sends_the_mask_in_a_secret_header_goes_the_long_way() -> None:
+    """The mould says that the header was masked, and then it was not."""
+    redactor = Redactor()
+    assert render_repeated(_plain(MASK, "x-api-key"), "n", redactor) is None
+    assert render_repeated(_plain("4f2e-17", "x-api-key"), "n", redactor) is not None
 
 
 @pytest.mark.parametrize(
