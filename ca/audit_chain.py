@@ -18,7 +18,7 @@ from audit.segments import SegmentFolder
 from ca.clock import Clock
 from ca.errors import StoreError
 
-# BUDGET: 64 MiB hold about 80,000 issuances.
+# BUDGET: 64 MiB hold about 40,000 issuances.
 _MAX_SEGMENT_BYTES = 64 * 1024 * 1024
 
 
