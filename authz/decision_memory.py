@@ -31,15 +31,11 @@ from authz.settings import IdentityHeaderSettings, Settings
 from authz.walk import Outcome, Surroundings
 from identity.token_outputs import output_header_names
 from policies.decision import Reason, ShadowOutcome
-from policies.mesh import PathNormalization
 from policies.path_view import PathView, Seen
-from policies.snapshot import WorkloadPolicies
 
 # BUDGET: questions that were asked once, for each that is remembered.
 _SEEN_FOR_EACH: Final = 4
 _LONGEST_ANSWER: Final = 16_384
-# BUDGET: workloads for which is kept what their policies see of paths.
-_VIEWS_MAX: Final = 1024
 # WHY: a look costs a tenth of a walk and a recall saves nine, so that looks which find nothing
 # nine times in ten pay for nothing.
 _WORTH_ONE_IN: Final = 10
@@ -107,13 +103,11 @@ class _Shelf:
     """
 
     state: ref[ServingState]
-    level: PathNormalization
     volatile: tuple[str, ...]
     known: dict[_Question, KnownDecision]
     seen: set[_Question]
     seen_before: set[_Question]
     views: dict[_Message, PathView]
-    views_of: dict[int, tuple[WorkloadPolicies, PathView]]
 
     def question(self, key: CheckKey) -> _Question:
         """Return what a key asks."""
@@ -124,17 +118,6 @@ class _Shelf:
             return key.question, None
         seen = view.seen(key.path)
         return key.question, key.path if seen is None else seen
-
-    def view_of(self, policies: WorkloadPolicies) -> PathView:
-        """Return what a workload's policies see of paths, made once."""
-        # INVARIANT: the policies are kept beside, so that no others can have their identity.
-        found = self.views_of.get(id(policies))
-        if found is None:
-            found = policies, PathView(policies, self.level)
-            if len(self.views_of) >= _VIEWS_MAX:
-                self.views_of.clear()
-            self.views_of[id(policies)] = found
-        return found[1]
 
 
 class Sight(NamedTuple):
@@ -211,12 +194,11 @@ class DecisionMemory:
             return
         mould = RecordMould(first, tuple(name for name, _ in key.values))
         known = KnownDecision(outcome, answer, mould, grounds)
-        view = shelf.view_of(outcome.basis.policies)
         with self._lock:
             if key.path:
                 while len(shelf.views) >= _SEEN_FOR_EACH * self._max:
                     del shelf.views[next(iter(shelf.views))]
-                shelf.views[key.question] = view
+                shelf.views[key.question] = outcome.basis.paths
             decisions, question = shelf.known, shelf.question(key)
             decisions.pop(question, None)
             while len(decisions) >= self._max:
@@ -300,6 +282,4 @@ def volatile_headers(state: ServingState, headers: IdentityHeaderSettings) -> tu
 
 
 def _new_shelf(state: ServingState, headers: IdentityHeaderSettings) -> _Shelf:
-    level = state.snapshot.mesh.path_normalization
-    volatile = volatile_headers(state, headers)
-    return _Shelf(ref(state), level, volatile, {}, set(), set(), {}, {})
+    return _Shelf(ref(state), volatile_headers(state, headers), {}, set(), set(), {})

@@ -98,7 +98,7 @@ class ServingState:
         # WHY paused: many objects come to be that stay, and the collector would walk all of them.
         with collection_paused():
             policies = self.snapshot.select(workload, is_http=key[3], pace=pace, before=before)
-        found = Selection.of(policies)
+            found = Selection.of(policies, self.snapshot.mesh.path_normalization, pace)
         if len(self._selections) < _SELECTIONS_MAX:
             self._selections[key] = found
         return found

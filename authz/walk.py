@@ -32,6 +32,7 @@ from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
 from policies.decision import Decision, Layer, Reason, ShadowVerdict
 from policies.http_path import normalize_path
+from policies.path_view import PathView
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
 
@@ -101,11 +102,13 @@ class Surroundings:
 class Basis:
     """What a decision by policies rests on, kept for the record.
 
-    `seen` is the request as the DENY and ALLOW policies saw it, `asked` are the providers
-    that were asked, in order, each with the revision of its policy.
+    `paths` tells what the policies see of a path, `seen` is the request as the DENY and ALLOW
+    policies saw it, `asked` are the providers that were asked, in order, each with the revision
+    of its policy.
     """
 
     policies: WorkloadPolicies
+    paths: PathView
     seen: Request
     is_token_refused: bool = False
     asked: tuple[tuple[str, str], ...] = ()
@@ -249,6 +252,7 @@ def _judged(
         istio_shadow=istio_shadow,
         basis=Basis(
             policies=policies,
+            paths=selection.paths,
             seen=judged.request,
             is_token_refused=failure is not None,
             asked=tuple(asked),

@@ -10,14 +10,16 @@ paths where a condition is not known to look elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final
 
 from identity.token_locations import holds_param, token_params
 from policies.http_path import is_canonical, normalize_path
 from policies.matchers import CompiledPolicy
 from policies.mesh import PathNormalization
-from policies.needs import claim_of, header_of, keys_of, metadata_of
+from policies.needs import claim_of, header_of, metadata_of
+from policies.pace import Pace, no_pace, paced
 from policies.path_template import is_template, template_matcher
 from policies.snapshot import WorkloadPolicies
 from policies.string_match import TextTest, head_of
@@ -57,10 +59,14 @@ class PathView:
 
     __slots__ = ("_heads", "_is_blind", "_level", "_params", "_tails", "_templates", "_wholes")
 
-    def __init__(self, policies: WorkloadPolicies, level: PathNormalization) -> None:
-        """Take the texts that conditions look for; `level` is how a path is to be written."""
-        applied = list(_applied(policies))
-        values = dict.fromkeys(_path_values(applied))
+    def __init__(
+        self, policies: WorkloadPolicies, level: PathNormalization, pace: Pace = no_pace
+    ) -> None:
+        """Take the texts that conditions look for; `level` is how a path is to be written.
+
+        `pace` is called on the way.
+        """
+        keys, values = _looked_for(policies, pace)
         self._level = level
         self._params = token_params(policies.jwt_rules)
         self._wholes: dict[str, int] = {}
@@ -85,7 +91,7 @@ class PathView:
         self._heads = tuple(heads.items())
         self._tails = tuple(tails.items())
         self._is_blind = (
-            any(sees_path(key) for key in keys_of(applied) if key != _PATHS)
+            any(map(sees_path, keys))
             or len(heads) + len(tails) > _LENGTHS_MAX
             or any(len(each) > _TEMPLATES_MAX for each in self._templates.values())
         )
@@ -137,11 +143,17 @@ def _applied(policies: WorkloadPolicies) -> Iterator[CompiledPolicy]:
     yield from policies.dry_run
 
 
-def _path_values(policies: Iterable[CompiledPolicy]) -> Iterator[str]:
-    for policy in policies:
+def _looked_for(policies: WorkloadPolicies, pace: Pace) -> tuple[set[str], list[str]]:
+    """Return the keys of all conditions but those on paths, and the values of those, each once."""
+    keys: set[str] = set()
+    values: dict[str, None] = {}
+    for policy in paced(_applied(policies), pace):
         for rule in policy.rules:
-            for group in (*rule.sources, *rule.operations, rule.when):
-                for clause in group:
-                    if clause.source.key == _PATHS:
-                        for value in (*clause.source.values, *clause.source.not_values):
-                            yield value.text
+            for clause in chain(*rule.sources, *rule.operations, rule.when):
+                condition = clause.source
+                if condition.key != _PATHS:
+                    keys.add(condition.key)
+                    continue
+                for value in (*condition.values, *condition.not_values):
+                    values[value.text] = None
+    return keys, list(values)

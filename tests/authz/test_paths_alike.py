@@ -288,4 +288,3 @@ def test_a_flood_of_callers_and_paths_is_bounded() -> None:
     shelf = twins.memory._shelf
     assert shelf is not None
     assert 4 < len(shelf.views) <= 16
-    assert len(shelf.views_of) == 1
