@@ -20,6 +20,9 @@ _QUIET: Final = 0.1
 # Over so many rests in a row it counts, but for one, then so many slices of work go without one.
 _QUIET_RESTS, _UNDISTURBED = 5, 50
 
+# A piece of work that took longer than a slice is rested for, up to so many slices.
+_MOST_SLICES = 10
+
 
 def time_of_others() -> float:
     """Return the CPU seconds that the other threads of the process took so far."""
@@ -45,13 +48,14 @@ class Pacer:
     ) -> None:
         """Work for `share` of the time, in slices of so many seconds of CPU."""
         self._slice = slice_seconds
-        self._pause = slice_seconds * (1 / share - 1)
+        self._rest_for_work = 1 / share - 1
         self._clock = clock
         self._wall = wall
         self._others = others
         self._rest = rest or threading.Event().wait
         self._thread = 0
         self._until = self._not_before = 0.0
+        # What others took of each of the last rests, as a share of one core.
         self._used: deque[float] = deque(maxlen=_QUIET_RESTS)
         self._undisturbed = 0
 
@@ -74,20 +78,22 @@ class Pacer:
         if self._undisturbed:
             self._undisturbed -= 1
         else:
-            self._take_a_rest()
+            self._take_a_rest(min(self._slice - left, self._slice * _MOST_SLICES))
         self._begin_slice()
 
     def _begin_slice(self) -> None:
         self._until = self._clock() + self._slice
         self._not_before = self._wall() + self._slice
 
-    def _take_a_rest(self) -> None:
+    def _take_a_rest(self, worked: float) -> None:
+        """Rest for so many seconds of work."""
+        seconds = worked * self._rest_for_work
         before = self._others()
-        self._rest(self._pause)
-        self._used.append(self._others() - before)
+        self._rest(seconds)
+        self._used.append((self._others() - before) / seconds)
         # WHY without the largest: a question about metrics takes a rest for itself, and is nobody's
         # traffic.
         counted = sorted(self._used)[:-1]
         is_known = len(self._used) == _QUIET_RESTS
-        if is_known and sum(counted) < len(counted) * self._pause * _QUIET:
+        if is_known and sum(counted) < len(counted) * _QUIET:
             self._undisturbed = _UNDISTURBED

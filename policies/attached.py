@@ -10,12 +10,13 @@ INVARIANT: a policy that applies to a workload is found, in the order of the set
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from policies.attachment import is_attached
 from policies.mesh import Mesh
 from policies.model import Attachment, AuthorizationPolicy, Metadata
+from policies.pace import Pace, no_pace, paced
 from policies.request import Workload
 
 _Label = tuple[str, str]
@@ -34,9 +35,9 @@ class AttachedPolicies:
 
     __slots__ = ("_anywhere", "_by_label")
 
-    def __init__(self, policies: Sequence[AuthorizationPolicy] = ()) -> None:
-        """File the policies; their numbers count from 0 in this order."""
-        groups = _grouped(policies)
+    def __init__(self, policies: Sequence[AuthorizationPolicy] = (), pace: Pace = no_pace) -> None:
+        """File the policies; their numbers count from 0 in this order. `pace` is called between."""
+        groups = _grouped(paced(policies, pace))
         asked = Counter(label for group in groups for label in _labels(group))
         self._anywhere: list[_Group] = []
         self._by_label: dict[_Label, list[_Group]] = {}
@@ -60,7 +61,7 @@ class AttachedPolicies:
         )
 
 
-def _grouped(policies: Sequence[AuthorizationPolicy]) -> list[_Group]:
+def _grouped(policies: Iterable[AuthorizationPolicy]) -> list[_Group]:
     groups: dict[Hashable, _Group] = {}
     for number, policy in enumerate(policies):
         found = policy.attachment

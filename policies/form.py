@@ -30,6 +30,7 @@ from policies.model import (
     Metadata,
     Rule,
     Value,
+    same_or_new,
     selecting,
 )
 
@@ -263,22 +264,21 @@ def _groups(
     forms: Sequence[tuple[ClauseForm, ...]],
     texts: Sequence[str],
     places: Sequence[Location],
-    old: Sequence[Sequence[Clause]],
+    old: tuple[tuple[Clause, ...], ...],
 ) -> tuple[tuple[Clause, ...], ...]:
     is_alike = len(old) == len(forms)
-    return tuple(
-        [
-            _clauses(form, texts, places, old[number] if is_alike else ())
-            for number, form in enumerate(forms)
-        ]
-    )
+    found = [
+        _clauses(form, texts, places, old[number] if is_alike else ())
+        for number, form in enumerate(forms)
+    ]
+    return same_or_new(old, found)
 
 
 def _clauses(
     forms: Sequence[ClauseForm],
     texts: Sequence[str],
     places: Sequence[Location],
-    old: Sequence[Clause],
+    old: tuple[Clause, ...],
 ) -> tuple[Clause, ...]:
     known = old if len(old) == len(forms) else (_NO_CLAUSE,) * len(forms)
     found = []
@@ -303,4 +303,4 @@ def _clauses(
             location=before.location if before.location == place else place,
         )
         found.append(clause)
-    return tuple(found)
+    return same_or_new(old, found)

@@ -21,6 +21,7 @@ from policies.load_request import read_request_authentication
 from policies.mesh import Mesh
 from policies.mesh_traps import warn_of_mesh
 from policies.model import Metadata, Resource
+from policies.pace import Pace, no_pace, paced
 
 _GROUP = "security.istio.io"
 _VERSIONS = ("v1", "v1beta1")
@@ -95,8 +96,10 @@ def inspect_file(file: str, text: str, first_line: int = 1) -> Inspected:
     )
 
 
-def join_files(files: Iterable[Inspected], mesh: Mesh) -> Loaded:
+def join_files(files: Iterable[Inspected], mesh: Mesh, pace: Pace = no_pace) -> Loaded:
     """Return what files hold together that were read one by one, as `read_resources` does.
+
+    `pace` is called on the way.
 
     Raises:
         LoadError: any file holds an error, or two files do not go together.
@@ -107,7 +110,7 @@ def join_files(files: Iterable[Inspected], mesh: Mesh) -> Loaded:
         resources += each.resources
         findings.diagnostics += each.findings
     with suppress(LoadError):
-        _judge_together(resources, mesh, findings)
+        _judge_together(resources, mesh, findings, pace)
     if findings.has_errors:
         raise LoadError(findings.diagnostics)
     return Loaded(resources=tuple(resources), warnings=tuple(findings.diagnostics))
@@ -122,11 +125,13 @@ def _read_text(file: str, text: str, findings: Findings, first_line: int = 1) ->
                 yield resource
 
 
-def _judge_together(resources: list[Resource], mesh: Mesh | None, findings: Findings) -> None:
+def _judge_together(
+    resources: list[Resource], mesh: Mesh | None, findings: Findings, pace: Pace = no_pace
+) -> None:
     """Add what is only wrong of several resources, or under a mesh."""
-    _refuse_twins(resources, findings)
+    _refuse_twins(paced(resources, pace), findings)
     if mesh is not None:
-        warn_of_mesh(resources, mesh, findings)
+        warn_of_mesh(paced(resources, pace), mesh, findings)
 
 
 def _documents(text: str, file: str, findings: Findings, first_line: int) -> Iterator[YamlNode]:
@@ -224,7 +229,7 @@ def _is_near_group(group: str) -> bool:
     return bool(difflib.get_close_matches(group, [_GROUP], cutoff=0.8))
 
 
-def _refuse_twins(resources: list[Resource], findings: Findings) -> None:
+def _refuse_twins(resources: Iterable[Resource], findings: Findings) -> None:
     """Refuse two resources of one kind, namespace and name: which one counts is a guess."""
     seen: dict[tuple[str, str, str], Resource] = {}
     for resource in resources:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 from policies.attributes import RequestTest, Scope, attribute_for
 from policies.columns import Column, column_for, narrow_rule
 from policies.decision import RuleRef
 from policies.mesh import Mesh
-from policies.model import Action, AuthorizationPolicy, Clause, Rule, Value
+from policies.model import Action, AuthorizationPolicy, Clause, Rule, Value, same_or_new
 from policies.request import Request
 
 
@@ -91,6 +92,7 @@ class CompiledPolicy:
         return None
 
 
+_NO_RULE: Final = CompiledRule(RuleRef(namespace="", policy=""), (), (), ())
 # BUDGET: predicates remembered while a set is compiled; what repeats does so early.
 _KNOWN_MAX: Final = 4096
 Predicates = dict[tuple[str, tuple[str, ...], str, bool], tuple[RequestTest, ...]]
@@ -125,7 +127,7 @@ def compile_policy(
         ref=before.ref if before is not None else policy.metadata.ref(),
         action=policy.action,
         rules=tuple(
-            _compile_rule(narrowed, _ref(policy, index, before), compiler)
+            _compile_rule(narrowed, _ref(policy, index, before), compiler, _rule_at(before, index))
             for index, rule in enumerate(policy.rules)
             if (narrowed := narrow_rule(rule, policy.action, column)) is not None
         ),
@@ -144,9 +146,10 @@ class _Compiler:
     known: Predicates
     made: Mapping[int, CompiledClause]
 
-    def clauses(self, clauses: Iterable[Clause]) -> Alternative:
-        """Return clauses that are AND-ed."""
-        return tuple([self.made.get(id(clause)) or self._clause(clause) for clause in clauses])
+    def clauses(self, clauses: Iterable[Clause], before: Alternative | None) -> Alternative:
+        """Return clauses that are AND-ed; those of `before` where they are the same."""
+        found = [self.made.get(id(clause)) or self._clause(clause) for clause in clauses]
+        return same_or_new(before or (), found)
 
     def _clause(self, clause: Clause) -> CompiledClause:
         return CompiledClause(
@@ -174,11 +177,13 @@ class _Compiler:
 def _ref(policy: AuthorizationPolicy, index: int, before: CompiledPolicy | None) -> RuleRef:
     """Return the reference to a rule: the very same where it has not moved."""
     line = policy.rules[index].location.line
-    if before is not None and index < len(before.rules):
-        ref = before.rules[index].ref
-        if (ref.rule, ref.line) == (index, line):
-            return ref
-    return policy.metadata.ref(index, line)
+    ref = _rule_at(before, index).ref
+    return ref if (ref.rule, ref.line) == (index, line) else policy.metadata.ref(index, line)
+
+
+def _rule_at(policy: CompiledPolicy | None, index: int) -> CompiledRule:
+    """Return a rule of a policy, an empty one where it has none."""
+    return _NO_RULE if policy is None or index >= len(policy.rules) else policy.rules[index]
 
 
 def _clauses_of(policy: CompiledPolicy) -> Mapping[int, CompiledClause]:
@@ -191,12 +196,20 @@ def _clauses_of(policy: CompiledPolicy) -> Mapping[int, CompiledClause]:
     }
 
 
-def _compile_rule(rule: Rule, ref: RuleRef, compiler: _Compiler) -> CompiledRule:
+def _compile_rule(rule: Rule, ref: RuleRef, compiler: _Compiler, old: CompiledRule) -> CompiledRule:
+    sources = [
+        compiler.clauses(group, before)
+        for group, before in zip_longest(rule.sources, old.sources[: len(rule.sources)])
+    ]
+    operations = [
+        compiler.clauses(group, before)
+        for group, before in zip_longest(rule.operations, old.operations[: len(rule.operations)])
+    ]
     return CompiledRule(
         ref=ref,
-        sources=tuple(compiler.clauses(group) for group in rule.sources),
-        operations=tuple(compiler.clauses(group) for group in rule.operations),
-        when=compiler.clauses(rule.when),
+        sources=same_or_new(old.sources, sources),
+        operations=same_or_new(old.operations, operations),
+        when=compiler.clauses(rule.when, old.when),
     )
 
 

@@ -7,11 +7,12 @@ spellings of the keys (Istio AuthorizationPolicy reference, "Condition").
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Self
+from typing import Self, TypeVar
 
 from identity.jwt_rule import JwtRule
 from policies.decision import RuleRef
@@ -114,6 +115,15 @@ class Attachment:
         return self.selector is None or all(
             labels.get(key) == value for key, value in self.selector.items()
         )
+
+
+_Item = TypeVar("_Item")
+
+
+def same_or_new(old: tuple[_Item, ...], new: Sequence[_Item]) -> tuple[_Item, ...]:
+    """Return the old tuple where the new items are the very same objects, else one of them."""
+    is_same = len(old) == len(new) and all(map(operator.is_, old, new))
+    return old if is_same else tuple(new)
 
 
 # BUDGET: distinct selectors of a set; what is beyond is not shared, and the same all the same.

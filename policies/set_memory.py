@@ -142,8 +142,10 @@ def _plan(
     pieces = cut(text)
     if pieces is None:
         return _Plan(file, text, digest, None, [(file, text, 1)])
+    pace()
     stretches, texts = pieces
     kept, before = _kept(known, stretches), _policies(known)
+    pace()
     formed, rest = [], []
     for number, piece in enumerate(texts):
         if number in kept:

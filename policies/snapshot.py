@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from types import MappingProxyType
 
 from identity.jwt_rule import JwtRule
@@ -30,7 +30,7 @@ from policies.model import (
     selecting,
 )
 from policies.needs import PolicyNeeds, issuer_digests, needs_of, rules_digest
-from policies.pace import Pace, no_pace
+from policies.pace import Pace, no_pace, paced
 from policies.peer_requirement import PeerRequirement, resolve_peer_requirement
 from policies.request import Workload
 from policies.set_memory import SetMemory
@@ -89,15 +89,17 @@ class Snapshot:
     needs: PolicyNeeds = field(init=False)
     """What the conditions of the policies look at."""
     _attached: AttachedPolicies = field(init=False, repr=False, compare=False)
+    pace: InitVar[Pace] = no_pace
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, pace: Pace) -> None:
         """Find out once what each decision asks."""
         attachments = [policy.attachment for policy, _ in self.policies]
         attachments += [found.attachment for found in self.request_authentications]
         asks = self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
         object.__setattr__(self, "needs_service", asks)
-        object.__setattr__(self, "needs", needs_of(policy for policy, _ in self.policies))
-        attached = AttachedPolicies([policy for policy, _ in self.policies])
+        policies = [policy for policy, _ in self.policies]
+        object.__setattr__(self, "needs", needs_of(paced(policies, pace)))
+        attached = AttachedPolicies(policies, pace)
         object.__setattr__(self, "_attached", attached)
 
     @property
@@ -199,7 +201,7 @@ def build_snapshot(
     # WHY: what a set shares with the one before keeps that one's memory from being given back.
     selecting.cache_clear()
     with collection_paused():
-        loaded = join_files(remembered.files(pairs, pace), mesh)
+        loaded = join_files(remembered.files(pairs, pace), mesh, pace)
         revision = _digest(pairs, mesh)
         return _assemble(loaded.resources, mesh, revision, loaded.warnings, remembered, pace)
 
@@ -234,6 +236,7 @@ def _assemble(
         peer_authentications=tuple(each for each in found if isinstance(each, PeerAuthentication)),
         revision=revision,
         warnings=warnings,
+        pace=pace,
     )
 
 
