@@ -220,91 +220,93 @@ def _wait_for_ports(
 def _bootstrap(
     authority: Authority, grpc_port: int, routes: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    sidecar = authority.issue(Shape(uris=(SIDECAR,)))
+    """Return Envoy's configuration: sidecar, gateway before it, waypoint with its tunnel."""
     gateway = authority.issue(Shape(uris=(GATEWAY,)))
-    tls = _downstream_tls(authority, sidecar)
+    internal = f"{_TYPES}.bootstrap.internal_listener.v3.InternalListener"
+    return {
+        "admin": {"address": _address(0)},
+        "bootstrap_extensions": [
+            {"name": "envoy.bootstrap.internal_listener", "typed_config": {"@type": internal}}
+        ],
+        "static_resources": {
+            "listeners": _listeners(authority, gateway, routes),
+            "clusters": _clusters(authority, gateway, grpc_port),
+        },
+    }
+
+
+def _listeners(
+    authority: Authority, gateway: tuple[str, str], routes: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    tls = _downstream_tls(authority, authority.issue(Shape(uris=(SIDECAR,))))
     onward = [{"match": {"prefix": "/"}, "route": {"cluster": "sidecar"}}]
     answer = [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]
-    state = {
-        "name": "envoy.filters.network.set_filter_state",
-        "typed_config": {
-            "@type": f"{_TYPES}.filters.network.set_filter_state.v3.Config",
-            "on_downstream_tls_handshake": [
-                {
-                    "object_key": "io.istio.peer_principal",
-                    "factory_key": "envoy.string",
-                    "format_string": {
-                        "text_format_source": {"inline_string": "%DOWNSTREAM_PEER_URI_SAN%"}
-                    },
-                    "shared_with_upstream": "ONCE",
-                }
-            ],
-        },
-    }
-    tunnel = {
-        "name": "envoy.filters.network.tcp_proxy",
-        "typed_config": {
-            "@type": f"{_TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "t",
-            "cluster": "inside",
-            # Else the tunnel would begin before TLS has told who calls.
-            "upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE",
-            "max_early_data_bytes": 65536,
-        },
-    }
-    listeners = [
+    entry = _manager(onward, mode="SANITIZE_SET", asks=False)
+    return [
         _listener("main", [_manager(routes)], tls),
-        _listener(
-            "gateway",
-            [_manager(onward, mode="SANITIZE_SET", asks=False)],
-            _downstream_tls(authority, gateway),
-        ),
+        _listener("gateway", [entry], _downstream_tls(authority, gateway)),
         {**_listener("sidecar", [_manager(answer)], tls), "address": {"pipe": {"path": "s.sock"}}},
-        _listener("waypoint", [state, tunnel], tls),
+        _listener("waypoint", [_PEER_NOTED, _TUNNEL], tls),
         {
             "name": "inside",
             "internal_listener": {},
             "filter_chains": [{"filters": [_manager(answer)]}],
         },
     ]
+
+
+def _clusters(
+    authority: Authority, gateway: tuple[str, str], grpc_port: int
+) -> list[dict[str, Any]]:
     inner = {"envoy_internal_address": {"server_listener_name": "inside"}}
-    clusters = [
+    return [
         {**_cluster("authorizer", _address(grpc_port)), "typed_extension_protocol_options": _H2},
         {
             **_cluster("sidecar", {"pipe": {"path": "s.sock"}}),
             "transport_socket": _upstream_tls(authority, gateway),
         },
-        {
-            **_cluster("inside", inner),
-            "transport_socket": {
-                "name": "envoy.transport_sockets.internal_upstream",
-                "typed_config": {
-                    "@type": f"{_TYPES}.transport_sockets.internal_upstream.v3"
-                    ".InternalUpstreamTransport",
-                    "transport_socket": {
-                        "name": "envoy.transport_sockets.raw_buffer",
-                        "typed_config": {
-                            "@type": f"{_TYPES}.transport_sockets.raw_buffer.v3.RawBuffer"
-                        },
-                    },
-                },
-            },
-        },
+        {**_cluster("inside", inner), "transport_socket": _STATE_PASSED_ON},
     ]
-    return {
-        "admin": {"address": _address(0)},
-        "bootstrap_extensions": [
+
+
+# As at a waypoint: the peer of the outer connection is known in the inner one.
+_PEER_NOTED = {
+    "name": "envoy.filters.network.set_filter_state",
+    "typed_config": {
+        "@type": f"{_TYPES}.filters.network.set_filter_state.v3.Config",
+        "on_downstream_tls_handshake": [
             {
-                "name": "envoy.bootstrap.internal_listener",
-                "typed_config": {
-                    "@type": f"{_TYPES}.bootstrap.internal_listener.v3.InternalListener"
+                "object_key": "io.istio.peer_principal",
+                "factory_key": "envoy.string",
+                "format_string": {
+                    "text_format_source": {"inline_string": "%DOWNSTREAM_PEER_URI_SAN%"}
                 },
+                "shared_with_upstream": "ONCE",
             }
         ],
-        "static_resources": {"listeners": listeners, "clusters": clusters},
-    }
-
-
+    },
+}
+_TUNNEL = {
+    "name": "envoy.filters.network.tcp_proxy",
+    "typed_config": {
+        "@type": f"{_TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "t",
+        "cluster": "inside",
+        # Else the tunnel would begin before TLS has told who calls.
+        "upstream_connect_mode": "ON_DOWNSTREAM_TLS_HANDSHAKE",
+        "max_early_data_bytes": 65536,
+    },
+}
+_STATE_PASSED_ON = {
+    "name": "envoy.transport_sockets.internal_upstream",
+    "typed_config": {
+        "@type": f"{_TYPES}.transport_sockets.internal_upstream.v3.InternalUpstreamTransport",
+        "transport_socket": {
+            "name": "envoy.transport_sockets.raw_buffer",
+            "typed_config": {"@type": f"{_TYPES}.transport_sockets.raw_buffer.v3.RawBuffer"},
+        },
+    },
+}
 _H2 = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
         "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",

@@ -147,21 +147,19 @@ def _port(process: subprocess.Popen[bytes], folder: Path) -> int:
 
 def _bootstrap(folder: Path) -> dict[str, Any]:
     """Return Envoy's configuration: one listener that asks, and answers by itself."""
-    log = {
-        "name": "envoy.access_loggers.file",
-        "typed_config": {
-            "@type": f"{_TYPES}.access_loggers.file.v3.FileAccessLog",
-            "path": str(folder / "access.log"),
-            "log_format": {
-                "json_format": {
-                    "status": "%RESPONSE_CODE%",
-                    "path": "%REQ(:PATH)%",
-                    "decision_id": _ID,
-                    "reason": _REASON,
-                }
-            },
-        },
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
+    manager = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": _manager(folder),
     }
+    listener = {"name": "main", "address": address, "filter_chains": [{"filters": [manager]}]}
+    return {
+        "admin": {"address": address},
+        "static_resources": {"listeners": [listener], "clusters": [_authorizer(folder)]},
+    }
+
+
+def _manager(folder: Path) -> dict[str, Any]:
     asking = {
         "@type": f"{_TYPES}.filters.http.ext_authz.v3.ExtAuthz",
         "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": "10s"},
@@ -170,53 +168,49 @@ def _bootstrap(folder: Path) -> dict[str, Any]:
     }
     router = {"@type": f"{_TYPES}.filters.http.router.v3.Router"}
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
-    manager = {
+    return {
         "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "t",
-        "access_log": [log],
+        "access_log": [_access_log(folder)],
         "http_filters": [
             {"name": "envoy.filters.http.ext_authz", "typed_config": asking},
             {"name": "envoy.filters.http.router", "typed_config": router},
         ],
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [answer]}]},
     }
+
+
+def _access_log(folder: Path) -> dict[str, Any]:
+    line = {
+        "status": "%RESPONSE_CODE%",
+        "path": "%REQ(:PATH)%",
+        "decision_id": _ID,
+        "reason": _REASON,
+    }
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPES}.access_loggers.file.v3.FileAccessLog",
+            "path": str(folder / "access.log"),
+            "log_format": {"json_format": line},
+        },
+    }
+
+
+def _authorizer(folder: Path) -> dict[str, Any]:
     http2 = {
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
-        }
+        "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http2_protocol_options": {}},
     }
     endpoint = {"endpoint": {"address": {"pipe": {"path": str(folder / "grpc.sock")}}}}
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": 0}}
     return {
-        "admin": {"address": address},
-        "static_resources": {
-            "listeners": [
-                {
-                    "name": "main",
-                    "address": address,
-                    "filter_chains": [
-                        {
-                            "filters": [
-                                {
-                                    "name": "envoy.filters.network.http_connection_manager",
-                                    "typed_config": manager,
-                                }
-                            ]
-                        }
-                    ],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "authorizer",
-                    "connect_timeout": "5s",
-                    "typed_extension_protocol_options": http2,
-                    "load_assignment": {
-                        "cluster_name": "authorizer",
-                        "endpoints": [{"lb_endpoints": [endpoint]}],
-                    },
-                }
-            ],
+        "name": "authorizer",
+        "connect_timeout": "5s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2
+        },
+        "load_assignment": {
+            "cluster_name": "authorizer",
+            "endpoints": [{"lb_endpoints": [endpoint]}],
         },
     }

@@ -123,66 +123,103 @@ async def _chain(folder):
     return secret.tls_certificate.certificate_chain.inline_bytes
 
 
+def _replicas(serving, tmp_path, url):
+    """Return two replicas that serve the same proxy's identity, not begun yet."""
+    passphrase = tmp_path / "p"
+    passphrase.write_bytes(PASSPHRASE)
+    passphrase.chmod(0o600)
+    cart = {"spiffeId": "spiffe://cluster.local/cart", "socket": "cart.sock"}
+    found = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        found.append(
+            serving(
+                folder=folder,
+                records={"ledgerUrl": url, "nodeName": name},
+                workloads=[cart],
+                sharedAuthorities=True,
+                keyPassphraseFile=str(passphrase),
+            )
+        )
+    return found
+
+
+async def _asked(replica, **request):
+    """Return what a replica answers a command."""
+    return await asyncio.to_thread(ask, replica.folder / "state", request)
+
+
+class _Proxy:
+    """A proxy's stream of roots."""
+
+    def __init__(self, channel):
+        self._stream = SecretDiscoveryServiceStub(channel).StreamSecrets()
+
+    async def begin(self):
+        """Ask, and acknowledge what comes."""
+        await self._stream.write(DiscoveryRequest(resource_names=["ROOTCA"]))
+        await self.acknowledge(await self.news())
+
+    async def news(self):
+        """Return what names the next version."""
+        return (await self._stream.read()).nonce
+
+    async def acknowledge(self, nonce):
+        """Say that a version was taken."""
+        await self._stream.write(DiscoveryRequest(resource_names=["ROOTCA"], response_nonce=nonce))
+
+    def end(self):
+        """Hang up."""
+        self._stream.cancel()
+
+
+async def _activated(replica):
+    """Ask for the activation until it is done."""
+    while True:
+        try:
+            await _asked(replica, do="rotate", step="activate")
+            return
+        except ControlError:
+            await asyncio.sleep(0.1)
+
+
+async def _rotated(a, b, proxies):
+    """Rotate at one replica; the proxy of the other one is slow to acknowledge."""
+    for proxy in proxies:
+        await proxy.begin()
+    await _asked(a, do="rotate", step="prepare")
+    news = [await proxy.news() for proxy in proxies]
+    await proxies[0].acknowledge(news[0])
+    with pytest.raises(ControlError, match="not acknowledged by all at replica `b`"):
+        while True:
+            await _asked(a, do="rotate", step="activate")
+    before = await _chain(b.folder)
+    await proxies[1].acknowledge(news[1])
+    async with asyncio.timeout(20):
+        await _activated(a)
+        while await _chain(b.folder) == before:
+            await asyncio.sleep(0.1)
+    status = await _asked(b, do="status")
+    assert [slot["phase"] for slot in status["authorities"]] == ["retired", "active"]
+
+
 @pytest.mark.postgresql
 def test_two_processes_rotate_together(serving, tmp_path):
     """A proxy at one replica that lacks the new root holds the other replica's activation up."""
 
     async def run(url):
-        (tmp_path / "p").write_bytes(PASSPHRASE)
-        (tmp_path / "p").chmod(0o600)
-        folders = [tmp_path / "a", tmp_path / "b"]
-        settings = {"sharedAuthorities": True, "keyPassphraseFile": str(tmp_path / "p")}
-        cart = {"spiffeId": "spiffe://cluster.local/cart", "socket": "cart.sock"}
-        for folder in folders:
-            folder.mkdir()
-
-        def served(folder):
-            records = {"ledgerUrl": url, "nodeName": folder.name}
-            return serving(folder=folder, records=records, workloads=[cart], **settings)
-
-        async def asked(folder, **request):
-            return await asyncio.to_thread(ask, folder / "state", request)
-
+        one, two = _replicas(serving, tmp_path, url)
         async with (
-            served(folders[0]) as a,
-            served(folders[1]) as b,
+            one as a,
+            two as b,
             grpc.aio.insecure_channel(f"unix:{a.folder}/cart.sock") as channel_a,
             grpc.aio.insecure_channel(f"unix:{b.folder}/cart.sock") as channel_b,
         ):
-            streams = [
-                SecretDiscoveryServiceStub(each).StreamSecrets() for each in (channel_a, channel_b)
-            ]
-            for stream in streams:
-                await stream.write(DiscoveryRequest(resource_names=["ROOTCA"]))
-                nonce = (await stream.read()).nonce
-                await stream.write(
-                    DiscoveryRequest(resource_names=["ROOTCA"], response_nonce=nonce)
-                )
-            await asked(a.folder, do="rotate", step="prepare")
-            news = [await stream.read() for stream in streams]
-            answers = [
-                DiscoveryRequest(resource_names=["ROOTCA"], response_nonce=new.nonce)
-                for new in news
-            ]
-            await streams[0].write(answers[0])
-            with pytest.raises(ControlError, match="not acknowledged by all at replica `b`"):
-                while True:
-                    await asked(a.folder, do="rotate", step="activate")
-            before = await _chain(b.folder)
-            await streams[1].write(answers[1])
-            async with asyncio.timeout(20):
-                while True:
-                    try:
-                        await asked(a.folder, do="rotate", step="activate")
-                        break
-                    except ControlError:
-                        await asyncio.sleep(0.1)
-                while await _chain(b.folder) == before:
-                    await asyncio.sleep(0.1)
-            status = await asked(b.folder, do="status")
-            assert [s["phase"] for s in status["authorities"]] == ["retired", "active"]
-            for stream in streams:
-                stream.cancel()
+            proxies = [_Proxy(channel_a), _Proxy(channel_b)]
+            await _rotated(a, b, proxies)
+            for proxy in proxies:
+                proxy.end()
 
     with postgresql_server() as server:
         asyncio.run(run(server.url))

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -91,70 +92,75 @@ class BundleServer:
         return self._closing.wait(seconds)
 
 
-def _handler(service: BundleServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 30
+class _Handler(BaseHTTPRequestHandler):
+    """Answers as its service says at the moment."""
 
-        def do_GET(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            service.note(Seen(self.path, headers))
+    protocol_version = "HTTP/1.1"
+    timeout = 30
+
+    def __init__(self, service: BundleServer, *connection: Any) -> None:
+        """Answer one connection; the base class does so at once."""
+        self._service = service
+        super().__init__(*connection)
+
+    def do_GET(self) -> None:
+        service = self._service
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        service.note(Seen(self.path, headers))
+        self.close_connection = True
+        if service.token and headers.get("authorization") != f"Bearer {service.token}":
+            return self._answer(401)
+        asked = headers.get("if-none-match", "")
+        wait = headers.get("prefer", "").partition("wait=")[2]
+        if wait and service.content_type == MEDIA_TYPE and asked:
+            service.hold(asked, float(wait))
+        now = service.now()
+        if now.status != 200:
+            return self._answer(now.status)
+        if now.mode == "drop":
+            return None
+        if now.mode == "redirect" and not self.path.startswith("/final"):
+            return self._answer(302, location=now.target)
+        if asked == now.etag and now.mode != "always":
+            return self._answer(304, etag=now.etag)
+        return self._body(now)
+
+    def _body(self, now: BundleServer) -> None:
+        raw = now.raw
+        more = {"gzip-lie": 10}.get(now.mode, 0)
+        self.send_response(200)
+        self.send_header("content-type", now.content_type)
+        self.send_header("etag", now.etag)
+        self.send_header("content-length", str(len(raw) + more))
+        self.end_headers()
+        self.wfile.flush()
+        if now.mode == "stall":
+            self._service.rest()
+        elif now.mode == "drip":
+            for byte in raw:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self._service.rest(0.05):
+                    return
+        else:
+            self.wfile.write(raw[: len(raw) // 2] if now.mode == "cut" else raw)
+
+    def _answer(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def handle_one_request(self) -> None:
+        """A client that went away is part of the tests."""
+        try:
+            super().handle_one_request()
+        except OSError:
             self.close_connection = True
-            if service.token and headers.get("authorization") != f"Bearer {service.token}":
-                return self._answer(401)
-            asked = headers.get("if-none-match", "")
-            wait = headers.get("prefer", "").partition("wait=")[2]
-            if wait and service.content_type == MEDIA_TYPE and asked:
-                service.hold(asked, float(wait))
-            now = service.now()
-            if now.status != 200:
-                return self._answer(now.status)
-            if now.mode == "drop":
-                return None
-            if now.mode == "redirect" and not self.path.startswith("/final"):
-                return self._answer(302, location=now.target)
-            if asked == now.etag and now.mode != "always":
-                return self._answer(304, etag=now.etag)
-            return self._body(now)
 
-        def _body(self, now: BundleServer) -> None:
-            raw = now.raw
-            more = {"gzip-lie": 10}.get(now.mode, 0)
-            self.send_response(200)
-            self.send_header("content-type", now.content_type)
-            self.send_header("etag", now.etag)
-            self.send_header("content-length", str(len(raw) + more))
-            self.end_headers()
-            self.wfile.flush()
-            if now.mode == "stall":
-                service.rest()
-            elif now.mode == "drip":
-                for byte in raw:
-                    self.wfile.write(bytes([byte]))
-                    self.wfile.flush()
-                    if service.rest(0.05):
-                        return
-            else:
-                self.wfile.write(raw[: len(raw) // 2] if now.mode == "cut" else raw)
-
-        def _answer(self, status: int, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def handle_one_request(self) -> None:
-            """A client that went away is part of the tests."""
-            try:
-                super().handle_one_request()
-            except OSError:
-                self.close_connection = True
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
 
 @contextmanager
@@ -163,7 +169,7 @@ def bundle_server(
 ) -> Iterator[BundleServer]:
     """Yield a running service."""
     service = BundleServer(raw=raw, **state)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, service))
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
