@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, zip_longest
 from operator import itemgetter
 from sys import intern
@@ -150,7 +151,8 @@ class Form:
         nodes: int,
     ) -> None:
         """Keep what is made of a policy; `words` are the numbers of parts that are held fast."""
-        self._policy = policy
+        # WHY without rules: they would keep a set that serves no more.
+        self._policy = replace(policy, rules=())
         self._held: Callable[[Sequence[str]], Any] = itemgetter(*words)
         self._held_words = self._held(parts)
         self._slots = tuple(slots)
