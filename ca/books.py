@@ -56,6 +56,7 @@ class Books:
     listeners: list[Callable[[], None]] = field(default_factory=list)
     publish_error: str = ""
     ledger_error: str = field(default="")
+    checkpoints: Checkpoints | None = None
     caught_up: str = ""
 
     def refresh(self) -> None:
@@ -98,6 +99,9 @@ class Books:
         fault = self.recorder.health() or self.ledger_error
         if fault:
             yield Trouble(code="records", subject="ledger", message=fault, is_failing=True)
+        elif self.checkpoints is not None and self.checkpoints.fault:
+            # Issuance goes on, for the audit chain holds all of it.
+            yield Trouble(code="records", subject="ledger", message=self.checkpoints.fault)
         if self.caught_up:
             yield Trouble(code="ledger_restored", subject="ledger", message=self.caught_up)
         if self.publish_error:
@@ -146,7 +150,7 @@ def open_books(
             # Before the first of them signs anything.
             books.record_intermediates()
             try:
-                with Checkpoints(store):
+                with Checkpoints(store) as books.checkpoints:
                     yield books
             finally:
                 with suppress(StoreError):

@@ -4,6 +4,7 @@ Theory of operation. SQLite writes each commit to a log, and whoever makes the l
 to bring it into the database: that commit, and all that wait for it, take ten times as long. Here a
 thread does so once a second, on a connection of its own, while commits go on. The log begins anew
 only where nobody wrote meanwhile; where it has grown for long, the thread has writers wait.
+What is brought in is synced before, so this also bounds what a loss of power takes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Checkpoints:
     """The thread, while the context is entered; nothing for a ledger that is not SQLite's."""
 
     def __init__(self, store: Store) -> None:
-        """Look after the log of `store`."""
+        """Look after the log of `store`; `fault` says why it could not be brought in last time."""
+        self.fault = ""
         self._store = store
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ca-checkpoints", daemon=True)
@@ -55,6 +57,8 @@ class Checkpoints:
             try:
                 if self._store.checkpoint() > _LONG_LOG:
                     self._store.checkpoint(is_restart=True)
+                self.fault = ""
             except StoreError as exc:
-                # A commit does it when the log is longer still, and says what is wrong.
-                _log.warning("checkpoint_failed", error=str(exc))
+                # Issuances are committed without a sync, so nobody else may have noticed.
+                self.fault = str(exc)
+                _log.warning("checkpoint_failed", error=self.fault)

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -283,6 +284,34 @@ def test_what_the_chain_cannot_give_again_is_synced(opened, clock, monkeypatch):
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         _issue(books, clock)
         assert modes == [1]
+
+
+def test_a_ledger_that_cannot_be_synced_is_told(opened, monkeypatch):
+    """Commits that nobody syncs would look well: `status` says so until the log is brought in."""
+    with opened() as books:
+        assert list(books.troubles()) == []
+    monkeypatch.setattr("ca.checkpoints._EVERY_SECONDS", 0.01)
+    is_broken, plain, asked = [True], Store.checkpoint, threading.Semaphore(0)
+
+    def checkpoint(store: Store, *, is_restart: bool = False) -> int:
+        asked.release()
+        if is_broken[0]:
+            raise StoreError("the ledger cannot be used: disk I/O error")
+        return plain(store, is_restart=is_restart)
+
+    monkeypatch.setattr(Store, "checkpoint", checkpoint)
+    with opened() as books:
+        for _ in range(2):
+            assert asked.acquire(timeout=10)
+        [trouble] = books.troubles()
+        assert (trouble.code, trouble.is_failing) == ("records", False)
+        assert "disk I/O" in trouble.message
+        is_broken[0] = False
+        while asked.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            assert asked.acquire(timeout=10)
+        assert list(books.troubles()) == []
 
 
 TEXT = st.text(max_size=20)
