@@ -83,6 +83,10 @@ def _handler(ready: Readiness, metrics: Callable[[], bytes]) -> type[BaseHTTPReq
             self.end_headers()
             self.wfile.write(body)
 
+        def version_string(self) -> str:
+            """Say no version: whoever wants to know may ask elsewhere."""
+            return "meshwarden"
+
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing: probes are no news."""
 

@@ -22,6 +22,7 @@ from jwt.exceptions import PyJWTError
 
 from identity.certificate_reading import ReadCertificate, read_certificate, split_pem
 from identity.errors import CertificateError, KeySourceError
+from identity.jose import unique_pairs
 from identity.jwks import Jwk, parse_jwk_set
 from identity.spiffe_id import TrustDomain
 from identity.trust_bundle import BundleError, TrustBundle
@@ -139,20 +140,12 @@ def _read_json(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_BUNDLE_BYTES:
         raise BundleError(f"the bundle is longer than {MAX_BUNDLE_BYTES} bytes")
     try:
-        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_pairs)
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_pairs)
     except (ValueError, RecursionError) as exc:
         raise BundleError("the bundle is not a JSON object with each name once") from exc
     if not isinstance(document, dict):
         raise BundleError("the bundle is not a JSON object")
     return document
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object, or refuse it when a name stands twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in a JSON object")
-    return found
 
 
 def _read_integer(document: Mapping[str, Any], name: str) -> int | None:

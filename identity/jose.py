@@ -200,7 +200,7 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
         # RFC 7519 §4: duplicate claim names are rejected, for two readers may pick two values.
         value = json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=_unique_pairs,
+            object_pairs_hook=unique_pairs,
             parse_int=_read_integer,
             parse_float=_read_float,
             parse_constant=_refuse_constant,
@@ -216,8 +216,12 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object, or refuse it when a name stands twice."""
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON reader's pairs.
+
+    Raises:
+        ValueError: a name stands twice.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in a JSON object")

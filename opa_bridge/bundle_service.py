@@ -10,7 +10,6 @@ Spec: OPA, "Bundles", section "Bundle Service API"; RFC 7240 (`Prefer`); RFC 911
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import threading
@@ -22,6 +21,7 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from opa_bridge.errors import PolicyBundleError
+from opa_bridge.opa_address import is_loopback
 
 MEDIA_TYPE: Final = "application/vnd.openpolicyagent.bundles"
 # BUDGET: a service redirects once, to where its files are.
@@ -76,7 +76,7 @@ def check_bundle_url(url: str, *, has_token: bool) -> None:
     if parts.username is not None or parts.fragment:
         raise _failed("the address holds a user, password or fragment", "use `tokenFile`")
     # RFC 6750 section 5.3: "Always use TLS (https)": who reads the token speaks for us.
-    if has_token and parts.scheme == "http" and not _is_loopback(host):
+    if has_token and parts.scheme == "http" and not is_loopback(host):
         raise _failed("the token would go to the service in the clear", "use `https://`")
 
 
@@ -247,15 +247,6 @@ def _read_token(path: Path) -> str:
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme, parts.netloc.lower()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _why(exc: Exception) -> str:

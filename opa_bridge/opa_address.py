@@ -76,7 +76,7 @@ def read_endpoint(server: OpaServer) -> Endpoint:
             "write `http://host:port`, `https://host:port` or `unix:///path`",
         )
     # RFC 6750 section 5.3: "Always use TLS (https)": who reads the token speaks for us.
-    if server.token_file is not None and parts.scheme == "http" and not _is_loopback(host):
+    if server.token_file is not None and parts.scheme == "http" and not is_loopback(host):
         raise refusal(server.url, "the token would go to OPA in the clear", "use `https://`")
     return Endpoint(
         host=host,
@@ -92,7 +92,8 @@ def refusal(url: str, message: str, help_: str = "", code: str = "rego.opa") -> 
     return LoadError([problem])
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, as it is written; no name is looked up."""
     if host == "localhost":
         return True
     try:

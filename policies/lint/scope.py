@@ -10,6 +10,7 @@ from policies.diagnostic import shown
 from policies.lint.facts import Facts, Written, resource_name
 from policies.lint.finding import Related, Spot
 from policies.lint.registry import rule
+from policies.lint.spots import spot_at
 from policies.model import PeerAuthentication, PeerMode
 
 _ACCOUNT = re.compile(r"[^/*]+/ns/([^/*]+)/sa/([^/*]+)")
@@ -48,7 +49,7 @@ def unknown_namespace(facts: Facts) -> Iterator[Spot]:
         text = each.value.text
         pattern = re.compile(".*".join(map(re.escape, text.split("*"))))
         if known and not any(map(pattern.fullmatch, known)):
-            yield _value_spot(each, f"no namespace `{shown(text)}` is defined in these files",
+            yield spot_at(each, f"no namespace `{shown(text)}` is defined in these files",
                               _guess(text, known))  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def unknown_account(facts: Facts) -> Iterator[Spot]:
             continue
         if account[0] in namespaces:
             names = {name for namespace, name in known if namespace == account[0]}
-            yield _value_spot(each, f"the namespace `{shown(account[0])}` has no service account"
+            yield spot_at(each, f"the namespace `{shown(account[0])}` has no service account"
                               f" `{shown(account[1])}`", _guess(account[1], names))  # fmt: skip
 
 
@@ -75,16 +76,6 @@ def _account(written: Written) -> tuple[str, str] | None:
         return (namespace, name) if slash else (written.policy.metadata.namespace, text)
     found = _ACCOUNT.fullmatch(text)
     return (found[1], found[2]) if found else None
-
-
-def _value_spot(written: Written, message: str, help_: str) -> Spot:
-    return Spot(
-        message=message,
-        location=written.value.location,
-        resource=resource_name(written.policy),
-        path=written.path,
-        help=help_,
-    )
 
 
 @rule("MW0603")

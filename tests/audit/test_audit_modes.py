@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_records import until
 
 from audit.accepted_count import AcceptedCount
 from audit.errors import AuditUnavailable
@@ -24,14 +24,6 @@ from audit.verify import verify_folder
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _KILLS = int(os.environ.get("MESHWARDEN_AUDIT_KILLS", "3"))
-
-
-def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        tick.wait(0.005)
 
 
 def _decisions(folder: Path) -> list[int]:
@@ -169,7 +161,7 @@ class TestStrict:
             assert writer.is_denying
             with pytest.raises(AuditUnavailable, match="cannot be written"):
                 writer.offer(record(998))
-        _until(lambda: writer.health() is None)
+        until(lambda: writer.health() is None)
         writer.offer(record(999))
         assert _decisions(tmp_path / "log") == [*accepted, 999]
         writer.close()
@@ -185,7 +177,7 @@ class TestStrict:
             assert begun.is_set()
             with pytest.raises(AuditUnavailable, match="in time"):
                 writer.offer(record(2))
-        _until(lambda: writer.waiting == 0)
+        until(lambda: writer.waiting == 0)
         writer.close()
         assert _decisions(tmp_path / "log") == [1]
         (late,) = _events(tmp_path / "log", "record_late")
@@ -222,14 +214,14 @@ class TestBestEffort:
         with _full_disk():
             for number in range(50):
                 writer.offer(record(number))
-                _until(lambda: writer.waiting == 0 or writer.health() is not None)
-            _until(lambda: writer.health() is not None)
+                until(lambda: writer.waiting == 0 or writer.health() is not None)
+            until(lambda: writer.health() is not None)
             for number in range(50, 200):
                 writer.offer(record(number))
             assert not writer.is_denying
             dropped = writer.dropped["unwritable"]
             assert dropped > 0
-        _until(lambda: writer.health() is None)
+        until(lambda: writer.health() is None)
         writer.close()
         found = _decisions(tmp_path / "log")
         assert found == list(range(200 - dropped))

@@ -10,11 +10,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from audit_records import until
 
 from audit.chain import list_segments
 from audit.document import LINE_ADAPTER, json_schema
@@ -26,15 +25,6 @@ from audit.verify import verify_folder
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 _EVENTS = ("event",)
-
-
-def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until the condition holds, or fail."""
-    end = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        tick.wait(0.005)
 
 
 def test_everything_accepted_is_written_in_order(tmp_path, open_writer, record) -> None:
@@ -62,7 +52,7 @@ def test_enough_records_or_the_end_wait_for_no_clock(
     for group in range(5):
         for number in range(4):
             writer.offer(record(group * 4 + number))
-        _until(lambda: writer.waiting == 0)
+        until(lambda: writer.waiting == 0)
     writer.offer(record(20))
     writer.close()
     found = [document["decision_id"] for document in read_records(tmp_path / "log")]
@@ -74,8 +64,8 @@ def test_a_lone_record_is_written_soon(open_writer, record) -> None:
     writer = open_writer()
     for number in range(5):
         writer.offer(record(number))
-        _until(lambda: writer.waiting == 0)
-        _until(lambda: writer._intake._is_resting)
+        until(lambda: writer.waiting == 0)
+        until(lambda: writer._intake._is_resting)
 
 
 def test_every_line_fits_the_published_schema(log: Path) -> None:
@@ -175,14 +165,14 @@ def test_vanished_folder_refuses_then_recovers(tmp_path, open_writer, record) ->
     folder, away = tmp_path / "log", tmp_path / "away"
     writer = open_writer()
     writer.offer(record(1))
-    _until(lambda: writer.waiting == 0 and writer.written == 2)
+    until(lambda: writer.waiting == 0 and writer.written == 2)
     folder.rename(away)
     writer.offer(record(2))
-    _until(lambda: writer.health() is not None)
+    until(lambda: writer.health() is not None)
     with pytest.raises(AuditUnavailable):
         writer.offer(record(3))
     away.rename(folder)
-    _until(lambda: writer.health() is None)
+    until(lambda: writer.health() is None)
     writer.offer(record(4))
     writer.close()
     found = [int(document["decision_id"], 16) for document in read_records(folder)]
@@ -198,9 +188,9 @@ def test_deleted_log_goes_on_in_a_new_segment(tmp_path, open_writer, record) -> 
     writer = open_writer()
     shutil.rmtree(folder)
     writer.offer(record(1))
-    _until(lambda: writer.health() is not None)
+    until(lambda: writer.health() is not None)
     folder.mkdir()
-    _until(lambda: writer.health() is None)
+    until(lambda: writer.health() is None)
     writer.close()
     assert [int(document["decision_id"], 16) for document in read_records(folder)] == [1]
     assert "missing before it: segment 1" in verify_folder(folder).problems[0].what
@@ -221,12 +211,12 @@ def test_full_disk_refuses_then_recovers(tmp_path, open_writer, record) -> None:
                 break
             accepted.append(number)
             if number % 10 == 9:
-                _until(lambda: writer.waiting == 0 or writer.health() is not None)
-        _until(lambda: writer.health() is not None)
+                until(lambda: writer.waiting == 0 or writer.health() is not None)
+        until(lambda: writer.health() is not None)
         assert "cannot be written" in str(writer.health())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    _until(lambda: writer.health() is None)
+    until(lambda: writer.health() is None)
     writer.close()
     found = [int(document["decision_id"], 16) for document in read_records(tmp_path / "log")]
     assert found == accepted
