@@ -28,8 +28,9 @@ from audit.ticket import Ticket
 CLOSED: Final = "the audit writer is closed"
 _BATCH: Final = 500  # BUDGET: documents held as text at once
 # WHY gathered: to wake the writer, and to hand it the interpreter, costs the caller more than all
-# else that an offer does (50 us where its core sleeps); the lines of a few milliseconds share that.
-_GATHER_SECONDS: Final = 0.01
+# else that an offer does (50 us where its core sleeps); the lines of some milliseconds share that.
+_GATHER_SECONDS: Final = 0.02
+_GATHERED: Final = 64  # BUDGET: as many are not waited for longer: a killed process loses them
 
 Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
 
@@ -60,7 +61,7 @@ class Intake:
         self._untold: dict[str, int] = {}
         self._mode = settings.mode
         self._limit = settings.queue_size
-        self._many = max(2, min(_BATCH, self._limit // 2))
+        self._many = max(2, min(_GATHERED, self._limit // 2))
         self._wait_seconds = settings.queue_wait_milliseconds / 1000
         self._accepted = accepted
         self._clock = clock
