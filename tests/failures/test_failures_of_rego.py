@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -96,6 +97,23 @@ def test_workers_that_are_killed(tmp_path: Path) -> None:
         # An input that was not seen before, so that nothing remembered answers.
         eventually(lambda: house.ask(path="/b"), row.answers)
         row.is_told(house)
+
+
+@pytest.mark.failure("rego-process-hangs")
+def test_processes_that_hang(tmp_path: Path) -> None:
+    """Nobody waits longer than the time limit; other processes take their place."""
+    row = rows()["rego-process-hangs"]
+    files = {"policies.yaml": CUSTOM, "allow.rego": WALKING}
+    rego = {"timeoutSeconds": 1, "workers": 2}
+    others = set(descendants(os.getpid()))
+    with serving(tmp_path, files, providers=[provider(rego=rego)]) as house:
+        assert house.ask(path="/a").code == 0
+        for number in set(descendants(os.getpid())) - others:
+            os.kill(number, signal.SIGSTOP)
+        assert row.answers(house.ask(path="/b"))
+        row.is_told(house)
+        paths = itertools.count()
+        eventually(lambda: house.ask(path=f"/c/{next(paths)}"), lambda seen: seen.code == 0)
 
 
 def descendants(process: int) -> list[int]:
