@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
+from typing import Final
 
 from audit.record import (
     AuditRecord,
@@ -22,8 +24,10 @@ from audit.record import (
 from audit.replay_facts import ReplayFacts
 from audit.trace import TraceFacts
 from authz.walk import Basis, Outcome
-from policies.decision import Decision, ShadowVerdict
+from policies.decision import Decision, RuleRef, ShadowVerdict
 from policies.request import Request
+
+_MEMORABLE: Final = 256  # BUDGET: of what a decision says; what is longer is made each time
 
 
 def record_decision(  # noqa: PLR0913 - keyword-only facts of one decision
@@ -80,18 +84,47 @@ def _request_facts(request: Request, token_carriers: frozenset[str]) -> RequestF
 
 
 def _decision_facts(decision: Decision) -> DecisionFacts:
+    is_short = len(decision.detail) + len(decision.near_miss) <= _MEMORABLE
+    make = _known_facts if is_short else _facts_of
     rule = decision.rule
-    return DecisionFacts(
-        effect=decision.effect,
-        reason=decision.reason,
-        layer=decision.layer,
-        http_status=decision.http_status,
-        policy=f"{rule.namespace}/{rule.policy}" if rule else None,
-        rule=rule.rule if rule else None,
-        place=rule.place if rule else "",
-        detail=decision.detail,
-        near_miss=decision.near_miss,
+    # WHY the fields of the rule and not the rule: its hash is a call of the interpreter's.
+    return make(
+        decision.effect,
+        decision.reason,
+        decision.layer,
+        decision.http_status,
+        (rule.namespace, rule.policy, rule.rule, rule.file, rule.line) if rule else None,
+        decision.detail,
+        decision.near_miss,
     )
+
+
+def _facts_of(  # noqa: PLR0913, PLR0917 - what a decision is known by
+    effect: str,
+    reason: str,
+    layer: str,
+    http_status: int,
+    rule: tuple[str, str, int | None, str, int] | None,
+    detail: str,
+    near_miss: str,
+) -> DecisionFacts:
+    namespace, policy, index, file, line = rule or ("", "", None, "", 0)
+    ref = RuleRef(namespace=namespace, policy=policy, rule=index, file=file, line=line)
+    return DecisionFacts(
+        effect=effect,
+        reason=reason,
+        layer=layer,
+        http_status=http_status,
+        policy=f"{namespace}/{policy}" if rule else None,
+        rule=index,
+        place=ref.place,
+        detail=detail,
+        near_miss=near_miss,
+    )
+
+
+# WHY: what rules say is said again and again, and one object for all leaves less to wait.
+_known_facts = lru_cache(maxsize=1024)(_facts_of)  # BUDGET: the rules of a busy node
 
 
 def _peer_facts(request: Request) -> PeerFacts | None:
