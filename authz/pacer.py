@@ -18,10 +18,14 @@ from typing import Final
 # then. As a share of one core.
 _QUIET: Final = 0.1
 # Over so many rests in a row it counts, but for one, then so many slices of work go without one.
-_QUIET_RESTS, _UNDISTURBED = 5, 50
+_QUIET_RESTS, _UNDISTURBED = 5, 40
 
 # A piece of work that took longer than a slice is rested for, up to so many slices.
 _MOST_SLICES = 10
+# How long after the last piece of work what others did then tells nothing of now.
+_PAST_SECONDS = 1.0
+# How long a rest is, in slices, that only looks whether still nobody works.
+_LOOK_SLICES = 3
 
 
 def time_of_others() -> float:
@@ -39,7 +43,7 @@ class Pacer:
     def __init__(
         self,
         *,
-        share: float = 0.15,
+        share: float = 0.1,
         slice_seconds: float = 0.001,
         clock: Callable[[], float] = time.thread_time,
         wall: Callable[[], float] = time.monotonic,
@@ -64,12 +68,14 @@ class Pacer:
         # WHY: a thread's CPU time tells nothing of another's, and whoever builds may change.
         if self._thread != threading.get_ident():
             self._thread = threading.get_ident()
-            self._used.clear()
-            self._undisturbed = 0
-            self._begin_slice()
+            self._begin_anew()
         # WHY: the system is asked for a thread's CPU time, and not for the time of day. Nobody
         # takes more of the former than of the latter.
-        if self._wall() < self._not_before:
+        now = self._wall()
+        if now < self._not_before:
+            return
+        if now > self._not_before + _PAST_SECONDS:
+            self._begin_anew()
             return
         left = self._until - self._clock()
         if left > 0:
@@ -81,6 +87,11 @@ class Pacer:
             self._take_a_rest(min(self._slice - left, self._slice * _MOST_SLICES))
         self._begin_slice()
 
+    def _begin_anew(self) -> None:
+        self._used.clear()
+        self._undisturbed = 0
+        self._begin_slice()
+
     def _begin_slice(self) -> None:
         self._until = self._clock() + self._slice
         self._not_before = self._wall() + self._slice
@@ -88,12 +99,17 @@ class Pacer:
     def _take_a_rest(self, worked: float) -> None:
         """Rest for so many seconds of work."""
         seconds = worked * self._rest_for_work
+        if self._is_quiet():
+            seconds = min(seconds, self._slice * _LOOK_SLICES)
         before = self._others()
         self._rest(seconds)
         self._used.append((self._others() - before) / seconds)
+        if self._is_quiet():
+            self._undisturbed = _UNDISTURBED
+
+    def _is_quiet(self) -> bool:
+        """Whether others took next to nothing of the last rests."""
         # WHY without the largest: a question about metrics takes a rest for itself, and is nobody's
         # traffic.
         counted = sorted(self._used)[:-1]
-        is_known = len(self._used) == _QUIET_RESTS
-        if is_known and sum(counted) < len(counted) * _QUIET:
-            self._undisturbed = _UNDISTURBED
+        return len(self._used) == _QUIET_RESTS and sum(counted) < len(counted) * _QUIET

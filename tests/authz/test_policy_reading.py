@@ -170,6 +170,28 @@ def test_one_question_in_between_is_no_traffic() -> None:
     assert 85 <= len(_rests(others=0.9, every=2)) <= 100
 
 
+def test_a_quiet_past_is_no_quiet_now() -> None:
+    """Whoever builds again after a while finds out anew whether somebody works."""
+    now = [0.0]
+    rests: list[float] = []
+    pacer = Pacer(
+        slice_seconds=0.001, clock=lambda: now[0], wall=lambda: now[0], others=lambda: 0.0,
+        rest=rests.append,
+    )  # fmt: skip
+
+    def work() -> list[float]:
+        rests.clear()
+        for _ in range(100):
+            now[0] += 0.001
+            pacer()
+        return list(rests)
+
+    first = work()
+    assert first[0] > work()[0]
+    now[0] += 60
+    assert first == work()
+
+
 def test_the_pacer_rests_in_every_thread() -> None:
     """CPU time is a thread's own: in another thread it counts from where that one is."""
     rests: list[float] = []
