@@ -184,7 +184,7 @@ def test_nobody_waits_for_a_process_that_hangs() -> None:
         else:
             break
     assert answer == str(number).encode()
-    assert "no Rego worker could be started within 200 ms" in failures
+    assert [each for each in failures if each.endswith(" within 200 ms")]
     assert not [each for each in failures if "stuck" in each]
     assert not is_alive(nursery)
     del found, pool
