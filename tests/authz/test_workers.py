@@ -214,9 +214,9 @@ def test_a_stop_drains_all_and_every_log_verifies(served: Served) -> None:
     verify = [sys.executable, "-m", "authz", "audit", "verify", str(served.folder / "audit")]
     checked = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
     assert 0 == checked.returncode, checked.stdout + checked.stderr
-    assert {"worker-1", "worker-2", "worker-1b", "worker-2b"} == {
-        path.name for path in (served.folder / "audit").iterdir() if path.is_dir()
-    }
+    # A seat's second name is there where a test before this one, in the same process, replaced it.
+    logs = {path.name for path in (served.folder / "audit").iterdir() if path.is_dir()}
+    assert {"worker-1", "worker-2"} <= logs <= {"worker-1", "worker-2", "worker-1b", "worker-2b"}
 
 
 @pytest.mark.parametrize(
