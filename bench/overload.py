@@ -1,11 +1,12 @@
 """Ten times the checks that can be answered: what becomes of those that are, and of the rest.
 
-First the rate that one core sustains and the waits at a fifth of it; then ten times the rate
-for a minute (`--quick`: 15 s), asked whether or not answers come; then four fifths of it. For
-each way to listen (`listen.server`; SERVER names one alone), and judged by the best. Goals: the
-99th percentile of the answered at most 5 times the unloaded one, and that of those that are
-refused too; memory bounded; and full speed again within two seconds. Needs the load generator
-beside this file, built with Go.
+First the rate that one core sustains, the waits at a fifth of it, and what is decided where four
+fifths are asked; then ten times the rate for a minute (`--quick`: 15 s), asked whether or not
+answers come; then four fifths of it again. For each way to listen (`listen.server`; SERVER names
+one alone), and judged by the best. Goals: the 99th percentile of the answered at most 5 times the
+unloaded one, and that of those that are refused too; memory bounded; and full speed again within
+two seconds: as much is decided in one of them as in the middle second before, and in the middle
+one of those that follow. Needs the load generator beside this file, built with Go.
 
 Who asks is two Envoys of four threads with the circuit breaker that `meshwarden envoy-config`
 prints: eight connections, and so many checks that wait for one; what exceeds that they refuse by
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import struct
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -111,6 +114,8 @@ def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) ->
     rate = most.rate
     asking.periods(rate * _UNLOADED, 2.0, 1)
     [unloaded] = asking.periods(rate * _UNLOADED, 10.0, 1)
+    # A core of a shared machine does not decide as much in every second: what it did before counts.
+    full = _middle(asking.periods(rate * _BACK, 10.0, 10))
     before = take_sample(server.process.pid).proportional
     with _Peak(server) as peak:
         [over] = asking.periods(rate * _TIMES, seconds, 1)
@@ -118,7 +123,7 @@ def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) ->
         [unbound] = asking.periods(rate * _TIMES, 10.0, 1, bound=False)
     ratio = over.decisions.p99 / unloaded.decisions.p99
     others = over.others.p99 / unloaded.decisions.p99
-    whole = [each.decided >= _BACK_SHARE * (each.sent + each.unsent) for each in back]
+    is_full = [each.decided >= _BACK_SHARE * full for each in back]
     return {
         "sustainable_rate": round(rate),
         "asked": round(rate * _TIMES * seconds),
@@ -130,16 +135,21 @@ def _measure(server: Server, work: Workload, asking: _Asking, seconds: float) ->
         "ratio_of_the_refused": round(others, 2),
         "limit": _LIMIT,
         "megabytes": [round(before), round(peak.megabytes)],
-        "seconds_until_full_speed": next(
-            (number for number in range(len(whole)) if all(whole[number:])), None
-        ),
+        "full_speed": full,
+        "seconds_until_full_speed": is_full.index(True) if any(is_full) else None,
         "met": over.decided > 0
         and not over.wrong
         and ratio <= _LIMIT
         and others <= _LIMIT
-        and all(whole[_BACK_PERIODS:])
+        and any(is_full[:_BACK_PERIODS])
+        and _middle(back[_BACK_PERIODS:]) >= _BACK_SHARE * full
         and peak.megabytes - before <= _GROWTH_MEGABYTES,
     }
+
+
+def _middle(periods: Sequence[Period]) -> float:
+    """Return how many were decided in the middle one of some periods."""
+    return statistics.median(each.decided for each in periods)
 
 
 class _Peak:
