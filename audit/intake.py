@@ -30,7 +30,7 @@ _BATCH: Final = 500  # BUDGET: documents held as text at once
 # WHY gathered: to wake the writer, and to hand it the interpreter, costs the caller more than all
 # else that an offer does (50 us where its core sleeps); the lines of some milliseconds share that.
 _GATHER_SECONDS: Final = 0.02
-_GATHERED: Final = 64  # BUDGET: as many are not waited for longer: a killed process loses them
+_GATHERED: Final = 256  # BUDGET: as many are not waited for longer: a killed process loses them
 
 Offered: TypeAlias = AuditRecord | RepeatedRecord | AuditEvent | Ticket
 
