@@ -98,6 +98,11 @@ def test_a_candidate_that_never_loaded_is_marked_until_it_does(folder: Path) -> 
         assert verdict.would is not None
         assert ("shop/none#0", 64) == (str(verdict.would.rule and verdict.would.rule.name),
                                        len(verdict.revision))  # fmt: skip
+        # It is told once the set serves.
+        for _ in range(1000):
+            if b"meshwarden_candidate_fresh 1.0" in metrics.text():
+                break
+            threading.Event().wait(0.02)
         assert b"meshwarden_candidate_fresh 1.0" in metrics.text()
 
 
