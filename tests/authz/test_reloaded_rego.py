@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,6 @@ def test_a_candidate_with_the_same_rego_is_hurt_and_edited_alike(tmp_path: Path)
         for first in "aba":
             (tmp_path / "allow.rego").write_text(REGO % first)
             hurt("all killed")
-            eventually(lambda: outcomes(house, first), lambda seen: seen == (0, {"same"}))  # noqa: B023
+            eventually(partial(outcomes, house, first), lambda seen: seen == (0, {"same"}))
             other = "b" if first == "a" else "a"
-            eventually(lambda: outcomes(house, other), lambda seen: seen == (7, {"same"}))  # noqa: B023
+            eventually(partial(outcomes, house, other), lambda seen: seen == (7, {"same"}))
