@@ -11,20 +11,27 @@ import structlog
 
 from authz.settings import LogSettings
 
+# WHY no values of variables, here and for people: tokens, keys and what clients sent are among
+# them.
+_TRACES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
 
 def set_up_logging(settings: LogSettings) -> None:
     """Make every structlog logger of this process write as the settings say."""
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     processors: list[structlog.types.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.format == "json":
-        processors.append(structlog.processors.dict_tracebacks)
+        processors.append(structlog.processors.ExceptionRenderer(_TRACES))
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(
