@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.loopback import http_server
 
 HANG, DROP, DRIP = "hang", "drop", "drip"
 """Keep a request without an answer; close the connection; answer a byte now and then."""
@@ -100,15 +102,9 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serving(service: Service) -> Iterator[Service]:
     """Run the service; at its port where it had one before."""
-    server = ThreadingHTTPServer(("127.0.0.1", service.port), _handler(service))
-    server.daemon_threads = True
-    service.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield service
-    finally:
-        service.let_go.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(_handler(service), service.port) as server:
+        service.port = server.server_port
+        try:
+            yield service
+        finally:
+            service.let_go.set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from jwt.algorithms import ECAlgorithm
 
 from authz.cli import main
 from authz.commands.identity import identity_group
+from tests.loopback import http_server
 
 ISSUER = "https://issuer.example"
 AT = "2026-01-01T00:00:00"
@@ -168,15 +168,10 @@ def publisher() -> Iterator[Any]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    server.answers = {}  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with http_server(Handler) as server:
+        server.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+        server.answers = {}  # type: ignore[attr-defined]
+        yield server
 
 
 def test_fetch_by_discovery(publisher: Any) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from commanding import as_lines, line_of, resources, run_policy
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
+
+from tests.loopback import http_server
 
 ISSUER = "https://issuer.test"
 NOON = 1_767_960_000  # 2026-01-09T12:00:00Z
@@ -88,13 +89,8 @@ def issuer(jwks: str) -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             """Say nothing."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/keys"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}/keys"
 
 
 def test_keys_come_over_http(folder: Path, key: ec.EllipticCurvePrivateKey, issuer: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from identity.errors import KeySourceError
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import TokenRefusal, VerifiedToken
 from identity.token_status import TokenStatus
+from tests.loopback import http_server
 
 OPAQUE = {"issuer": "https://opaque.example", "clientId": "meshwarden"}
 
@@ -48,13 +48,8 @@ def endpoint() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/introspect"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with http_server(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}/introspect"
 
 
 @pytest.mark.parametrize("allowed", [True, False])

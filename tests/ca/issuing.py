@@ -24,6 +24,7 @@ from ca.issued import SigningRequest
 from ca.ledger import LedgerFilter, LedgerRow, find_rows
 from ca.recorder import Recorder
 from ca.registry import Registry
+from ca.settings import CaSettings
 from ca.store import Store
 
 CART = "spiffe://example.org/ns/shop/sa/cart"
@@ -98,6 +99,27 @@ def open_ca(folder, authority, clock, *, url: str = "", node: str = "one") -> It
     finally:
         recorder.close()
         store.close()
+
+
+def settings_in(folder: Path, state: str) -> CaSettings:
+    """Return the settings of a CA with one workload, whose state folder lies in `folder`."""
+    return CaSettings.model_validate(
+        {
+            "stateFolder": state,
+            "trustDomain": "example.org",
+            "workloads": [{"spiffeId": CART, "socket": "cart.sock"}],
+        }
+    ).resolved(folder)
+
+
+def entry_of(name: str, clock) -> RegistrationEntry:
+    """Return an entry of this moment; `name` is its own and its identity's."""
+    return RegistrationEntry(
+        entry_id=name,
+        spiffe_id=f"spiffe://example.org/{name}",
+        selectors=frozenset({"unix:uid:1"}),
+        created_at=clock(),
+    )
 
 
 def make_csr(*uris: str, key=None, extensions=(), pem=True) -> bytes:

@@ -9,19 +9,17 @@ from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from issuing import make_csr
+from issuing import entry_of, make_csr, settings_in
 
 from audit.verify import verify_folder
 from ca.books import open_books
 from ca.caller import Caller, Method
-from ca.entries import RegistrationEntry
 from ca.errors import AttestationError, IssueRefusedError
 from ca.issued import SigningRequest
 from ca.ledger import LedgerFilter, format_serial
 from ca.ledger_check import catch_up
 from ca.renewing import PeerChain, SvidAttestor
 from ca.revocations import DeniedKind
-from ca.settings import CaSettings
 from ca.svid import X509Svid
 from identity.spiffe_id import SpiffeId
 from identity.trust_bundle import TrustBundle
@@ -36,13 +34,7 @@ def opened(keeper_of, tmp_path, clock):
 
     @contextmanager
     def _opened():
-        settings = CaSettings.model_validate(
-            {
-                "stateFolder": "s",
-                "trustDomain": "example.org",
-                "workloads": [{"spiffeId": str(CART), "socket": "cart.sock"}],
-            }
-        ).resolved(tmp_path)
+        settings = settings_in(tmp_path, "s")
         with keeper_of(tmp_path / "s") as keeper, open_books(settings, keeper, clock) as books:
             yield keeper, books
 
@@ -51,15 +43,6 @@ def opened(keeper_of, tmp_path, clock):
 
 def _issue(books) -> X509Svid:
     return books.issuance.issue(CART, OPERATOR)
-
-
-def _entry(name: str, clock) -> RegistrationEntry:
-    return RegistrationEntry(
-        entry_id=name,
-        spiffe_id=f"spiffe://example.org/{name}",
-        selectors=frozenset({"unix:uid:1"}),
-        created_at=clock(),
-    )
 
 
 def _copy(folder, to) -> None:
@@ -78,7 +61,7 @@ def restored(opened, tmp_path, clock):
     with opened() as (_, books):
         old = _issue(books)
         for name in ("kept", "gone", "back"):
-            books.desk.add_entry(_entry(name, clock))
+            books.desk.add_entry(entry_of(name, clock))
     _copy(tmp_path / "s", backup)
     clock.now += timedelta(minutes=1)
     with opened() as (_, books):
@@ -90,7 +73,7 @@ def restored(opened, tmp_path, clock):
         books.desk.lift(DeniedKind.SPIFFE_ID, "spiffe://example.org/lifted")
         books.desk.remove_entry("gone")
         books.desk.remove_entry("back")
-        books.desk.add_entry(_entry("back", clock))
+        books.desk.add_entry(entry_of("back", clock))
     _copy(backup, tmp_path / "s")
     return old, new, bad
 

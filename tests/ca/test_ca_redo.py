@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from issuing import make_csr
+from issuing import entry_of, make_csr, settings_in
 from sqlalchemy import text
 
 from audit.record import AuditEvent, EventName
@@ -25,14 +25,12 @@ from ca.audit_chain import AuditChain
 from ca.books import Books, open_books
 from ca.caller import Caller, Method
 from ca.chain_end import events_after, events_from_end
-from ca.entries import RegistrationEntry
 from ca.errors import AttestationError, StoreError
 from ca.issuance_line import issuance_event, issuance_row
 from ca.issued import SigningRequest
 from ca.join_tokens import JoinToken, JoinTokenAttestor
 from ca.ledger import LedgerFilter, LedgerRow, row_to_values
 from ca.revocations import DeniedKind
-from ca.settings import CaSettings
 from ca.store import Store
 from identity.spiffe_id import SpiffeId
 
@@ -48,13 +46,7 @@ def opened(keeper_of, tmp_path, clock, monkeypatch):
 
     @contextmanager
     def _opened(name: str = "s") -> Iterator[Books]:
-        settings = CaSettings.model_validate(
-            {
-                "stateFolder": name,
-                "trustDomain": "example.org",
-                "workloads": [{"spiffeId": str(CART), "socket": "cart.sock"}],
-            }
-        ).resolved(tmp_path)
+        settings = settings_in(tmp_path, name)
         with keeper_of(tmp_path / name) as keeper, open_books(settings, keeper, clock) as books:
             yield books
 
@@ -79,15 +71,6 @@ def _tables(books: Books) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def _entry(name: str, clock) -> RegistrationEntry:
-    return RegistrationEntry(
-        entry_id=name,
-        spiffe_id=f"spiffe://example.org/{name}",
-        selectors=frozenset({"unix:uid:1"}),
-        created_at=clock(),
-    )
-
-
 def _without_power(folder: Path, to: Path, log_bytes: int | None) -> None:
     """Copy a state as a loss of power leaves it: of the ledger's log only so many bytes."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*-shm", "*-wal", "*lock*"))
@@ -106,7 +89,7 @@ def state(opened, tmp_path, clock):
     with opened() as books:
         for number in range(4):
             _issue(books, clock)
-            books.desk.add_entry(_entry(f"entry-{number}", clock))
+            books.desk.add_entry(entry_of(f"entry-{number}", clock))
         token = books.desk.make_token(str(CART), timedelta(hours=1))
         attest = JoinTokenAttestor(books.store, clock)
         books.issuance.sign(SigningRequest(csr=make_csr()), attest(JoinToken(token)))
@@ -277,7 +260,7 @@ def test_what_the_chain_cannot_give_again_is_synced(opened, clock, monkeypatch):
     with opened() as books:
         # The intermediate is on record by now.
         assert len(_rows(books)) == 1
-        books.desk.add_entry(_entry("one", clock))
+        books.desk.add_entry(entry_of("one", clock))
         books.desk.make_token(str(CART), timedelta(hours=1))
         assert modes == []
         with books.store.write() as connection:

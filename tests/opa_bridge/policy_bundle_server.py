@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from opa_bridge.bundle_service import MEDIA_TYPE
+from tests.loopback import http_server
 
 
 @dataclass
@@ -169,18 +170,10 @@ def bundle_server(
 ) -> Iterator[BundleServer]:
     """Yield a running service."""
     service = BundleServer(raw=raw, **state)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, service))
-    server.daemon_threads = True
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
     scheme = "http" if tls is None else "https"
-    service.url = f"{scheme}://127.0.0.1:{server.server_address[1]}/bundles/b"
-    try:
-        yield service
-    finally:
-        service.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(partial(_Handler, service), tls=tls) as server:
+        service.url = f"{scheme}://127.0.0.1:{server.server_port}/bundles/b"
+        try:
+            yield service
+        finally:
+            service.close()

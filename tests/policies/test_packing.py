@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from form_texts import BLOCK, TARGETS
 
 from policies.load import Inspected, inspect_file
 from policies.packing import pack, unpack
@@ -14,35 +15,15 @@ _HERE = Path(__file__).parent
 _FILES = sorted(
     {*_HERE.rglob("*.yaml"), *(_HERE.parent / "demo").rglob("*.yaml")}, key=lambda each: each.name
 )
-_EVERYTHING = """\
+_MORE = """\
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
-metadata:
-  name: all
-  namespace: shop
-  annotations: {istio.io/dry-run: "true", "n\\u00f6te": "\\U0001f512"}
-  creationTimestamp: 2026-01-31T12:00:00Z
+metadata: {name: odd, namespace: shop, annotations: {"n\\u00f6te": "\\U0001f512"}}
 spec:
-  selector: {matchLabels: {tier: back, app: orders}}
   action: DENY
   rules:
   - {}
-  - from:
-    - source: {principals: [a/ns/b/sa/c, "*"], notNamespaces: [jobs]}
-    - source: {ipBlocks: [10.0.0.0/8]}
-    to:
-    - operation: {methods: [GET], notPaths: [/x*], ports: ["8080"]}
-    when:
-    - {key: "request.headers[x-a]", values: [b], notValues: [c, d]}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: at, namespace: shop}
-spec:
-  targetRefs: [{kind: Service, name: orders}]
-  action: CUSTOM
-  provider: {name: rego}
-  rules: [{}]
+  - when: [{key: "request.headers[x-a]", values: [b], notValues: [c, d]}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -54,13 +35,14 @@ kind: PeerAuthentication
 metadata: {name: strict, namespace: shop}
 spec: {mtls: {mode: STRICT}}
 """
+_EVERYTHING = "---\n".join([BLOCK, TARGETS, _MORE])
 
 
 def test_everything_a_policy_may_hold_comes_back() -> None:
     """Every field, of every kind of resource, and every finding."""
     found = inspect_file("all.yaml", _EVERYTHING)
 
-    assert 4 == len(found.resources)
+    assert 5 == len(found.resources)
     assert repr(found) == repr(unpack(pack(found)))
 
 
