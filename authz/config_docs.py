@@ -130,7 +130,7 @@ _NULL: Final = {"type": "null"}
 
 def _limits(field: Mapping[str, Any]) -> str:
     words = [
-        f"{word} {field[key]:g}"
+        f"{word} {field[key]:.10g}"
         for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"))
         if key in field
     ]

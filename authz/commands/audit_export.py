@@ -37,9 +37,12 @@ _PRINCIPALS = "source.principal"
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("export", cls=SpreadingCommand)
+@click.command("export", cls=SpreadingCommand, short_help="Write decisions, or a report.")
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(FORMATS), default="jsonl", show_default=True,
+    help="`html`, `pdf` and `md` are reports.",
+)  # fmt: skip
 @click.option(
     "--report", "names", multiple=True, type=click.Choice(list(TITLES)), metavar="NAME...",
     help=f"Only these sections: {', '.join(TITLES)}. Without: every decision as `csv`, `jsonl`, "
@@ -135,7 +138,7 @@ def _write_manifest(output: Path, text: str, signer: NoteSigner) -> None:
     click.echo(f"{file}: signed by `{signer.name}`", err=True)
 
 
-@click.command("verify-export")
+@click.command("verify-export", short_help="Say whether an export is the signed one.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--key", required=True, help="Verifier key, NAME+KEYID+BASE64, or a file of it.")
 @click.option(

@@ -30,7 +30,7 @@ _LOOK_SECONDS = 5.0
 _KIND = 10  # how much the machine's other work goes before it
 
 
-@click.command("index")
+@click.command("index", short_help="Make the columns that questions are asked of.")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-f", "--follow", "is_following", is_flag=True, help="Go on as segments are sealed.")
 @click.option(

@@ -19,7 +19,7 @@ _origin_option = click.option(
 )
 
 
-@click.command("prove")
+@click.command("prove", short_help="Take out one decision with its proof.")
 @click.argument("log", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("decision_id")
 @click.option(
@@ -34,7 +34,7 @@ def prove_command(log: Path, decision_id: str, line_file: Path, output: Path) ->
         output.write_text(proof, encoding="utf-8")
 
 
-@click.command("check-proof")
+@click.command("check-proof", short_help="Say whether a proof holds.")
 @click.argument("proof", type=_file)
 @click.argument("line_file", metavar="LINE", type=_file)
 @click.option("--key", required=True, help="Verifier key, NAME+KEYID+BASE64, or a file of it.")
@@ -58,7 +58,7 @@ def check_proof_command(proof: Path, line_file: Path, key: str) -> None:
         )
 
 
-@click.command("new-key")
+@click.command("new-key", short_help="Make a key that signs checkpoints.")
 @click.argument("key_file", type=_file)
 @_origin_option
 def new_key_command(key_file: Path, origin: str) -> None:
@@ -70,7 +70,7 @@ def new_key_command(key_file: Path, origin: str) -> None:
         click.echo(str(load_signer(key_file, origin).verifier))
 
 
-@click.command("verifier-key")
+@click.command("verifier-key", short_help="Print the verifier key of a private key.")
 @click.argument("key_file", type=_file)
 @_origin_option
 def verifier_key_command(key_file: Path, origin: str) -> None:

@@ -55,7 +55,7 @@ def _wanted(fields: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
     return {name: patterns for name, patterns in fields.items() if name in FIELDS and patterns}
 
 
-@click.command("query")
+@click.command("query", short_help="Answer a question about the record.")
 @click.argument("logs", metavar="LOG...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--since", help="Begin of the range: RFC 3339, or an age such as `24h` or `7d`.")
 @click.option("--until", help="End of the range, exclusive.")
@@ -134,10 +134,13 @@ def _tell_broken(segments: Sequence[Path]) -> None:
 query_command.epilog = "Columns of --where and --by: " + ", ".join(COLUMNS) + "."
 
 
-@click.command("tail")
+@click.command("tail", short_help="Show the newest decisions, and go on with -f.")
 @click.argument("log", type=click.Path(path_type=Path, file_okay=False))
 @click.option("-f", "--follow", "is_following", is_flag=True, help="Go on as decisions come.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True,
+    help="Decisions to begin with.",
+)  # fmt: skip
 @_field_options
 @click.option(
     "--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True

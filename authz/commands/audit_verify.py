@@ -13,7 +13,7 @@ from authz.commands.audit_proof import read_verifier
 from authz.commands.failing import clear_errors
 
 
-@click.command("verify")
+@click.command("verify", short_help="Say whether the record is intact.")
 @click.argument("log", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--key", help="Verifier key of the checkpoints, NAME+KEYID+BASE64, or a file of it.")
 @click.option(

@@ -18,12 +18,17 @@ from ca.revocations import DeniedKind, RevocationReason
 
 _KINDS = {"serial": DeniedKind.SERIAL, "key": DeniedKind.KEY, "id": DeniedKind.SPIFFE_ID}
 _FROM_DEFAULT = "the CA's own"
+_lifetime_option = click.option(
+    "--lifetime",
+    type=click.IntRange(min=1),
+    help="Seconds that a certificate is good for; else `svidLifetimeSeconds` says.",
+)
 
 
 @click.command("sign-csr")
 @ca_config_option()
 @click.option("--spiffe-id", required=True, help="The SPIFFE ID to put into the certificate.")
-@click.option("--lifetime", type=click.IntRange(min=1), help="Lifetime in seconds.")
+@_lifetime_option
 @click.argument("csr", type=click.File("r"))
 def sign_csr_command(config: Path, spiffe_id: str, lifetime: int | None, csr: TextIO) -> None:
     """Sign a CSR (PEM) and print the chain. Only its public key is used."""
@@ -44,7 +49,7 @@ def sign_csr_command(config: Path, spiffe_id: str, lifetime: int | None, csr: Te
 @ca_config_option()
 @click.option("--spiffe-id", required=True, help="The SPIFFE ID to put into the certificate.")
 @click.option("--dns-name", "dns_names", multiple=True, help="A DNS name beside it; repeatable.")
-@click.option("--lifetime", type=click.IntRange(min=1), help="Lifetime in seconds.")
+@_lifetime_option
 @click.option(
     "--out",
     required=True,
@@ -91,7 +96,7 @@ def entries_group() -> None:
     help="`kind:key:value` that a caller must have; repeatable, all must fit.",
 )
 @click.option("--entry-id", default="", help="Its name; drawn where none is given.")
-@click.option("--lifetime", type=click.IntRange(min=1), help="Lifetime in seconds.")
+@_lifetime_option
 @click.option("--dns-name", "dns_names", multiple=True, help="A DNS name beside it; repeatable.")
 @click.option("--hint", default="", help="Hint for a workload that gets several IDs.")
 @click.option("--expires-at", default="", help="When it ends (RFC 3339).")

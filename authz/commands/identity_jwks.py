@@ -20,7 +20,10 @@ EXIT_NO_KEY: Final = 1
 @click.command("fetch-jwks")
 @click.argument("url", required=False)
 @click.option("--issuer", help="Find the key set through this issuer's discovery document.")
-@click.option("--timeout", "timeout_seconds", default=5.0, help="Seconds for each document.")
+@click.option(
+    "--timeout", "timeout_seconds", default=5.0, show_default=True,
+    help="Seconds for each document.",
+)  # fmt: skip
 @click.option("--allow-loopback", is_flag=True, help="Fetch from loopback addresses too.")
 @click.option("--refuse-private", is_flag=True, help="Do not fetch from private addresses.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -28,3 +28,13 @@ class LateGroup(click.Group):
         if cmd_name in self._late and cmd_name not in self.commands:
             self.add_command(self._late[cmd_name](), cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is asked for; who misspells it is told of those that are near."""
+        if self.get_command(ctx, args[0]) is None:
+            # click looks among those that were imported.
+            for name in self._late:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)

@@ -28,8 +28,8 @@ _KIND = "AuthorizationPolicy"
 )
 @click.argument("name", metavar="[NAMESPACE/]NAME")
 @click.option(
-    "--policies", multiple=True, default=[Path("policies")], show_default="policies",
-    type=click.Path(path_type=Path), metavar="PATH...", help="The files and folders to look in.",
+    "--policies", multiple=True, default=[Path("policies")], metavar="PATH...",
+    type=click.Path(path_type=Path), help="The files and folders to look in; else `policies`.",
 )  # fmt: skip
 @click.option("--diff", is_flag=True, help="Print the edit, and do not make it.")
 def promote_command(name: str, policies: tuple[Path, ...], diff: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from authz.cli import main
@@ -57,3 +58,23 @@ def test_a_failed_export_leaves_the_older_one(tmp_path: Path) -> None:
     assert 2 == result.exit_code
     assert "older" == older.read_text()
     assert [older] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["polcy"], "policy"),
+        (["policy", "lnt"], "lint"),
+        (["audit", "verfy", "log"], "verify"),
+        (["ca", "rotate", "prepar"], "prepare"),
+        (["policy", "eval", "--polices", "x"], "--policies"),
+    ],
+)
+def test_a_misspelled_word_is_named_with_the_one_that_is_near(
+    arguments: list[str], near: str
+) -> None:
+    """A command or an option that there is none of ends with a usage error that helps."""
+    result = _run(*arguments)
+
+    assert 2 == result.exit_code
+    assert f"'{near}'" in result.output.splitlines()[-1]
