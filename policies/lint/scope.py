@@ -50,7 +50,7 @@ def unknown_namespace(facts: Facts) -> Iterator[Spot]:
         pattern = re.compile(".*".join(map(re.escape, text.split("*"))))
         if known and not any(map(pattern.fullmatch, known)):
             yield spot_at(each, f"no namespace `{shown(text)}` is defined in these files",
-                              _guess(text, known))  # fmt: skip
+                          _guess(text, known))  # fmt: skip
 
 
 @rule("MW0403")
@@ -66,7 +66,7 @@ def unknown_account(facts: Facts) -> Iterator[Spot]:
         if account[0] in namespaces:
             names = {name for namespace, name in known if namespace == account[0]}
             yield spot_at(each, f"the namespace `{shown(account[0])}` has no service account"
-                              f" `{shown(account[1])}`", _guess(account[1], names))  # fmt: skip
+                          f" `{shown(account[1])}`", _guess(account[1], names))  # fmt: skip
 
 
 def _account(written: Written) -> tuple[str, str] | None:
