@@ -13,7 +13,7 @@ that was read in part, it is read whole after all.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -57,7 +57,8 @@ class _Known:
 class _Plan:
     """A file to read, `asked` of it now.
 
-    `formed` was read by its form, and `kept` of what is known stays, by numbers of stretches.
+    `formed` was read by its form. What is in the stretches `kept` stays of what is `known`, where
+    these have the numbers `kept_before`.
     """
 
     file: str
@@ -66,7 +67,8 @@ class _Plan:
     stretches: Stretches | None
     asked: Texts
     formed: Sequence[Inspected] = ()
-    kept: frozenset[int] = frozenset()
+    kept: Set[int] = frozenset()
+    kept_before: Set[int] = frozenset()
     known: _Known | None = None
 
     @property
@@ -144,11 +146,11 @@ def _plan(
         return _Plan(file, text, digest, None, [(file, text, 1)])
     pace()
     stretches, texts = pieces
-    kept, before = _kept(known, stretches), _policies(known)
+    same, before = _same(known, stretches), _policies(known)
     pace()
     formed, rest = [], []
     for number, piece in enumerate(texts):
-        if number in kept:
+        if number in same:
             continue
         found = forms.read(file, piece, stretches.lines[number], before)
         if found is None:
@@ -157,7 +159,12 @@ def _plan(
             formed.append(found)
         pace()
     asked = [(file, "".join(texts[begin:end]), stretches.lines[begin]) for begin, end in runs(rest)]
-    plan = _Plan(file, text, digest, stretches, asked, formed, kept, known if kept else None)
+    plan = _Plan(
+        *(file, text, digest, stretches, asked, formed),
+        kept=same.keys(),
+        kept_before=frozenset(same.values()),
+        known=known if same else None,
+    )
     # WHY at once: the pieces of a whole set would lie about between what stays.
     joined = None if asked else _joined(plan, ())
     if joined is None and not asked:
@@ -175,12 +182,13 @@ def _policies(known: _Known | None) -> Policies:
     }
 
 
-def _kept(known: _Known | None, stretches: Stretches) -> frozenset[int]:
-    """Return the numbers of the stretches that are as they were."""
+def _same(known: _Known | None, stretches: Stretches) -> Mapping[int, int]:
+    """Return the numbers of the stretches that are as they were, with those they had before."""
     if known is None or known.stretches is None or known.inspected.has_errors:
-        return frozenset()
-    before = set(known.stretches.places())
-    return frozenset(number for number, place in enumerate(stretches.places()) if place in before)
+        return {}
+    before = {place: number for number, place in enumerate(known.stretches.places())}
+    numbered = enumerate(stretches.places())
+    return {number: before[place] for number, place in numbered if place in before}
 
 
 def _joined(plan: _Plan, read: Sequence[Inspected]) -> _Known | None:
@@ -193,10 +201,15 @@ def _joined(plan: _Plan, read: Sequence[Inspected]) -> _Known | None:
     nodes = before.nodes + sum(each.nodes for each in new)
     if nodes > MAX_NODES or any(each.has_errors for each in new):
         return None
-    stretches, kept = plan.stretches, plan.kept
+    stretches = plan.stretches
+    # WHY by those of before: the last stretch now has no end, and what stood behind it is gone.
+    cut_before = plan.known.stretches if plan.known is not None else None
+
+    def stays(found: Resource | Diagnostic) -> bool:
+        return cut_before is not None and cut_before.number_at(_line(found)) in plan.kept_before
 
     def in_order(old: Sequence[_Found], new: Sequence[_Found]) -> tuple[_Found, ...]:
-        staying = [each for each in old if stretches.number_at(_line(each)) in kept]
+        staying = [each for each in old if stays(each)]
         return tuple(sorted([*staying, *new], key=lambda each: stretches.number_at(_line(each))))
 
     inspected = Inspected(

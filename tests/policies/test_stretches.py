@@ -66,6 +66,32 @@ def test_edit_after_edit_is_read_as_if_whole(
         assert _told(inspect_file("p.yaml", text)) == _told(found)
 
 
+_NAMES = st.lists(st.sampled_from("abcdefgh"), max_size=8, unique=True)
+
+
+@given(_NAMES, st.lists(_NAMES, max_size=4), st.sampled_from(["---\n", "\n---\n", "--- # p\n"]))
+def test_what_is_gone_is_gone(names: list[str], later: list[list[str]], between: str) -> None:
+    """Of documents that are taken out, from the end too, nothing is left, nor of their warnings."""
+    memory = SetMemory()
+
+    for chosen in (names, *later, names):
+        documents = [(_ODD if each < "d" else _GOOD) + f"# {each}\n" for each in chosen]
+        text = between.join(documents)
+        (found,) = memory.files([("p.yaml", text)], no_pace)
+        assert _told(inspect_file("p.yaml", text)) == _told(found)
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_set_may_lose_its_end(left: int) -> None:
+    """A policy that was the last of its file is gone with its text."""
+    memory, documents = SetMemory(), _set(4)
+    _read(memory, documents)
+
+    names = [each.metadata.name for each in _read(memory, documents[:left]).resources]
+
+    assert [f"p{number}" for number in range(left)] == names
+
+
 @settings(max_examples=400)
 @given(st.lists(st.sampled_from(_PIECES), max_size=12))
 def test_stretches_hold_what_the_text_holds(pieces: list[str]) -> None:
