@@ -22,7 +22,7 @@ from sys import intern
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from policies.diagnostic import Diagnostic, Location, location_at
+from policies.diagnostic import Diagnostic, Location, location_at, shown
 from policies.load import Inspected
 from policies.model import (
     Attachment,
@@ -116,6 +116,11 @@ class FindingForm(NamedTuple):
 
     finding: Diagnostic
     place: int
+
+
+def policy_name(namespace: str, name: str) -> str:
+    """Return how a finding names the policy it is about."""
+    return f"AuthorizationPolicy/{shown(namespace)}/{shown(name)}"
 
 
 Policies = Mapping[tuple[str, str], AuthorizationPolicy]
@@ -243,7 +248,7 @@ class Form:
                 help=finding.help,
                 severity=finding.severity,
                 path=finding.path,
-                resource=f"AuthorizationPolicy/{texts[0]}/{texts[1]}",
+                resource=policy_name(texts[0], texts[1]),
             )
 
 

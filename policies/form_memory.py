@@ -31,6 +31,7 @@ from policies.form import (
     Span,
     ValueForm,
     between,
+    policy_name,
     split,
 )
 from policies.load import Inspected, inspect_file
@@ -133,7 +134,7 @@ def _is_regular(found: Inspected) -> bool:
     if not isinstance(resource, AuthorizationPolicy):
         return False
     metadata = resource.metadata
-    own = f"AuthorizationPolicy/{metadata.namespace}/{metadata.name}"
+    own = policy_name(metadata.namespace, metadata.name)
     return all(
         each.code in OF_NO_VALUE | FIXED_CODES and each.resource == own for each in found.findings
     )

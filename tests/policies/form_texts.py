@@ -58,9 +58,9 @@ FORMED = [BLOCK, FLOW, TARGETS]
 OTHER_WORDS = [
     "a", "a-1", "A.b", "b-", "c.", "shop", "Shop", "sa", "true", "Off", "no", "null", "Null", "y",
     "0", "1", "08", "0x1f", "1_000", "1.5", "1e3", "9/8", "8080", "80800", "10.0.0.1", "10.0.0.1/8",
-    "10.0.0.1/33", "2026-01-31", "x" * 64, "x" * 254, "x" * 600, "x" * 1100, "/", "//", "/a//b",
-    "/api/", "spiffe", "GET", "get", "DENY", "ALLOW", "AUDIT", "CUSTOM", "v1", "kind", "paths",
-    "notPaths", "hosts", "ports", "name", "namespace", "rego", "_", "-", "*", "", " ", ":", "\n",
+    "10.0.0.1/33", "2026-01-31", "x" * 64, "x" * 101, "x" * 254, "x" * 600, "x" * 1100, "/", "//",
+    "/a//b", "/api/", "spiffe", "GET", "get", "DENY", "ALLOW", "AUDIT", "CUSTOM", "v1", "kind",
+    "paths", "notPaths", "hosts", "ports", "name", "namespace", "rego", "_", "-", "*", "", " ", ":", "\n",
     "'", '"', "\\", "{", "}", "[]", "#", ",", "é", "&a", "!", "|", "- ", "a: b", "%", "{*}", "**",
     "---", "...", "\t", "\r", "\ufeff", "\x07",
 ]  # fmt: skip

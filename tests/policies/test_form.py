@@ -175,9 +175,10 @@ def test_a_value_with_anything_to_tell_is_read_in_full(was: str, is_now: str) ->
     assert_as_in_full(found, other, 1)
 
 
-def test_a_policy_that_is_warned_of_is_a_form_as_well() -> None:
+@pytest.mark.parametrize("name", ["deny-1000", "x" * 100, "x" * 101, "x" * 253])
+def test_a_policy_that_is_warned_of_is_a_form_as_well(name: str) -> None:
     """What is told of a rule and hangs on no value is told of each, by its own name and place."""
-    other = FLOW.replace("a-1", "deny-1000").replace("/api/1/", "/b/")
+    other = FLOW.replace("a-1", name).replace("/api/1/", "/b/")
     memory = knowing(FLOW)
 
     assert _has_form(memory, other)
