@@ -60,9 +60,9 @@ OTHER_WORDS = [
     "0", "1", "08", "0x1f", "1_000", "1.5", "1e3", "9/8", "8080", "80800", "10.0.0.1", "10.0.0.1/8",
     "10.0.0.1/33", "2026-01-31", "x" * 64, "x" * 101, "x" * 254, "x" * 600, "x" * 1100, "/", "//",
     "/a//b", "/api/", "spiffe", "GET", "get", "DENY", "ALLOW", "AUDIT", "CUSTOM", "v1", "kind",
-    "paths", "notPaths", "hosts", "ports", "name", "namespace", "rego", "_", "-", "*", "", " ", ":", "\n",
-    "'", '"', "\\", "{", "}", "[]", "#", ",", "é", "&a", "!", "|", "- ", "a: b", "%", "{*}", "**",
-    "---", "...", "\t", "\r", "\ufeff", "\x07",
+    "paths", "notPaths", "hosts", "ports", "name", "namespace", "rego", "_", "-", "*", "", " ", ":",
+    "\n", "'", '"', "\\", "{", "}", "[]", "#", ",", "é", "&a", "!", "|", "- ", "a: b", "%", "{*}",
+    "**", "---", "...", "\t", "\r", "\ufeff", "\x07",
 ]  # fmt: skip
 CHANGES = st.lists(
     st.tuples(st.integers(0, 200), st.sampled_from(OTHER_WORDS)), min_size=1, max_size=5
