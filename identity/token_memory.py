@@ -4,15 +4,17 @@ Theory of operation. The signature of a token is checked once; after that the sa
 bytes are known by their SHA-256. Rules this file keeps:
 - the whole token is digested, signature included: nothing else is ever recognized;
 - what is remembered is bound to everything the verdict came from: the rule's issuer
-  and audiences, and the revision of the key set, so that a set without the key, or
-  a rule with another audience, meets a stranger;
+  and audiences, where its keys come from, and the revision of the key set, so that a set
+  without the key, or a rule with another audience, meets a stranger;
+- of the key sets of one source only the newest that a token was verified by counts, so that
+  keys which change often do not fill the memory with the same token again and again;
 - the token's times are held against the clock at every use;
 - only tokens that were verified are remembered, in bounded number and bytes, and the
   ones used longest ago are forgotten first. Refusals are never remembered, so that
   no flood of them drives out what is good;
 - a token that has come to its end is forgotten soon after, used or not: nobody asks for
-  it again, nor for one whose key set was replaced. Each that comes looks at a few of the
-  others in turn, so that no check pays for thousands that end at the same moment.
+  it again. Each that comes looks at a few of the others in turn, so that no check pays for
+  thousands that end at the same moment.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from identity.jwt_verify import (
     verify_token,
 )
 
-_Key = tuple[bytes, str, tuple[str, ...], str]
+# The token's digest; the rule's issuer, audiences, key set's address and inline key set.
+_Key = tuple[bytes, str, tuple[str, ...], str, str]
 # BUDGET: microseconds; those that ended and were not come to yet are a seventh of the others.
 _LOOKED_AT: Final = 8
 
@@ -52,9 +55,13 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """A verified token, its length, and when it was verified (seconds since the epoch)."""
+    """A verified token, its length, and when it was verified (seconds since the epoch).
+
+    `revision` is that of the key set it was verified by.
+    """
 
     token: VerifiedToken
+    revision: str
     length: int
     verified_at: float
     place: _Place
@@ -98,16 +105,16 @@ class TokenMemory:
         if key_set is None or not key_set.revision:
             return self._verify(text, rule, lambda: key_set, now)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-        key = (digest, rule.issuer, rule.audiences, key_set.revision)
-        known = self._recall(key, now)
+        key = (digest, rule.issuer, rule.audiences, rule.jwks_uri, rule.jwks)
+        known = self._recall(key, key_set.revision, now)
         if known is not None:
             return known
         verdict = self._verify(text, rule, lambda: key_set, now)
         if isinstance(verdict, VerifiedToken):
-            self._remember(key, verdict, len(text), now)
+            self._remember(key, verdict, key_set.revision, len(text), now)
         return verdict
 
-    def _recall(self, key: _Key, now: float) -> VerifiedToken | None:
+    def _recall(self, key: _Key, revision: str, now: float) -> VerifiedToken | None:
         """Return a token that may be used now; one that may not is forgotten."""
         with self._lock:
             found = self._tokens.get(key)
@@ -115,20 +122,26 @@ class TokenMemory:
                 return None
             # A clock that was set back makes what it verified before look like the future.
             age = now - found.verified_at
-            if 0 <= age <= self._max_age_seconds and is_in_time(found.token.claims, now):
+            if (
+                found.revision == revision
+                and 0 <= age <= self._max_age_seconds
+                and is_in_time(found.token.claims, now)
+            ):
                 self._tokens.move_to_end(key)
                 return found.token
             self._forget(key)
             return None
 
-    def _remember(self, key: _Key, token: VerifiedToken, length: int, now: float) -> None:
+    def _remember(
+        self, key: _Key, token: VerifiedToken, revision: str, length: int, now: float
+    ) -> None:
         """Keep a token, and forget as many as it takes to stay within the bounds."""
         place = _Place(key, self._end_of(token, now))
         with self._lock:
             self._look_round(now)
             if key in self._tokens:
                 self._forget(key)
-            self._tokens[key] = _Remembered(token, length, now, place)
+            self._tokens[key] = _Remembered(token, revision, length, now, place)
             self._round.append(place)
             self._bytes += length
             while self._tokens and (

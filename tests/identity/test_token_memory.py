@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,6 +136,31 @@ def test_equal_set_fetched_anew_is_known(ring: Any, desk: Desk) -> None:
     desk.keys = parse_jwk_set(ring.inline(), is_inline=True)
     assert desk.status(text) is TokenStatus.OK
     assert desk.verifier.calls == 1
+
+
+def test_changed_keys_keep_one_of_a_token(ring: Any, desk: Desk) -> None:
+    """Under keys that change and change back a token is verified each time, and kept once."""
+    text = ring.mint()
+    more = json.loads(ring.inline())
+    more["keys"] += json.loads(ring.public("stranger"))["keys"]
+    sets = desk.keys, parse_jwk_set(json.dumps(more), is_inline=True)
+    for turn in range(6):
+        desk.keys = sets[turn % 2]
+        assert [desk.status(text) for _ in range(3)] == [TokenStatus.OK] * 3
+        assert (desk.verifier.calls, len(desk.memory)) == (turn + 1, 1)
+
+
+def test_keys_of_another_source_do_not_share(ring: Any, desk: Desk) -> None:
+    """Rules that differ in nothing but where their keys come from know a token each for itself."""
+    text = ring.mint()
+    rules = [
+        desk.rule,
+        replace(desk.rule, jwks_uri="https://issuer.example/keys"),
+        replace(desk.rule, jwks=ring.inline()),
+    ]
+    for _ in range(3):
+        assert [desk.status(text, rule) for rule in rules] == [TokenStatus.OK] * 3
+    assert (desk.verifier.calls, len(desk.memory)) == (3, 3)
 
 
 def test_rules_do_not_share(ring: Any, desk: Desk) -> None:
