@@ -69,6 +69,11 @@ class AccessLogs:
             self._met += 1
 
     @property
+    def is_blind(self) -> bool:
+        """Whether there are lines, and none of them names a decision: nothing is compared."""
+        return self.lines > 0 and not self.named
+
+    @property
     def missing_count(self) -> int:
         """How many decisions the logs name and the record does not hold."""
         return len(self._open)

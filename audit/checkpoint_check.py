@@ -155,7 +155,8 @@ class CheckpointCheck:
     def notes(self, lines: int) -> Sequence[str]:
         """Return what a reader should know about what the checkpoints cover."""
         if not self._by_size:
-            return ["no checkpoint: that the log was not written anew cannot be shown"]
+            none = "no good checkpoint" if self.faults else "no checkpoint"
+            return [f"{none}: that the log was not written anew cannot be shown"]
         found = []
         if self.verifier is None:
             found.append("signatures of checkpoints were not checked: no verifier key was given")

@@ -50,7 +50,7 @@ def run_verify(
         code = code if report.intact else EXIT_BROKEN
     if access_logs is not None:
         out.write(render_completeness(access_logs))
-        code = EXIT_BROKEN if access_logs.missing_count else code
+        code = EXIT_BROKEN if access_logs.missing_count or access_logs.is_blind else code
     return code
 
 
@@ -59,6 +59,8 @@ def render_completeness(logs: AccessLogs) -> str:
     count = logs.missing_count
     lines = [f"  note: {note}" for note in logs.notes()]
     verdict = f"INCOMPLETE, {_plural(count, 'decision')} missing" if count else "complete"
+    if logs.is_blind:
+        verdict = "NOT COMPARED, no line of it names a decision"
     shown = [
         f"  ✗ {found.file}:{found.line}: not on record (decision {found.decision_id})"
         for found, _ in zip(logs.missing(), range(_SHOWN), strict=False)

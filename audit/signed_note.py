@@ -146,13 +146,17 @@ def parse_verifier(text: str) -> NoteVerifier:
     """Return the verifier in a line `NAME+KEYID+BASE64`.
 
     Raises:
-        AuditKeyError: the text is no such key.
+        AuditKeyError: the text is no such key. It is not told, for it may be a private one.
     """
+    if "PRIVATE KEY" in text:
+        raise AuditKeyError(
+            "this is a private key, which nobody needs who verifies: `meshwarden audit "
+            "verifier-key` prints the verifier key that belongs to it"
+        )
     name, _, rest = text.strip().partition("+")
     key_id, _, blob = rest.partition("+")
-    _check_name(name)
     data = _decode(blob)
-    if len(data) != 1 + _PUBLIC_BYTES or data[:1] != _ED25519:
+    if not _is_name(name) or len(data) != 1 + _PUBLIC_BYTES or data[:1] != _ED25519:
         raise AuditKeyError("the verifier key is not of the form NAME+KEYID+BASE64 with Ed25519")
     found = NoteVerifier(name, Ed25519PublicKey.from_public_bytes(data[1:]))
     if found.key_id.hex() != key_id:
@@ -161,9 +165,14 @@ def parse_verifier(text: str) -> NoteVerifier:
 
 
 def _check_name(name: str) -> None:
-    # "key name MUST be non-empty, not contain any Unicode spaces or plus (U+002B) characters"
-    if not name or "+" in name or not name.isprintable() or any(c.isspace() for c in name):
+    if not _is_name(name):
         raise AuditKeyError(f"`{name}` is no name for a key: no blanks and no `+`")
+
+
+def _is_name(name: str) -> bool:
+    # "key name MUST be non-empty, not contain any Unicode spaces or plus (U+002B) characters"
+    is_printed = name.isprintable() and not any(sign.isspace() for sign in name)
+    return bool(name) and is_printed and "+" not in name
 
 
 def _decode(blob: str) -> bytes:

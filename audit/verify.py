@@ -50,11 +50,12 @@ class Problem:
     decision_id: str = ""
 
     def __str__(self) -> str:
-        """Return `file:line: what (seq N, decision ID)`."""
+        """Return `file:line: what (seq N, decision ID)`, of a file as a whole without a line."""
         names = [f"seq {self.seq}"] if self.seq is not None else []
         names += [f"decision {self.decision_id}"] if self.decision_id else []
         tail = f" ({', '.join(names)})" if names else ""
-        return f"{self.file}:{self.line}: {self.what}{tail}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.what}{tail}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

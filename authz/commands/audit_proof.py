@@ -9,7 +9,7 @@ import click
 
 from audit.checkpoint import parse_proof
 from audit.commands import run_prove
-from audit.errors import CheckpointError
+from audit.errors import AuditKeyError, CheckpointError
 from audit.signed_note import NoteVerifier, load_signer, new_private_key, parse_verifier
 from authz.commands.failing import clear_errors
 
@@ -64,7 +64,11 @@ def check_proof_command(proof: Path, line_file: Path, key: str) -> None:
 def new_key_command(key_file: Path, origin: str) -> None:
     """Make a private key for checkpoints in KEY_FILE, and print its verifier key."""
     with clear_errors():
-        fd = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as exc:
+            why = "is there already, and a key that signed is not replaced"
+            raise AuditKeyError(f"`{key_file}` {why}: give another name") from exc
         with os.fdopen(fd, "wb") as file:
             file.write(new_private_key())
         click.echo(str(load_signer(key_file, origin).verifier))

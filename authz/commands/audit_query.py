@@ -31,7 +31,7 @@ _SHOWN = 100
 _NAMED = 10
 _LOOK_SECONDS = 0.2
 _ASKED = {
-    "effect": ("--decision", "`allow` or `deny`."),
+    "effect": ("--decision", "What was decided."),
     "policy": ("--policy", "The deciding policy: NAMESPACE/NAME, or NAMESPACE/NAME#RULE."),
     "reason": ("--reason", "Why, such as `deny_rule_matched`."),
     "peer": ("--peer", "The peer: its SPIFFE ID or its principal; empty: none."),
@@ -45,9 +45,13 @@ _ASKED = {
 }
 
 
+_EFFECTS = click.Choice(["allow", "deny"])
+
+
 def _field_options(command: Decorated) -> Decorated:
     for name, (option, help_) in reversed(_ASKED.items()):
-        command = click.option(option, name, multiple=True, help=help_)(command)
+        kind = _EFFECTS if name == "effect" else None
+        command = click.option(option, name, multiple=True, type=kind, help=help_)(command)
     return command
 
 
@@ -110,6 +114,8 @@ def query_command(  # noqa: PLR0913 - one parameter an option
             count = RECORD_FORMATS[format_](
                 queries.records(query, where=where, limit=limit), sys.stdout
             )
+    if not count and format_ == "table":
+        click.echo("no decision on record fits", err=True)
     if count == limit:
         click.echo(f"the newest {count} are shown; `--limit` shows more", err=True)
 

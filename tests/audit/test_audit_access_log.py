@@ -76,6 +76,19 @@ def test_several_records_answer_for_one_envoy(
     assert run_verify(log, io.StringIO(), also=also, access_logs=_loaded(path)) == 0
 
 
+def test_a_log_that_names_no_decision_compares_nothing(log: Path, tmp_path: Path) -> None:
+    """A format without the id, or another file, is not taken for a complete one; no line is."""
+    for lines, code, verdict in (
+        (["GET / 200", '{"decision_id":null}'], 1, "NOT COMPARED"),
+        ([], 0, "complete"),
+        ([_FORMS["json"](f"{1:032x}"), "GET / -"], 0, "complete"),
+    ):
+        out = io.StringIO()
+        logs = _loaded(_write(tmp_path / "a", lines))
+        assert run_verify(log, out, access_logs=logs) == code
+        assert f"against the access log: {verdict}" in out.getvalue()
+
+
 def test_fault_in_place_of_a_record_counts(tmp_path: Path, open_writer, record) -> None:
     """A decision whose record could only be written as a fault is on record."""
     writer = open_writer()

@@ -99,3 +99,41 @@ def test_key_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("mine")
     assert _run("new-key", tmp_path / "key", "--origin", "o").exit_code == 2
     assert (tmp_path / "key").read_text() == "mine"
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_private_key_is_not_shown_to_who_confuses_the_two(
+    tmp_path: Path, verifier_key: str, as_text: bool
+) -> None:
+    """Whoever gives the private key in place of the verifier key is told so, and not what it is."""
+    private = (tmp_path / "key.pem").read_text()
+    given = private if as_text and private.count("+") > 1 else str(tmp_path / "key.pem")
+    for arguments in (
+        ("verify", tmp_path / "log"),
+        ("check-proof", tmp_path / "key.pem", tmp_path / "key.pem"),
+    ):
+        found = _run(*arguments, "--key", given)
+        assert found.exit_code == 2
+        assert "this is a private key" in found.output
+        assert private.splitlines()[1][:16] not in found.output
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b+c+d", "x", "MC4CAQAw+BQYDK2Vw+BCIEIPr9", "n+00000000+AQ=="]
+)
+def test_what_is_no_verifier_key_is_not_repeated(tmp_path: Path, text: str) -> None:
+    """A key of another form ends with exit code 2, and none of it is printed."""
+    (tmp_path / "vkey").write_text(text)
+    found = _run("verify", tmp_path, "--key", tmp_path / "vkey")
+    assert found.exit_code == 2
+    assert "not of the form NAME+KEYID+BASE64" in found.output
+    assert len(text) < 4 or text not in found.output
+
+
+def test_a_key_is_never_replaced(tmp_path: Path, verifier_key: str) -> None:
+    """Making a key where there is one is refused, and the key stays."""
+    before = (tmp_path / "key.pem").read_bytes()
+    found = _run("new-key", tmp_path / "key.pem", "--origin", _ORIGIN)
+    assert found.exit_code == 2
+    assert "is there already" in found.output
+    assert before == (tmp_path / "key.pem").read_bytes()

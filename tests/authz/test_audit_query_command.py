@@ -79,6 +79,15 @@ def test_query_lists_what_is_asked_for(log: Path) -> None:
     assert "the newest 2 are shown" in found.stderr
 
 
+def test_query_says_that_nothing_fits(log: Path) -> None:
+    """An answer without a line is told to a person, and a decision that is none is refused."""
+    found = _run("query", log, "--path", "/nowhere")
+    assert (found.exit_code, found.stdout) == (0, "")
+    assert "no decision on record fits" in found.stderr
+    assert _run("query", log, "--path", "/nowhere", "--format", "json").output == ""
+    assert _run("query", log, "--decision", "denied").exit_code == 2
+
+
 def test_query_tells_what_it_leaves_out(whole: Path) -> None:
     """A record that was changed is told, each time it is asked; a whole one needs no word."""
     assert _run("query", whole).stderr == ""
