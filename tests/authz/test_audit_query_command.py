@@ -84,7 +84,7 @@ def test_query_says_that_nothing_fits(log: Path) -> None:
     found = _run("query", log, "--path", "/nowhere")
     assert (found.exit_code, found.stdout) == (0, "")
     assert "no decision on record fits" in found.stderr
-    assert _run("query", log, "--path", "/nowhere", "--format", "json").output == ""
+    assert _run("query", log, "--path", "/nowhere", "--format", "json").stdout == ""
     assert _run("query", log, "--decision", "denied").exit_code == 2
 
 
