@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 # WHY: a thread that computes is asked for the interpreter after this long, and a check changes
@@ -25,8 +27,19 @@ def set_up_for_serving() -> None:
 
 def give_memory_back() -> None:
     """Return what is free to the system: the C library keeps the texts' and the pickles' share."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Return glibc's own function; None with another C library.
+
+    WHY once: each look makes a type, which is a cycle.
+    """
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        return  # glibc alone has it
-    trim(0)
+        return None
+    return found

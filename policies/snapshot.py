@@ -200,7 +200,7 @@ def build_snapshot(
     remembered = memory or SetMemory()
     # WHY: what a set shares with the one before keeps that one's memory from being given back.
     selecting.cache_clear()
-    with collection_paused():
+    with collection_paused(collects_first=True):
         loaded = join_files(remembered.files(pairs, pace), mesh, pace)
         revision = _digest(pairs, mesh)
         return _assemble(loaded.resources, mesh, revision, loaded.warnings, remembered, pace)

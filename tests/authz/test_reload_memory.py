@@ -53,9 +53,11 @@ def _set(operations: dict[int, dict[str, list[str]]], count: int = _POLICIES) ->
 
 
 def _counted() -> Counter[str]:
-    """Return how many objects of our own types there are."""
+    """Return how many objects of our own types there are, garbage included.
+
+    WHY included: a load takes from the collector for good what is there (`gc.freeze`).
+    """
     gc.unfreeze()
-    gc.collect()
     every = (type(each) for each in gc.get_objects())
     return Counter(
         each.__qualname__
