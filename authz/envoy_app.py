@@ -26,7 +26,7 @@ from authz.listening import ListeningParts
 from authz.logging_setup import set_up_logging
 from authz.serve import serve
 from authz.settings import Settings
-from authz.worker_process import sit_down
+from authz.worker_seat import sit_down
 
 _FAILED: Final = 1
 

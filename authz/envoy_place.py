@@ -37,12 +37,12 @@ class EnvoyPlace:
     @property
     def admin(self) -> Path:
         """The socket of Envoy's administration interface."""
-        return Path(self.folder) / "admin"
+        return admin_socket(Path(self.folder))
 
     @property
     def secrets(self) -> Path:
         """The folder in which Envoy looks for the listener's secrets, see `secret_file`."""
-        return Path(self.folder) / "secrets"
+        return secrets_folder(Path(self.folder))
 
     def to_environment(self) -> dict[str, str]:
         """Return the variable that carries it."""
@@ -61,6 +61,16 @@ class EnvoyPlace:
             if value is not None:
                 os.environ[name] = value
         return place
+
+
+def admin_socket(folder: Path) -> Path:
+    """Return the socket of an Envoy's administration interface, in the folder of that Envoy."""
+    return folder / "admin"
+
+
+def secrets_folder(folder: Path) -> Path:
+    """Return where an Envoy looks for the listener's secrets, in the folder of that Envoy."""
+    return folder / "secrets"
 
 
 def secret_file(folder: Path, name: str) -> Path:

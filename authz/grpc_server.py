@@ -6,7 +6,6 @@ server: see docs/decisions/0001.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from authz.grpc_over_wsgi import MESSAGE_MAX, SERVICE
 from authz.listener_tls import ListenerTls
 from authz.listening import Check, ListeningParts
 from authz.overload import Overload
+from authz.ports import UNIX, remove_stale_socket
 
 _METHOD = "Check"
-_UNIX = "unix://"
 # gRPC tells of a call without a deadline as of one that ends in centuries.
 _NO_DEADLINE_SECONDS = 86_400.0
 _OPTIONS = (("grpc.max_receive_message_length", MESSAGE_MAX),)
@@ -157,7 +156,7 @@ def _text(value: str | bytes) -> str:
 
 def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
     """Bind the address and return the port (0 for a Unix socket)."""
-    path = Path(address.removeprefix(_UNIX)) if address.startswith(_UNIX) else None
+    path = Path(address.removeprefix(UNIX)) if address.startswith(UNIX) else None
     if path is not None:
         remove_stale_socket(path)
     try:
@@ -171,24 +170,3 @@ def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
         return port
     path.chmod(0o660)
     return 0
-
-
-def remove_stale_socket(path: Path) -> None:
-    """Remove a socket file that nobody listens on.
-
-    Raises:
-        ListenError: somebody does, or the path is something else.
-    """
-    if not path.exists():
-        return
-    if not path.is_socket():
-        raise ListenError(f"`{path}` exists and is not a socket")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as exc:
-            raise ListenError(f"`{path}` cannot be probed: {exc.strerror}") from exc
-    raise ListenError(f"`{path}` is in use by another process")

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import threading
 from collections.abc import Callable
 from typing import Final
 
-import httpx
-
 from authz.errors import ListenError
-from authz.serve import Seat
 
 _START_SECONDS: Final = 120.0
 _ASK_SECONDS: Final = 2.0
@@ -69,16 +65,27 @@ class WorkerProcess:
         self._http_port = int(json.loads(line)["http_port"])
 
     @property
-    def exit_code(self) -> int | None:
-        """The exit code, None while it runs."""
-        return self._process.poll()
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
 
-    def ask(self, path: str) -> httpx.Response | None:
-        """Return the answer of its HTTP endpoints, None where there is none."""
-        try:
-            return httpx.get(f"http://127.0.0.1:{self._http_port}{path}", timeout=_ASK_SECONDS)
-        except httpx.HTTPError:
-            return None
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended, and was waited for."""
+        return self._process.returncode is not None
+
+    def ask(self, path: str) -> bytes | None:
+        """Return what its HTTP endpoints answer, whatever the status; None where nothing comes."""
+        # WHY here: one that is alone is never asked.
+        from http.client import HTTPConnection, HTTPException  # noqa: PLC0415
+
+        connection = HTTPConnection("127.0.0.1", self._http_port, timeout=_ASK_SECONDS)
+        with contextlib.closing(connection):
+            try:
+                connection.request("GET", path)
+                return connection.getresponse().read()
+            except (OSError, HTTPException):
+                return None
 
     def drain(self) -> None:
         """Have it finish what it began, and end."""
@@ -96,20 +103,3 @@ class WorkerProcess:
             code = self._process.wait()
         self._leash.close()
         return code
-
-
-def sit_down(worker: str, leash: int, stop: threading.Event) -> Seat:
-    """Return the seat of this process, a worker that stops when its leash is let go."""
-    pair = socket.socket(fileno=leash)
-    os.set_inheritable(leash, False)
-
-    def listening(port: int) -> None:
-        pair.sendall(json.dumps({"http_port": port}).encode() + b"\n")
-
-    def hold() -> None:
-        # Nobody ever writes: this returns when the other end is closed.
-        pair.recv(1)
-        stop.set()
-
-    threading.Thread(target=hold, name="leash", daemon=True).start()
-    return Seat(worker=worker, shares_port=True, listening=listening)

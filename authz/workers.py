@@ -13,27 +13,26 @@ no port to share, and its own HTTP endpoints.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import signal
-import socket
+import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from queue import SimpleQueue
-from tempfile import TemporaryDirectory
-from typing import Any, Final
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final
 
 from authz.errors import ListenError
-from authz.http_endpoints import HttpEndpoints
-from authz.settings import Settings
-from authz.worker_metrics import merge_metrics
+from authz.plain_log import PlainLog
+from authz.supervisor_plan import HEARD, SupervisorPlan
 from authz.worker_process import StartWorker, WorkerProcess
-from authz.worker_start import python_worker
 
-_log = structlog.get_logger(__name__)
-_STOP, _REPLACE = "stop", "replace"
+if TYPE_CHECKING:
+    from authz.http_endpoints import HttpEndpoints
+
+_STOP, _REPLACE, _REAP = "stop", "replace", "reap"
 _ENDING_SECONDS: Final = 30.0
 # BUDGET: a worker that keeps ending is started again this often a minute, and no more.
 _PAUSE_SECONDS: Final = 1.0
@@ -41,76 +40,52 @@ _PAUSE_SECONDS: Final = 1.0
 _Event = str | WorkerProcess
 
 
-def serve_with_workers(settings: Settings, config: Path, count: int) -> None:
-    """Serve with so many processes until SIGTERM or SIGINT.
-
-    Raises:
-        ListenError: an address cannot be bound, or a worker does not come to listen.
-    """
-    if settings.listen.grpc.startswith("unix://"):
-        raise ListenError("workers share a port: `listen.grpc` must be `host:port` for them")
-    if settings.listen.grpc.endswith(":0"):
-        raise ListenError("workers share a port: `listen.grpc` must name it")
-    with ExitStack() as stack:
-        stack.enter_context(_reserve(settings.listen.grpc))
-        if settings.listen.server == "envoy":
-            start = _open_envoy(settings, config, stack, shares_port=True)
-        else:
-            start = python_worker(config)
-        _Workers(settings, start, [str(number + 1) for number in range(count)]).run()
-    _log.info("stopped")
-
-
-def serve_inside_envoy(settings: Settings, config: Path) -> None:
-    """Serve with one process, which is an Envoy's, until SIGTERM or SIGINT.
-
-    Raises:
-        ListenError: a part is missing, the address cannot be bound, or it does not come to listen.
-    """
-    with ExitStack() as stack:
-        start = _open_envoy(settings, config, stack, shares_port=False)
-        _Workers(settings, start, [""]).run()
-
-
-def _open_envoy(
-    settings: Settings, config: Path, stack: ExitStack, *, shares_port: bool
-) -> StartWorker:
-    # WHY here: the Envoy message classes take longer to import than all the rest.
-    from authz.envoy_launch import envoy_worker  # noqa: PLC0415
-
-    folder = stack.enter_context(TemporaryDirectory(prefix="meshwarden-"))
-    return envoy_worker(settings, config, Path(folder), shares_port=shares_port)
-
-
-class _Workers:
+class Workers:
     """The workers by their seats; each seat has two names, for taking turns.
 
     A worker without a name is alone, and asked for nothing.
     """
 
-    def __init__(self, settings: Settings, start: StartWorker, names: Sequence[str]) -> None:
-        self._settings = settings
-        self._start_process = start
+    def __init__(self, plan: SupervisorPlan, log: PlainLog) -> None:
+        """Nobody is there yet, and no signal is heard."""
+        self._plan = plan
+        self._log = log
+        self._is_named = any(plan.names)
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._seats: list[WorkerProcess] = []
-        self._names = names
+        self._started: list[WorkerProcess] = []
         self._stopping = threading.Event()
 
-    def run(self) -> None:
-        """Start them, look after them, and drain them in the end."""
+    def hear_signals(self) -> None:
+        """Act on signals from now on, on those first that were held back until now."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put(_STOP))
+        signal.signal(signal.SIGCHLD, lambda *_: self._events.put(_REAP))
+        if self._is_named:
+            signal.signal(signal.SIGHUP, lambda *_: self._events.put(_REPLACE))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        # Of who ended before this nothing was heard.
+        self._events.put(_REAP)
+
+    def run(self, start: StartWorker, helper: subprocess.Popen[bytes] | None) -> None:
+        """Start them, look after them, and drain them in the end.
+
+        `helper` is a process that the caller waits for.
+
+        Raises:
+            ListenError: an address cannot be bound, or a worker does not come to listen.
+        """
+        self._start_process, self._helper = start, helper
         with ExitStack() as stack:
-            if any(self._names):
-                signal.signal(signal.SIGHUP, lambda *_: self._events.put(_REPLACE))
+            if self._is_named:
                 stack.callback(self._open_http().close)
             stack.callback(self._end)
-            for name in self._names:
+            for name in self._plan.names:
                 self._seats.append(self._start(name))
             for worker in self._seats:
                 worker.wait_until_it_listens()
-            if any(self._names):
-                _log.info("serving", workers=len(self._names), grpc=self._settings.listen.grpc)
+            if self._is_named:
+                self._log.info("serving", workers=len(self._seats), grpc=self._plan.grpc)
             self._look_after()
 
     def _end(self) -> None:
@@ -118,10 +93,13 @@ class _Workers:
         for worker in self._seats:
             worker.drain()
         for worker in self._seats:
-            worker.wait(self._settings.listen.drain_seconds + _ENDING_SECONDS)
+            worker.wait(self._plan.drain_seconds + _ENDING_SECONDS)
 
     def _open_http(self) -> HttpEndpoints:
-        address = self._settings.listen.http
+        # WHY here, and where metrics are added up: one that is alone is never asked.
+        from authz.http_endpoints import HttpEndpoints  # noqa: PLC0415
+
+        address = self._plan.http
         host, _, port = address.rpartition(":")
         try:
             return HttpEndpoints(
@@ -137,17 +115,39 @@ class _Workers:
             if event == _REPLACE:
                 for seat in range(len(self._seats)):
                     self._replace(seat)
+            elif event == _REAP:
+                self._reap_strangers()
             elif isinstance(event, WorkerProcess):
                 self._start_again(event)
 
     def _start(self, name: str) -> WorkerProcess:
-        return WorkerProcess(name, self._start_process, self._note_end)
+        worker = WorkerProcess(name, self._start_process, self._note_end)
+        self._started.append(worker)
+        return worker
 
     def _note_end(self, worker: WorkerProcess, code: int) -> None:
         """Hear, in a thread, of a worker that ended."""
         if not worker.is_expected_to_end:
-            _log.error("worker_ended", worker=worker.name, code=code)
+            self._log.error("worker_ended", worker=worker.name, code=code)
             self._events.put(worker)
+        # Until now it may have stood before others that ended.
+        self._events.put(_REAP)
+
+    def _reap_strangers(self) -> None:
+        """Let go of ended processes that nobody here started or waits for.
+
+        Spec: pid_namespaces(7): orphans become children of the namespace's first process, which a
+        server in a container is: of those that Rego runs in, say, when their parent was killed.
+        """
+        self._started = [each for each in self._started if not each.has_ended]
+        own = {each.pid for each in self._started}
+        if self._helper is not None and self._helper.poll() is None:
+            own.add(self._helper.pid)
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in own:
+                    return
+                os.waitpid(ended.si_pid, 0)
 
     def _start_again(self, ended: WorkerProcess) -> None:
         """Put another one in the seat of a worker that ended by itself."""
@@ -160,7 +160,7 @@ class _Workers:
             self._seats[seat] = worker = self._start(ended.name)
             worker.wait_until_it_listens()
         except ListenError as exc:
-            _log.error("worker_not_started", worker=ended.name, error=str(exc))
+            self._log.error("worker_not_started", worker=ended.name, error=str(exc))
             self._events.put(self._seats[seat])
 
     def _replace(self, seat: int) -> None:
@@ -170,25 +170,27 @@ class _Workers:
         try:
             worker.wait_until_it_listens()
         except ListenError as exc:
-            _log.error("worker_not_replaced", worker=before.name, error=str(exc))
+            self._log.error("worker_not_replaced", worker=before.name, error=str(exc))
             worker.wait(_ENDING_SECONDS)
             return
         self._seats[seat] = worker
         before.drain()
-        before.wait(self._settings.listen.drain_seconds + _ENDING_SECONDS)
-        _log.info("worker_replaced", worker=before.name, by=worker.name)
+        before.wait(self._plan.drain_seconds + _ENDING_SECONDS)
+        self._log.info("worker_replaced", worker=before.name, by=worker.name)
 
     def _ready(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether any worker is ready, and what each of them says."""
         told: dict[str, Any] = {}
         for worker in tuple(self._seats):
             answer = worker.ask("/readyz")
-            told[worker.name] = None if answer is None else answer.json()
+            told[worker.name] = None if answer is None else json.loads(answer)
         return readiness_of(told, is_stopping=self._stopping.is_set())
 
     def _metrics(self) -> bytes:
+        from authz.worker_metrics import merge_metrics  # noqa: PLC0415 - as above
+
         answers = {worker.name: worker.ask("/metrics") for worker in tuple(self._seats)}
-        texts = {name: each.text for name, each in answers.items() if each is not None}
+        texts = {name: each.decode() for name, each in answers.items() if each is not None}
         return merge_metrics(texts)
 
 
@@ -209,24 +211,3 @@ def readiness_of(
 
 def _other_name(name: str) -> str:
     return name.removesuffix("b") if name.endswith("b") else f"{name}b"
-
-
-def _reserve(address: str) -> socket.socket:
-    """Return a socket that holds the port for the workers, and takes no connection itself.
-
-    Raises:
-        ListenError: somebody else listens there.
-    """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        # WHY twice: with SO_REUSEPORT it would bind beside a server that is there already.
-        socket.create_server((host, int(port)), family=family).close()
-        held = socket.socket(family)
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((host, int(port)))
-    except OSError as exc:
-        why = exc.strerror or str(exc)
-        raise ListenError(f"`{address}` cannot be listened on: {why}") from exc
-    return held

@@ -48,22 +48,18 @@ def serve_command(config: Path, workers: int | None, worker: str, leash: int) ->
         if worker:
             _work(settings, worker, leash)
             return
-        with indexing(settings.audit):
-            if count == 1 and settings.listen.server == "grpcio":
-                serve(settings)
-                return
+        if count > 1 or settings.listen.server == "envoy":
             # WHY here: one process that answers alone needs nothing of it.
-            from authz.workers import serve_inside_envoy, serve_with_workers  # noqa: PLC0415
+            from authz.supervising import become_supervisor  # noqa: PLC0415
 
-            if count > 1:
-                serve_with_workers(settings, config, count)
-            else:
-                serve_inside_envoy(settings, config)
+            become_supervisor(settings, config, count)
+        with indexing(settings.audit.folder if settings.audit.columns else None):
+            serve(settings)
 
 
 def _work(settings: Settings, worker: str, leash: int) -> None:
     """Serve as one of several workers, whose HTTP endpoints only their server asks."""
-    from authz.worker_process import sit_down  # noqa: PLC0415 - as above
+    from authz.worker_seat import sit_down  # noqa: PLC0415 - as above
 
     stop = threading.Event()
     seat = sit_down(worker, leash, stop)

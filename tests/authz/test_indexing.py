@@ -9,15 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audit.chain import ChainState, link_line, segment_name
-from audit.settings import AuditSettings
 from authz.indexing import indexing
 
 _SERVER = """
 import subprocess, sys
 from pathlib import Path
-from audit.settings import AuditSettings
 from authz.indexing import indexing
-with indexing(AuditSettings(folder=Path(sys.argv[1]), columns=True)):
+with indexing(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
 """
@@ -51,7 +49,7 @@ def _runs(folder: Path) -> bool:
 def test_columns_come_while_a_server_runs(tmp_path: Path) -> None:
     """A segment that is sealed while the server runs gets its columns; then nothing runs."""
     folder = tmp_path / "log"
-    with indexing(AuditSettings(folder=folder, columns=True)):
+    with indexing(folder):
         _write_segment(folder)
         _until(lambda: bool(list(folder.glob("columns/*.parquet"))))
     assert not _runs(folder)
@@ -59,7 +57,7 @@ def test_columns_come_while_a_server_runs(tmp_path: Path) -> None:
 
 def test_nothing_runs_where_it_is_not_wanted(tmp_path: Path) -> None:
     """Without the setting no process is started."""
-    with indexing(AuditSettings(folder=tmp_path / "log")):
+    with indexing(None):
         assert not _runs(tmp_path / "log")
 
 
