@@ -200,7 +200,9 @@ def _time(text: object) -> datetime:
     try:
         at = datetime.fromisoformat(str(text))
     except ValueError:
-        raise IssueRefusedError(f"`{str(text)[:64]}` is not a date and time") from None
+        raise IssueRefusedError(
+            f"`{str(text)[:64]}` is not a date and time", help="as `2026-11-01T00:00:00Z`"
+        ) from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

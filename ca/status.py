@@ -129,9 +129,11 @@ def clock_troubles(watch: ClockWatch) -> Iterator[Trouble]:
 def describe_status(status: Mapping[str, Any]) -> str:
     """Return a status document as lines for people."""
     is_served = "serving" if status["serving"] else "not served by any process"
+    bundle = status["bundle"]
+    roots = f"{bundle['roots']} root{'s' if bundle['roots'] != 1 else ''}"
     lines = [
         f"trust domain  {status['trustDomain']} ({is_served}), {status['state']}",
-        f"bundle        {status['bundle']['roots']} roots, sequence {status['bundle']['sequence']}",
+        f"bundle        {roots}, sequence {bundle['sequence']}",
     ]
     for authority in status["authorities"]:
         lines.append(f"authority {authority['number']}   {authority['phase']}")

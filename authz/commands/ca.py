@@ -27,7 +27,7 @@ from authz.commands.ca_slots import (
 from authz.commands.failing import clear_errors
 from authz.errors import ListenError
 from authz.http_endpoints import HttpEndpoints
-from authz.logging_setup import set_up_logging
+from authz.logging_setup import logging_aside, set_up_logging
 from authz.settings import LogSettings
 from ca.interpreter import tune_interpreter
 from ca.process_guard import guard_process
@@ -39,8 +39,11 @@ from ca.workers import WorkerPlan, signing_workers
 
 
 @click.group("ca")
-def ca_group() -> None:
+@click.pass_context
+def ca_group(context: click.Context) -> None:
     """The companion certificate authority."""
+    # What a command is asked for may be a certificate, and what happens on the way is none.
+    context.with_resource(logging_aside())
 
 
 for _command in (

@@ -26,6 +26,7 @@ _UNIX = "unix:"
     "--socket",
     "endpoint",
     envvar="SPIFFE_ENDPOINT_SOCKET",
+    show_envvar=True,
     required=True,
     help="The Workload API's socket, `unix:///path` or a path.",
 )
@@ -39,7 +40,11 @@ _UNIX = "unix:"
     ),
 )
 @click.option("--spiffe-id", help="Which ID, where there are several; the first without it.")
-@click.option("--once", is_flag=True, help="Write the files once and end.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Write the files once and end; wait for what they need as long as it takes.",
+)
 def agent_command(endpoint: str, folder: Path, spiffe_id: str | None, once: bool) -> None:
     """Keep a certificate, its key and the trust bundles as files that change together."""
     with clear_errors():

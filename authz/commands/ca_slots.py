@@ -49,8 +49,8 @@ def init_command(config: Path) -> None:
     with clear_errors():
         settings = load_ca_settings(config)
         keeper = make_state(settings, utc_now)
-        expires_at = keeper.current().root.not_valid_after_utc
-        click.echo(f"made the authority of {settings.trust_domain}, its root ends {expires_at}")
+        ends = keeper.current().root.not_valid_after_utc.isoformat()
+        click.echo(f"made the authority of {settings.trust_domain}, its root ends {ends}")
 
 
 @click.group("rotate")

@@ -70,6 +70,15 @@ def test_a_rotation_by_hand_with_nobody_serving(config):
     assert text.count('"step":"intermediate"') == 2
 
 
+def test_the_log_is_no_part_of_an_answer(config):
+    """What a command logs goes to standard error: standard output may be a certificate."""
+    assert _run(config, "init").startswith("made the authority of example.org, its root ends 20")
+    done = CliRunner().invoke(ca_group, ["rotate", "activate", "-c", str(config.path)])
+    assert done.stdout == ""
+    done = CliRunner().invoke(ca_group, ["rotate", "prepare", "-c", str(config.path)])
+    assert done.stdout == "authority 2 is prepared\n"
+
+
 def test_bundle_in_both_forms(config):
     """PEM for openssl and Envoy, a JWK set for SPIFFE; the same roots, the sequence with them."""
     _run(config, "init")
