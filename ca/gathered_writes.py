@@ -1,8 +1,9 @@
-"""A gRPC server whose answers leave in one piece.
+"""A gRPC server whose answers leave in one piece, and whose requests are taken in one.
 
 grpclib writes an answer as three frames, each with a system call of its own, which is most of what
 an answer costs, and which wakes the client three times. Here what is written in one turn of the
-event loop is sent at its end, and headers that come again are coded from memory.
+event loop is sent at its end, headers that come again are coded from memory, and a request that
+comes whole is taken whole.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from grpclib.protocol import H2Protocol
 from grpclib.server import Server
 
 from ca.remembered_headers import RememberingDecoder, RememberingEncoder
+from ca.whole_requests import WholeRequests
 
 
 class GatheringServer(Server):
@@ -38,6 +40,12 @@ class _GatheringProtocol(H2Protocol):
         # WHY a private name: grpclib makes the connection itself. Nothing is coded on it yet.
         h2 = self.connection._connection
         h2.encoder, h2.decoder = RememberingEncoder(), RememberingDecoder(h2.decoder)
+        self._whole = WholeRequests(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        if rest := self._whole.take(data):
+            super().data_received(rest)
 
 
 class GatheringTransport(asyncio.Transport):

@@ -85,6 +85,8 @@ class RememberingEncoder(Encoder):
 class RememberingDecoder(Decoder):
     """A decoder for one connection, that goes on as `other` would."""
 
+    MAX_BLOCKS: Final = _MAX_BLOCKS
+
     def __init__(self, other: Decoder) -> None:
         """Take the limits of a decoder that has decoded nothing yet."""
         super().__init__(other.max_header_list_size)
@@ -111,6 +113,15 @@ class RememberingDecoder(Decoder):
             ):
                 self._headers[bytes(data)] = found
         return list(found)
+
+    def recall(self, data: bytes) -> list[HeaderTuple] | None:
+        """Return the headers of a block that came before, the same list each time, or None.
+
+        They are what `decode` would return now with `raw`; nobody may change the list.
+        """
+        if self._moment.is_past() or self._current_limits() != self._limits:
+            return None
+        return self._headers.get(data)
 
     def _current_limits(self) -> tuple[int, int, int]:
         """Return what else decides whether a block can be decoded."""
