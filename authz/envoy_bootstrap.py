@@ -1,7 +1,7 @@
 """The bootstrap of the Envoy that runs the authorizer: one listener, no cluster, no route.
 
-Limits stand here: what one client may have open, send, and leave half done. Headers by which
-Envoy tells the application of a call are set over whatever a client wrote there.
+Headers by which Envoy tells the application of a call are set over whatever a client wrote
+there; what clients may have open and send is in `authz.envoy_limits`.
 
 Spec: Envoy 1.40 `envoy.config.bootstrap.v3.Bootstrap`.
 """
@@ -24,16 +24,12 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
-    Http2ProtocolOptions,
-    HttpProtocolOptions,
-    HttpProtocolOptionsHeadersWithUnderscoresAction,
     Node,
     PathConfigSource,
     Pipe,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceMonitor
 from envoy_data_plane.envoy.config.route.v3 import (
     FilterConfig,
     NonForwardingAction,
@@ -61,9 +57,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerServerHeaderTransformation,
     HttpFilter,
 )
-from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import (
-    DownstreamConnectionsConfig,
-)
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContext,
     DownstreamTlsContext,
@@ -75,6 +68,13 @@ from envoy_data_plane.google.protobuf import Any as AnyMessage
 from envoy_data_plane.google.protobuf import StringValue
 
 from authz.envoy_config import pack
+from authz.envoy_limits import (
+    CONNECTION_WINDOW,
+    http2_limits,
+    http_limits,
+    limits_of_all,
+    runtime_limits,
+)
 from authz.envoy_place import CERTIFICATE_SECRET, ROOTS_SECRET, STAT_PREFIX, secret_file
 from authz.envoy_short_way import by_the_long_way, is_a_check, short_way
 from authz.grpc_over_wsgi import (
@@ -91,11 +91,6 @@ _APPLICATION: Final = "authz.envoy_app:application"
 _LIMITER: Final = "envoy.filters.http.adaptive_concurrency"
 _MODULE: Final = "pyvoy"
 _NAME: Final = "meshwarden"
-# BUDGET: Envoys that ask, times their worker threads.
-_CONNECTIONS: Final = 4096
-# BUDGET: of each stream and of each connection, unread. A check has 1 to 8 KiB.
-_STREAM_WINDOW: Final = 256 * 1024
-_CONNECTION_WINDOW: Final = 1024 * 1024
 # BUDGET: checks that are open in the process, waiting or not; at least one for each thread, and
 # as many as a core that recalls decisions answers within the target, at so many a second. The least
 # is also what counts at first, when a worker takes over the clients of another.
@@ -104,7 +99,6 @@ _OPEN_MOST: Final = 1000
 # How often that is judged anew.
 _LIMIT_SECONDS: Final = 0.1
 _HEADERS_KB: Final = 16
-_HEADERS: Final = 50
 # BUDGET: a whole check is sent in one go, and asked for 200 ms as a rule.
 _REQUEST_SECONDS: Final = 10
 # How long a client may go on with what it sent before it knew of GOAWAY.
@@ -137,16 +131,8 @@ def bootstrap(front: Front) -> Bootstrap:
         node=Node(id=_NAME, cluster=_NAME),
         admin=Admin(address=Address(pipe=Pipe(path=str(front.admin), mode=0o600))),
         static_resources=BootstrapStaticResources(listeners=[_listener(front)]),
-        overload_manager=OverloadManager(
-            resource_monitors=[
-                ResourceMonitor(
-                    name="envoy.resource_monitors.global_downstream_max_connections",
-                    typed_config=pack(
-                        DownstreamConnectionsConfig(max_active_downstream_connections=_CONNECTIONS)
-                    ),
-                )
-            ]
-        ),
+        layered_runtime=runtime_limits(),
+        overload_manager=limits_of_all(),
     )
 
 
@@ -166,12 +152,11 @@ def _listener(front: Front) -> Listener:
         address=front.address,
         filter_chains=[chain],
         enable_reuse_port=front.shares_port,
-        per_connection_buffer_limit_bytes=_CONNECTION_WINDOW,
+        per_connection_buffer_limit_bytes=CONNECTION_WINDOW,
     )
 
 
 def _connection_manager(front: Front) -> HttpConnectionManager:
-    underscores = HttpProtocolOptionsHeadersWithUnderscoresAction
     return HttpConnectionManager(
         codec_type=HttpConnectionManagerCodecType.HTTP2,
         stat_prefix=STAT_PREFIX,
@@ -184,21 +169,11 @@ def _connection_manager(front: Front) -> HttpConnectionManager:
             *short_way(),
             _application(front),
         ],
-        common_http_protocol_options=HttpProtocolOptions(
-            # WHY: WSGI shows `-` and `_` alike, and one would pass for the other.
-            headers_with_underscores_action=underscores.DROP_HEADER,
-            max_headers_count=_HEADERS,
-        ),
-        http2_protocol_options=Http2ProtocolOptions(
-            # WHY: one connection can have all threads busy, and what it has open beyond waits here,
-            # where nobody knows how long its client waits. A client with more opens another,
-            # or has them wait itself; what waits there costs this core nothing.
-            max_concurrent_streams=front.threads,
-            initial_stream_window_size=_STREAM_WINDOW,
-            initial_connection_window_size=_CONNECTION_WINDOW,
-            # WHY: what one call does wrong is no reason to break its neighbours off.
-            override_stream_error_on_invalid_http_message=True,
-        ),
+        common_http_protocol_options=http_limits(),
+        # WHY: one connection can have all threads busy, and what it has open beyond waits here,
+        # where nobody knows how long its client waits. A client with more opens another,
+        # or has them wait itself; what waits there costs this core nothing.
+        http2_protocol_options=http2_limits(front.threads),
         max_request_headers_kb=_HEADERS_KB,
         request_timeout=timedelta(seconds=_REQUEST_SECONDS),
         drain_timeout=timedelta(seconds=_GOAWAY_SECONDS),

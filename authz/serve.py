@@ -26,6 +26,7 @@ from authz.interpreter import set_up_for_serving
 from authz.listener_tls_parts import Readiness, open_listener_tls, with_listener_tls
 from authz.listening import ListeningParts, OpenListener
 from authz.metrics import Metrics
+from authz.open_files import allow_as_many_as_there_may_be
 from authz.pipeline import Authorizer, DecisionSpans
 from authz.policy_bundle_parts import PolicyBundles, TakeBundle, watch_policy_bundles
 from authz.policy_metrics import enforced_names
@@ -108,6 +109,7 @@ def serve(
             memory=memory_for(settings),
         )
         set_up_for_serving()
+        allow_as_many_as_there_may_be()
         _begin_to_watch(house, candidate, stack)
         ready = readiness(
             house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles
