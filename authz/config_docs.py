@@ -19,9 +19,9 @@ _HEAD: Final = """\
 
 Written by `meshwarden config docs`; a test compares. Keys are camelCase, an unknown key is an
 error that names the nearest known one, and relative paths count from the configuration file's
-folder. `meshwarden config check -c FILE` checks `meshwarden.yaml` and starts nothing. For editors
-there are JSON Schemas: [`meshwarden.yaml`](meshwarden.schema.json), [the CA](ca.schema.json),
-[policy test files](policytest.schema.json).
+folder. `meshwarden config check -c FILE` (with `--of ca` for the CA's) checks a file and starts
+nothing. For editors there are JSON Schemas: [`meshwarden.yaml`](meshwarden.schema.json),
+[the CA](ca.schema.json), [policy test files](policytest.schema.json).
 """
 
 

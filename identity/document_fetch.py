@@ -95,7 +95,7 @@ class DocumentFetcher:
             ) from exc
         except (httpcore.NetworkError, OSError) as exc:
             raise KeySourceUnreachableError(
-                f"`{call.url}` could not be reached: {_name(exc)}"
+                f"`{call.url}` could not be reached: {_why(exc)}"
             ) from exc
         except (httpcore.ProtocolError, httpcore.UnsupportedProtocol, ValueError) as exc:
             raise KeySourceError(f"`{call.url}` could not be fetched: {_name(exc)}") from exc
@@ -138,6 +138,20 @@ class _Redirect:
 def _name(exc: Exception) -> str:
     """Return the kind of a foreign error; its text may quote what it was given."""
     return type(exc).__name__
+
+
+def _why(exc: Exception) -> str:
+    """Return what the system or TLS says of a failed connection, else the kind of the error."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is refused: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {(cause.reason or _name(cause)).replace('_', ' ').lower()}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return _name(exc)
 
 
 def _follow(pool: httpcore.ConnectionPool, call: _Call, deadline: Deadline) -> Document:

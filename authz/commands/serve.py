@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -90,6 +92,19 @@ def envoy_config_command(config: Path, sds_socket: str) -> None:
         click.echo(text, nl=False)
 
 
+def _load_of_ca(config: Path) -> object:
+    # WHY here: `serve` needs nothing of the CA.
+    from authz.commands.ca_slots import load_ca_settings  # noqa: PLC0415
+
+    return load_ca_settings(config)
+
+
+_LOADERS: Final[Mapping[str, Callable[[Path], object]]] = {
+    "serve": load_settings,
+    "ca": _load_of_ca,
+}
+
+
 @click.group("config")
 def config_group() -> None:
     """Check a configuration file, or print its schema."""
@@ -97,10 +112,21 @@ def config_group() -> None:
 
 @config_group.command("check")
 @_config_option
-def check_command(config: Path) -> None:
-    """Say whether the configuration file is right; nothing is started."""
+@click.option(
+    "--of",
+    "kind",
+    type=click.Choice(list(_LOADERS)),
+    default="serve",
+    show_default=True,
+    help="The file: of `meshwarden serve`, or of `meshwarden ca serve`.",
+)
+def check_command(config: Path, kind: str) -> None:
+    """Say whether the configuration file is right; nothing is started, no other file is read.
+
+    Exit codes: 0 it is; 2 it is not.
+    """
     with clear_errors():
-        load_settings(config)
+        _LOADERS[kind](config)
         click.echo(f"{config}: ok")
 
 

@@ -78,3 +78,16 @@ def test_a_misspelled_word_is_named_with_the_one_that_is_near(
 
     assert 2 == result.exit_code
     assert f"'{near}'" in result.output.splitlines()[-1]
+
+
+def test_each_configuration_is_checked_as_its_own_kind(tmp_path: Path) -> None:
+    """`config check --of ca` takes what the CA takes, and names a wrong key by line and column."""
+    config = tmp_path / "ca.yaml"
+    config.write_text("stateFolder: s\ntrustDomain: example.org\nworkloadApi: {socket: a}\n")
+    assert 0 == _run("config", "check", "--of", "ca", "-c", str(config)).exit_code
+    assert 2 == _run("config", "check", "-c", str(config)).exit_code
+    config.write_text("stateFolder: s\ntrustDomian: example.org\nworkloadApi: {socket: a}\n")
+    found = _run("config", "check", "--of", "ca", "-c", str(config))
+    assert 2 == found.exit_code
+    assert "ca.yaml:2:1: error: unknown setting `trustDomian`" in found.output
+    assert "did you mean `trustDomain`?" in found.output
