@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ Event = Mapping[str, Any]
 """A line of the kind `event`."""
 
 
-def events_from_end(folder: Path, holding: bytes) -> Iterator[tuple[int, Event]]:
-    """Yield the events whose line holds some bytes, the newest first, each with its segment.
+def events_from_end(folder: Path, holding: Sequence[bytes]) -> Iterator[tuple[int, Event]]:
+    """Yield the events whose line holds one of some bytes, the newest first, with their segment.
 
     Raises:
         OSError: the folder cannot be read.
@@ -24,7 +24,7 @@ def events_from_end(folder: Path, holding: bytes) -> Iterator[tuple[int, Event]]
     for number, path in reversed(list_segments(folder)):
         # What comes last was mostly written by the process before, and is looked for first.
         lines = _from_end(path) if not path.name.endswith(COMPRESSED) else _reversed(path)
-        for event in _parsed(raw for raw in lines if holding in raw):
+        for event in _parsed(raw for raw in lines if any(each in raw for each in holding)):
             yield number, event
 
 

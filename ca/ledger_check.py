@@ -9,13 +9,19 @@ from it on once more: rows are put back, denials, removals of entries and used j
 again, in one transaction. What only gives, an entry or a lifted denial, is left to the operator,
 who is told; a loss of power does not take it, for it was synced.
 
-INVARIANT: a good ledger costs one read of the chain's end and one question.
+An older copy may lack acts and no issuance, where none came after it. So what the chain's end says
+of acts, after that row, is held against the ledger too. Where replicas share the ledger that is no
+proof: another replica, with a chain of its own, may have lifted or added since. There acts count
+again only where an issuance is missing.
+
+INVARIANT: a good ledger costs one read of the chain's end, one question, and one for each act
+that stands there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -42,31 +48,57 @@ _ISSUED: Final = EventName.SVID_ISSUED.value
 # BUDGET: what may be lost with the power; SQLite's log is synced once a second
 # (`ca.checkpoints`), later only on a disk that hardly answers.
 _UNSYNCED: Final = timedelta(seconds=60)
-# `svidLifetimeSeconds` and `maxSvidLifetimeSeconds` are at most this.
-_LONGEST_LIFE: Final = timedelta(days=90)
+_ACTS: Final = tuple(
+    f'"{name.value}"'.encode()
+    for name in (
+        *(EventName.REVOKED, EventName.REVOCATION_LIFTED),
+        *(EventName.ENTRY_ADDED, EventName.ENTRY_REMOVED),
+        *(EventName.SVID_REFUSED, EventName.SVID_ISSUED),
+    )
+)
 
 
 @dataclass(slots=True)
 class CaughtUp:
     """What a ledger lacked: rows put back, denials, removals and used tokens that count again.
 
-    `span` is the time over which they came; `has_gap` says that rows lacked before others that
-    were there; `not_taken_up` names what the operator has to do again.
+    `has_gap` says that rows lacked before others that were there; `not_taken_up` names what the
+    operator has to do again.
     """
 
     rows: int = 0
     denials: int = 0
     removals: int = 0
     tokens: int = 0
-    span: timedelta = timedelta(0)
     has_gap: bool = False
     not_taken_up: list[str] = field(default_factory=list)
+    _first: datetime | None = field(default=None, init=False)
+    _last: datetime | None = field(default=None, init=False)
+
+    def take(self, rows: Sequence[LedgerRow]) -> None:
+        """Note rows that were put back.
+
+        WHY not the first's and the last's moment: a clock may have been set back between them.
+        """
+        for row in rows:
+            self._first = min(self._first or row.issued_at, row.issued_at)
+            self._last = max(self._last or row.issued_at, row.issued_at)
+        self.rows += len(rows)
+
+    @property
+    def span(self) -> timedelta:
+        """The time over which the rows came."""
+        return self._last - self._first if self._first and self._last else timedelta(0)
+
+    @property
+    def lacked_acts(self) -> bool:
+        """Whether anything but issuances was missing."""
+        return bool(self.denials or self.removals or self.tokens or self.not_taken_up)
 
     @property
     def is_older_copy(self) -> bool:
         """Whether the ledger lacked more than a loss of power can take."""
-        acts = self.denials or self.removals or self.tokens or self.not_taken_up
-        return self.has_gap or bool(acts) or self.span > _UNSYNCED
+        return self.has_gap or self.lacked_acts or self.span > _UNSYNCED
 
     def __str__(self) -> str:
         """Return it as one clause."""
@@ -119,9 +151,11 @@ class _Acts:
 
     def apply(self, connection: Connection, found: CaughtUp) -> None:
         """Let what restricts count in the ledger; note what was new to it, and what it lacks."""
-        for event in self.denied.values():
-            found.denials += insert_revocation(connection, _revocation(connection, event))
-        for entry_id in sorted(self.removed):
+        for (kind, value), event in self.denied.items():
+            if not is_denied(connection, DeniedKind(kind), value):
+                found.denials += insert_revocation(connection, _revocation(connection, event))
+        missing = missing_entries(connection, self.removed)
+        for entry_id in sorted(self.removed.difference(missing)):
             found.removals += delete_entry(connection, entry_id)
         found.tokens = use_up_tokens(connection, self.used_tokens)
         missing = missing_entries(connection, self.added)
@@ -141,7 +175,9 @@ def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> 
     """
     try:
         begin = _find_begin(folder, store, kept_since)
-        return None if begin is None else _brought_up(folder, store, kept_since, begin)
+        if begin.is_behind:
+            return _brought_up(folder, store, kept_since, begin)
+        return None if store.is_shared else _acts_brought_up(folder, store, begin)
     except OSError as exc:
         raise StoreError(f"the audit log cannot be read: {exc.strerror}") from exc
     except (KeyError, TypeError, ValueError) as exc:
@@ -154,17 +190,18 @@ class _Begin:
 
     segment: int = 0
     seq: int = 0
+    is_behind: bool = False
     has_gap: bool = False
 
 
-def _find_begin(folder: Path, store: Store, kept_since: datetime | None) -> _Begin | None:
-    """Return the line of the newest issuance whose row the ledger has; None where no later lacks.
+def _find_begin(folder: Path, store: Store, kept_since: datetime | None) -> _Begin:
+    """Return the line of the newest issuance whose row the ledger has, and whether a later lacks.
 
     The chain's beginning where no row is there at all, or one lacks before others that are there:
     those were not lost from the end.
     """
     is_behind = False
-    issued = _issued_from_end(folder, kept_since)
+    issued = _issued_from_end(folder)
     with store.read() as connection:
         while batch := list(islice(issued, _BATCH)):
             held = _held(connection, [row.serial for _, row in batch])
@@ -174,30 +211,44 @@ def _find_begin(folder: Path, store: Store, kept_since: datetime | None) -> _Beg
                     newest = newest or begin
                 elif _is_kept(row, kept_since):
                     if newest is not None:
-                        return _Begin(has_gap=True)
+                        return _Begin(is_behind=True, has_gap=True)
                     is_behind = True
             if newest is not None:
-                return newest if is_behind else None
-    return _Begin() if is_behind else None
+                return replace(newest, is_behind=is_behind)
+    return _Begin(is_behind=is_behind)
 
 
-def _issued_from_end(
-    folder: Path, kept_since: datetime | None
-) -> Iterator[tuple[_Begin, LedgerRow]]:
-    """Yield the chain's issuances, the newest first, as long as they may have to be there."""
-    for segment, event in events_from_end(folder, f'"{_ISSUED}"'.encode()):
-        if event["event"] != _ISSUED:
-            continue
-        row = issuance_row(event)
-        if kept_since is not None and row.issued_at < kept_since - _LONGEST_LIFE:
-            return
-        yield _Begin(segment, event["seq"]), row
+def _issued_from_end(folder: Path) -> Iterator[tuple[_Begin, LedgerRow]]:
+    """Yield the chain's issuances, the newest first.
+
+    WHY with no moment at which to stop: what a line says of time is a clock's word, which may have
+    been wrong; a row that the ledger has is what ends the search.
+    """
+    for segment, event in events_from_end(folder, (f'"{_ISSUED}"'.encode(),)):
+        if event["event"] == _ISSUED:
+            yield _Begin(segment, event["seq"]), issuance_row(event)
+
+
+def _acts_brought_up(folder: Path, store: Store, begin: _Begin) -> CaughtUp | None:
+    """Let what the chain says of acts after `begin` count in the ledger; None where it does."""
+    events: list[Event] = []
+    for segment, event in events_from_end(folder, _ACTS):
+        if (segment, event["seq"]) <= (begin.segment, begin.seq):
+            break
+        events.append(event)
+    if not events:
+        return None
+    found, acts = CaughtUp(), _Acts()
+    for event in reversed(events):
+        acts.take(event)
+    with store.write() as connection:
+        acts.apply(connection, found)
+    return found if found.lacked_acts else None
 
 
 def _brought_up(folder: Path, store: Store, kept_since: datetime | None, begin: _Begin) -> CaughtUp:
     """Read the chain after `begin` into the ledger, whole or not at all; return what lacked."""
     found, acts = CaughtUp(has_gap=begin.has_gap), _Acts()
-    first: datetime | None = None
     events = events_after(folder, begin.segment, begin.seq)
     with store.write() as connection:
         while batch := list(islice(events, _BATCH)):
@@ -206,10 +257,7 @@ def _brought_up(folder: Path, store: Store, kept_since: datetime | None, begin: 
             rows = (issuance_row(event) for event in batch if event["event"] == _ISSUED)
             missing = _missing(connection, [row for row in rows if _is_kept(row, kept_since)])
             insert_rows(connection, [row_to_values(row) for row in missing])
-            found.rows += len(missing)
-            if missing:
-                first = first or missing[0].issued_at
-                found.span = missing[-1].issued_at - first
+            found.take(missing)
         acts.apply(connection, found)
     return found
 

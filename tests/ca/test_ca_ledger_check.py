@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -16,10 +16,12 @@ from ca.books import open_books
 from ca.caller import Caller, Method
 from ca.errors import AttestationError, IssueRefusedError
 from ca.issued import SigningRequest
+from ca.join_tokens import JoinToken, JoinTokenAttestor
 from ca.ledger import LedgerFilter, format_serial
 from ca.ledger_check import catch_up
 from ca.renewing import PeerChain, SvidAttestor
 from ca.revocations import DeniedKind
+from ca.store import Store
 from ca.svid import X509Svid
 from identity.spiffe_id import SpiffeId
 from identity.trust_bundle import TrustBundle
@@ -135,6 +137,77 @@ def test_an_empty_ledger(opened, restored, tmp_path):
     with opened() as (_, books):
         assert len(books.desk.find(LedgerFilter(kinds=("x509",)))) == 3
         assert len(books.registry.state.denied) == 3
+
+
+ACTS = {
+    "a denial": (
+        lambda desk, clock: desk.revoke(DeniedKind.SPIFFE_ID, str(CART)),
+        "1 denials and 0 removed",
+    ),
+    "a certificate's denial": (
+        lambda desk, clock: desk.revoke(DeniedKind.SERIAL, desk.find(LedgerFilter())[0].serial),
+        "1 denials and 0 removed",
+    ),
+    "a removal": (lambda desk, clock: desk.remove_entry("gone"), "0 denials and 1 removed"),
+    "an entry": (
+        lambda desk, clock: desk.add_entry(entry_of("new", clock)),
+        "to be done again: entry `new`",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_act_after_which_nothing_was_issued(opened, tmp_path, clock, name):
+    """What was denied or removed last counts, though no issuance tells that the copy is older."""
+    act, told = ACTS[name]
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with opened() as (_, books):
+        books.desk.add_entry(entry_of("gone", clock))
+        _issue(books)
+    _copy(tmp_path / "s", backup)
+    with opened() as (_, books):
+        act(books.desk, clock)
+        denied, entries = dict(books.registry.state.denied), set(_entry_ids(books))
+        revision = books.registry.state.revision
+    # All of it is there: nothing is told, and nothing written.
+    with opened() as (_, books):
+        assert (books.caught_up, books.registry.state.revision) == ("", revision)
+    _copy(backup, tmp_path / "s")
+    with opened() as (_, books):
+        assert told in books.caught_up
+        assert set(books.registry.state.denied) == set(denied)
+        assert set(_entry_ids(books)) == entries - {"new"}
+
+
+def _entry_ids(books) -> list[str]:
+    return [each.entry_id for each in books.registry.state.entries.entries]
+
+
+def test_a_token_that_was_used_last(opened, tmp_path, clock):
+    """A join token that was shown after the copy is not worth anything once more."""
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    with opened() as (_, books):
+        token = books.desk.make_token(str(CART), timedelta(hours=1))
+        _issue(books)
+    _copy(tmp_path / "s", backup)
+    with opened() as (_, books):
+        caller = JoinTokenAttestor(books.store, clock)(JoinToken(token))
+        with pytest.raises(IssueRefusedError):
+            books.issuance.sign(SigningRequest(csr=b"nothing"), caller)
+    _copy(backup, tmp_path / "s")
+    with opened() as (_, books):
+        assert "1 join tokens are used up" in books.caught_up
+        with pytest.raises(AttestationError, match="used before"):
+            JoinTokenAttestor(books.store, clock)(JoinToken(token))
+
+
+def test_a_clock_that_runs_far_ahead(restored, tmp_path, clock):
+    """Denials count again where the clock says that all of the chain was over long ago."""
+    with closing(Store(f"sqlite:///{tmp_path}/s/ledger.db")) as store:
+        found = catch_up(tmp_path / "s/audit", store, clock() + timedelta(days=9999))
+        assert (found.rows, found.denials, found.removals) == (0, 3, 1)
 
 
 def test_a_good_ledger_is_asked_once(opened, tmp_path, monkeypatch):

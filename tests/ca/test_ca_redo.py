@@ -327,7 +327,7 @@ def test_a_line_gives_its_row_again(tmp_path_factory, row, more):
     event = AuditEvent(event=EventName.SVID_ISSUED, at=row.issued_at.timestamp(), details=more)
     with _chain(folder, row.node) as chain:
         chain.append([issuance_event(event, row_to_values(row))])
-    [(_, found)] = events_from_end(folder, b'"svid_issued"')
+    [(_, found)] = events_from_end(folder, (b'"svid_issued"',))
     assert issuance_row(found) == row
     assert found["details"].items() >= more.items()
 
@@ -361,7 +361,7 @@ def test_lines_from_the_end(tmp_path, monkeypatch, block):
     paths[2].write_bytes(whole[0] + whole[1].replace(b"svid", b"SVID") + b"\r\xff\n")
     with paths[-1].open("ab") as file:
         file.write(whole[1][:50])
-    found = list(events_from_end(tmp_path, b'"svid_issued"'))
+    found = list(events_from_end(tmp_path, (b'"svid_issued"',)))
     lines = [(n, json.loads(raw)) for n, raw in _lines(tmp_path) if b'"svid_issued"' in raw]
     assert found == list(reversed(lines))
     number, middle = found[len(found) // 2]
