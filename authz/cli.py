@@ -9,6 +9,9 @@ from authz.commands.policy import policy_main
 
 
 def _serve() -> click.Command:
+    from authz.lean_imports import import_leanly
+
+    import_leanly()
     from authz.commands.serve import serve_command
 
     return serve_command

@@ -56,8 +56,8 @@ class EnvoyFront:
             may_ask=tls.admits_id if tls is not None and tls.names_clients else None,
             overload=parts.overload,
         )
+        self._admin = EnvoyAdmin(place.admin, STAT_PREFIX)
         with ExitStack() as stack:
-            self._admin = stack.enter_context(EnvoyAdmin(place.admin, STAT_PREFIX))
             if tls is not None:
                 secrets = EnvoySecrets(tls, place.secrets)
                 stack.callback(secrets.close)

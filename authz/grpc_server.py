@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from authz.check_pool import CheckPool
 from authz.errors import ListenError
 from authz.grpc_over_wsgi import MESSAGE_MAX, SERVICE
+from authz.grpc_tls import admits, grpc_credentials
 from authz.listener_tls import ListenerTls
 from authz.listening import Check, ListeningParts
 from authz.overload import Overload
@@ -125,7 +126,7 @@ def _only_admitted(tls: ListenerTls, handle: _Handle) -> _Handle:
     """Return a handler that answers nobody whom the listener's TLS does not admit."""
 
     def guarded(message: bytes, context: grpc.ServicerContext) -> bytes:
-        if not tls.admits(context):
+        if not admits(tls, context):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client may not ask")
         return handle(message, context)
 
@@ -163,7 +164,7 @@ def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
         if tls is None:
             port = int(server.add_insecure_port(address))
         else:
-            port = int(server.add_secure_port(address, tls.credentials()))
+            port = int(server.add_secure_port(address, grpc_credentials(tls)))
     except RuntimeError as exc:
         raise ListenError(f"`{address}` cannot be listened on: is it in use?") from exc
     if path is None:

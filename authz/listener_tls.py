@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,8 +25,6 @@ from authz.errors import ListenError
 from authz.listen_tls_settings import ListenTlsSettings
 
 _log = structlog.get_logger(__name__)
-# What gRPC calls the one URI of a client's certificate when that is a SPIFFE ID.
-_SPIFFE_ID = "peer_spiffe_id"
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
@@ -73,15 +70,12 @@ class ListenerTls:
         self._lock = threading.Lock()
         self._fault = ""
         self._refused: _Stamp = ()
-        self._shown = self._given = self._read()
+        self._shown = self._read()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return what a secure port is opened with; it keeps asking this object."""
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(self._shown),
-            self._fetch,
-            require_client_authentication=self._settings.client_ca_file is not None,
-        )
+    @property
+    def asks_clients(self) -> bool:
+        """Whether a client has to show a certificate."""
+        return self._settings.client_ca_file is not None
 
     def status(self) -> ListenerTlsStatus:
         """Return how the certificate stands, its files looked at now."""
@@ -105,29 +99,12 @@ class ListenerTls:
         """Whether not everybody may ask whom the roots vouch for."""
         return bool(self._settings.client_ids)
 
-    def admits(self, context: grpc.ServicerContext) -> bool:
-        """Return whether the caller of a call may ask; its certificate was verified before."""
-        if not self.names_clients:
-            return True
-        found = context.auth_context().get(_SPIFFE_ID, ())
-        spiffe_id = found[0].decode("utf-8", "replace") if len(found) == 1 else ""
-        return self.admits_id(spiffe_id, context.peer())
-
     def admits_id(self, spiffe_id: str, calls_from: str) -> bool:
         """Return whether a client of this verified SPIFFE ID (empty: it has none) may ask."""
         if self._settings.may_ask(spiffe_id):
             return True
         _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=calls_from)
         return False
-
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what gRPC is to show from now on, None for what it shows already."""
-        with self._lock:
-            self._refresh()
-            if self._given is self._shown:
-                return None
-            self._given = self._shown
-            return _configuration(self._shown)
 
     def _refresh(self) -> None:
         """Show what the files hold, if it is news and good."""
@@ -205,9 +182,3 @@ class ListenerTls:
         except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
             raise ListenError(f"`{path}` does not hold certificates in PEM") from exc
         return found
-
-
-def _configuration(shown: ShownTls) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(shown.key, shown.chain)], root_certificates=shown.roots or None
-    )

@@ -20,7 +20,6 @@ from authz.candidate_parts import Candidate
 from authz.decision_memory import memory_for
 from authz.errors import ListenError
 from authz.explain.trace import tracer
-from authz.grpc_server import open_grpc_server
 from authz.http_endpoints import HttpEndpoints
 from authz.interpreter import set_up_for_serving
 from authz.listener_tls_parts import Readiness, open_listener_tls, with_listener_tls
@@ -76,9 +75,11 @@ def serve(
     *,
     stop: threading.Event | None = None,
     seat: Seat = ALONE,
-    open_listener: OpenListener = open_grpc_server,
+    open_listener: OpenListener | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT, or `stop` is set; then drain and return.
+
+    Without `open_listener` grpcio listens.
 
     Raises:
         LoadError: policies or Rego cannot be loaded; nothing was started.
@@ -115,8 +116,14 @@ def serve(
             house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles
         )
         serving = _Serving(authorizer=authorizer, ready=ready, metrics=house.metrics, stop=stop)
-        _run(settings, serving, seat, open_listener)
+        _run(settings, serving, seat, open_listener or _grpcio())
     _log.info("stopped")
+
+
+def _grpcio() -> OpenListener:
+    from authz.grpc_server import open_grpc_server  # noqa: PLC0415 - nothing for servers in Envoy
+
+    return open_grpc_server
 
 
 def _open_spans(settings: Settings, stack: ExitStack) -> DecisionSpans | None:

@@ -32,9 +32,6 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from authlib.oauth2.auth import ClientAuth
-from authlib.oauth2.rfc7009 import prepare_revoke_token_request
-
 from identity.document_fetch import Document
 from identity.errors import KeySourceError, KeySourceUnreachableError
 from identity.jose import (
@@ -218,11 +215,16 @@ class _Endpoint:
 
     def __init__(self, provider: IntrospectionProvider, post: Post) -> None:
         """Keep the provider; nothing is asked yet."""
+        # WHY here: most servers ask no issuer.
+        from authlib.oauth2.auth import ClientAuth  # noqa: PLC0415
+        from authlib.oauth2.rfc7009 import prepare_revoke_token_request  # noqa: PLC0415
+
         self.provider = provider
         self.pause_seconds = 0.0
         self.paused_until = 0.0
         self._post = post
         self._auth = ClientAuth(provider.client_id, provider.client_secret, provider.auth_method)
+        self._request_about = prepare_revoke_token_request
 
     def is_paused(self, at: float) -> bool:
         """Return whether the endpoint is left alone."""
@@ -236,7 +238,7 @@ class _Endpoint:
         """
         provider = self.provider
         # RFC 7662 §2.1: a POST of `token` and `token_type_hint`, as for revocation.
-        body, headers = prepare_revoke_token_request(text, "access_token")
+        body, headers = self._request_about(text, "access_token")
         url, headers, body = self._auth.prepare("POST", provider.endpoint, headers, body)
         headers.pop("Content-Length", None)
         found = self._post(

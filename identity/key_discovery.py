@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
-
-from authlib.oidc.discovery import OpenIDProviderMetadata
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from identity.document_fetch import Document
 from identity.errors import KeySourceError
 from identity.jose import parse_json_object
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
+
+if TYPE_CHECKING:
+    from authlib.oidc.discovery import OpenIDProviderMetadata
 
 _DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 _T = TypeVar("_T")
@@ -104,6 +105,9 @@ def _discover(issuer: str, fetch: Fetch, timeout_seconds: float) -> str:
 
 def _metadata(body: bytes, issuer: str) -> OpenIDProviderMetadata:
     """Return the issuer's metadata, not looked into yet."""
+    # WHY here: most issuers' keys are where the configuration says.
+    from authlib.oidc.discovery import OpenIDProviderMetadata  # noqa: PLC0415
+
     try:
         return OpenIDProviderMetadata(parse_json_object(body))
     except ValueError as exc:

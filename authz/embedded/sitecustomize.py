@@ -15,7 +15,11 @@ import sys
 from importlib.util import find_spec
 from types import ModuleType
 
-import authz.envoy_app
+from authz.lean_imports import import_leanly
+
+import_leanly()
+# WHY after that: it imports what is to come without some of its parts.
+import authz.envoy_app  # noqa: E402
 
 _found = find_spec("pyvoy")
 if _found is not None and authz.envoy_app.is_wanted():
