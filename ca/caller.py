@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from cryptography import x509
+
 from identity.spiffe_id import SpiffeId
 
 _Evidence_contra = TypeVar("_Evidence_contra", contravariant=True)
@@ -34,13 +36,15 @@ class Caller:
 
     `selectors` are `kind:key:value` texts, such as `unix:uid:1000` or `k8s:ns:shop`; entries are
     matched against them. `holds` is the SPIFFE ID of the SVID that the caller has shown, for
-    renewal. `granted` is an ID that needs no entry: the configuration or the operator gives it.
-    `evidence` goes into the records; it never holds a secret.
+    renewal, and `leaf` its certificate, which may be denied meanwhile. `granted` is an ID that
+    needs no entry: the configuration or the operator gives it. `evidence` goes into the records;
+    it never holds a secret.
     """
 
     method: Method
     selectors: frozenset[str] = frozenset()
     holds: SpiffeId | None = None
+    leaf: x509.Certificate | None = field(default=None, repr=False)
     granted: SpiffeId | None = None
     evidence: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
 
@@ -40,7 +40,7 @@ from ca.profile import key_identifier
 from ca.recorder import Recording, Records, StaleRegistryError
 from ca.refusal import Refusal
 from ca.refusal_details import held_back_details, reason_of, trimmed
-from ca.registry import Registry
+from ca.registry import Registry, RegistryState
 from ca.revocations import DeniedKind
 from ca.svid import X509Svid
 from identity.spiffe_id import SpiffeId
@@ -143,8 +143,12 @@ class Issuance:
                 "the caller asks more often than it may", reason=Refusal.RATE_LIMITED
             )
 
-    def record_token(self, token: TokenRecord, caller: Caller, entry_id: str) -> Future[None]:
+    def record_token(
+        self, token: TokenRecord, caller: Caller, entry_id: str, *, revision: int
+    ) -> Future[None]:
         """Record a JWT-SVID; it may leave once the future is resolved without an error.
+
+        `revision` is that of the registry by which the caller was judged.
 
         Raises:
             StoreError: it cannot be recorded.
@@ -167,7 +171,6 @@ class Issuance:
             not_after=token.expires_at,
         )
         more = {"audiences": list(token.audiences)}
-        revision = parts.registry.state.revision
         done = parts.recorder.record(_recording_of(row, revision, more))
         done.add_done_callback(self._count_token)
         return done
@@ -186,14 +189,19 @@ class Issuance:
         if fault is not None:
             raise StoreError(fault)
         attempt = _Attempt(caller=caller, asked=svid.spiffe_id)
-        state = parts.registry.state
-        if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:
-            error = IssueRefusedError(f"`{svid.spiffe_id}` is denied", reason=Refusal.DENIED)
-            self._refuse(attempt, error).result()
         row = self._row(
             attempt, Grant(spiffe_id=svid.spiffe_id), svid.leaf, _authority_key(svid.leaf)
         )
-        parts.recorder.record(_recording_of(row)).result()
+        for _ in range(_MAX_CHECKS):
+            state = parts.registry.state
+            if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:
+                error = IssueRefusedError(f"`{svid.spiffe_id}` is denied", reason=Refusal.DENIED)
+                self._refuse(attempt, error).result()
+            try:
+                return parts.recorder.record(_recording_of(row, state.revision)).result()
+            except StaleRegistryError:
+                parts.registry.refresh(after=state.revision)
+        raise StoreError("the entries change faster than a certificate is recorded")
 
     def refuse(
         self, error: IssueRefusedError, method: Method, evidence: Mapping[str, str]
@@ -265,6 +273,7 @@ class Issuance:
         _check_key(spki, authority)
         if state.denial(DeniedKind.KEY, spki, now):
             raise IssueRefusedError("the key is denied", reason=Refusal.DENIED)
+        _check_shown(attempt.caller, state, now)
         asked_by_csr = attempt.csr.asked if attempt.csr else None
         grant = choose_grant(
             state,
@@ -369,6 +378,18 @@ class _Attempt:
     csr: ReadCsr | None = None
     key: PublicKey | None = None
     checks: int = 0
+
+
+def _check_shown(caller: Caller, state: RegistryState, now: datetime) -> None:
+    """Refuse a caller whose SVID was denied since it was shown, or since that was read here.
+
+    WHY once more: its attestor looked at what was known then, and who renews a certificate that is
+    denied has another one, which nobody denies.
+    """
+    if caller.leaf is None or caller.holds is None:
+        return
+    if state.denial_of(caller.holds, caller.leaf, now) is not None:
+        raise IssueRefusedError("the SVID that was shown is denied", reason=Refusal.CALLER_REVOKED)
 
 
 def _check_key(spki: str, authority: Authority) -> None:

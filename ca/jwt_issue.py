@@ -98,7 +98,8 @@ class TokenDesk:
         self, caller: Caller, audiences: tuple[str, ...], wanted: SpiffeId | None
     ) -> tuple[IssuedToken, ...]:
         """Issue against the registry as it is read now."""
-        grants = self._registry.state.grants(caller, self._clock())
+        state = self._registry.state
+        grants = state.grants(caller, self._clock())
         if not grants:
             raise IssueRefusedError(
                 "no registration entry fits the caller", reason=Refusal.CALLER_UNKNOWN
@@ -112,7 +113,10 @@ class TokenDesk:
         for spiffe_id, entry in chosen:
             lifetime = min(self._lifetime, entry.lifetime or self._lifetime)
             record, text = self._sign(spiffe_id, audiences, lifetime)
-            done = self._issuance.record_token(record, caller, entry.entry_id)
+            # That of the check: whoever reads the registry anew meanwhile has not checked us.
+            done = self._issuance.record_token(
+                record, caller, entry.entry_id, revision=state.revision
+            )
             await asyncio.wrap_future(done)
             issued.append(
                 IssuedToken(

@@ -51,6 +51,8 @@ class RegistryState:
         self, spiffe_id: SpiffeId, leaf: x509.Certificate, now: datetime
     ) -> Revocation | None:
         """Return the denial that an SVID falls under, by its serial, key or ID, or None."""
+        if not self.denied:
+            return None
         named = (
             (DeniedKind.SERIAL, format_serial(leaf.serial_number)),
             (DeniedKind.KEY, _key_digest(leaf)),

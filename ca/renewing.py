@@ -70,6 +70,7 @@ class SvidAttestor:
             method=Method.X509_SVID,
             selectors=frozenset({f"x509_svid:id:{verdict.spiffe_id}"}),
             holds=verdict.spiffe_id,
+            leaf=leaf,
             evidence={"serial": serial, "spiffe_id": str(verdict.spiffe_id)},
         )
 

@@ -13,16 +13,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from issuing import CART, CART_CALLER, make_csr, open_ca, request_of
 
-from ca.caller import Method
+from ca.caller import Caller, Method
 from ca.desk import Desk, DeskParts
 from ca.entries import RegistrationEntry
 from ca.errors import AttestationError, IssueRefusedError
 from ca.issue import SvidRequest, issue_x509_svid
-from ca.issued import SigningRequest
+from ca.issued import SigningRequest, TokenRecord
 from ca.join_tokens import JoinToken, JoinTokenAttestor
+from ca.recorder import StaleRegistryError
 from ca.refusal import Refusal
 from ca.renewing import PeerChain, SvidAttestor
-from ca.revocations import DeniedKind
+from ca.revocations import DeniedKind, Revocation, insert_revocation
 from ca.service_account import ClusterRule, ServiceAccountAttestor, ServiceAccountToken
 from identity.jwks import parse_jwk_set
 from identity.jwt_rule import JwtRule
@@ -253,6 +254,61 @@ def test_a_denied_svid_renews_nothing(ca, desk, attest_svid, kind):
     desk.revoke(kind, value)
     assert _reason(attest_svid, _chain(issued)) is Refusal.CALLER_REVOKED
     assert ca.events("revoked") == [{"kind": kind.value, "value": value, "reason": "unspecified"}]
+
+
+def _deny_elsewhere(ca, clock, kind, value) -> None:
+    """Deny something as another replica does: nobody here has read it yet."""
+    revocation = Revocation(kind=DeniedKind(kind), value=value, revoked_at=clock())
+    with ca.store.write() as connection:
+        insert_revocation(connection, revocation)
+
+
+@pytest.mark.parametrize("kind", ["serial", "spki_sha256", "spiffe_id"])
+def test_an_svid_denied_after_it_was_shown_renews_nothing(ca, attest_svid, clock, kind):
+    """A denial that came between proof and record, at another replica, counts for the renewal."""
+    ca.add()
+    first = ca.issuance.sign(request_of(), CART_CALLER)
+    [row] = ca.rows()
+    caller = attest_svid(_chain(first))
+    _deny_elsewhere(ca, clock, kind, getattr(row, kind))
+    with pytest.raises(IssueRefusedError) as caught:
+        ca.issuance.sign(request_of(), caller)
+    assert caught.value.reason is Refusal.CALLER_REVOKED
+    assert len(ca.rows()) == 1
+
+
+def test_an_svid_of_a_workload_denied_elsewhere_is_not_recorded(ca, authority, clock):
+    """What the configuration gives is held against the registry as of its row, too."""
+    spiffe_id = SpiffeId.parse(CART)
+    request = SvidRequest(spiffe_id=spiffe_id, lifetime=timedelta(hours=1))
+    caller = Caller(method=Method.SOCKET, granted=spiffe_id)
+    ca.issuance.record_svid(issue_x509_svid(request, authority, now=clock()), caller)
+    # Something else changes: it is checked once more, and goes on record.
+    _deny_elsewhere(ca, clock, "spiffe_id", "spiffe://example.org/other")
+    ca.issuance.record_svid(issue_x509_svid(request, authority, now=clock()), caller)
+    _deny_elsewhere(ca, clock, "spiffe_id", CART)
+    with pytest.raises(IssueRefusedError, match="is denied"):
+        ca.issuance.record_svid(issue_x509_svid(request, authority, now=clock()), caller)
+    assert len(ca.rows()) == 2
+
+
+def test_a_token_denied_while_its_sibling_is_recorded(ca, authority, clock):
+    """Of a caller's tokens each is recorded as of the registry that the caller was judged by."""
+    token = TokenRecord(
+        token_id="t",
+        spiffe_id=SpiffeId.parse(CART),
+        audiences=("a",),
+        key=authority.intermediate.public_key(),
+        token_sha256="0" * 64,
+        issued_at=clock(),
+        expires_at=clock() + timedelta(minutes=5),
+    )
+    revision = ca.registry.state.revision
+    _deny_elsewhere(ca, clock, "spiffe_id", CART)
+    ca.registry.refresh()
+    with pytest.raises(StaleRegistryError):
+        ca.issuance.record_token(token, CART_CALLER, "e", revision=revision).result()
+    assert ca.rows() == ()
 
 
 def test_an_svid_that_is_not_on_record_renews_nothing(ca, attest_svid, authority, clock):
