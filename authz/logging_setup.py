@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 
+from authz.plain_log import is_colored
 from authz.settings import LogSettings
 
 # WHY no values of variables, here and for people: tokens, keys and what clients sent are among
@@ -22,7 +23,7 @@ def set_up_logging(settings: LogSettings) -> None:
         structlog.processors.JSONRenderer()
         if settings.format == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=is_colored(sys.stderr),
             exception_formatter=structlog.dev.plain_traceback,
         )
     )

@@ -6,6 +6,7 @@ WHY: structlog brings 12 MB with it, which is more than all the rest of such a p
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,11 @@ _COLORED: Final = _Styles(
 )
 
 
+def is_colored(stream: TextIO) -> bool:
+    """Whether people who read this stream want colors (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
 class PlainLog:
     """Writes events as `authz.logging_setup` has structlog write them. Safe from many threads."""
 
@@ -55,7 +61,7 @@ class PlainLog:
         """Write what is at least as severe as `level`, as `json` or for the `console`."""
         self._least = _SEVERITY[level]
         self._is_json = form == "json"
-        self._styles = _COLORED if stream.isatty() else _PLAIN
+        self._styles = _COLORED if is_colored(stream) else _PLAIN
         self._stream = stream
         self._now = now
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -18,6 +20,13 @@ class LateGroup(click.Group):
         """Take click's arguments, and the late commands."""
         super().__init__(*args, **settings)
         self._late = late
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the command line; signs that its output has no bytes for are spelled out."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""

@@ -91,3 +91,17 @@ def test_each_configuration_is_checked_as_its_own_kind(tmp_path: Path) -> None:
     assert 2 == found.exit_code
     assert "ca.yaml:2:1: error: unknown setting `trustDomian`" in found.output
     assert "did you mean `trustDomain`?" in found.output
+
+
+@pytest.mark.parametrize("charset", ["ascii", "latin-1", "utf-8"])
+def test_signs_that_the_output_has_no_bytes_for_are_spelled_out(
+    tmp_path: Path, charset: str
+) -> None:
+    """Where the locale knows no tick a passed test still passes, and says so in other signs."""
+    assert 0 == _run("policy", "init", str(tmp_path)).exit_code
+
+    found = CliRunner(charset=charset).invoke(main, ["policy", "test", str(tmp_path)])
+
+    assert 0 == found.exit_code
+    tick = "✓" if charset == "utf-8" else "\\u2713"
+    assert f"  {tick} the shop front reads orders" in found.output.splitlines()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authz.logging_setup import set_up_logging
-from authz.plain_log import PlainLog
+from authz.plain_log import PlainLog, is_colored
 from authz.settings import LogSettings
 
 NOON = datetime(2026, 7, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -60,6 +60,18 @@ def test_lines_are_those_of_structlog(
     getattr(log, level)(event, **told)
 
     assert by_structlog(form, is_terminal, level, event, told) == stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "wish", "want"),
+    [(True, "", True), (True, "1", False), (False, "", False), (False, "1", False)],
+)
+def test_colors_are_for_terminals_of_people_who_want_them(
+    is_terminal: bool, wish: str, want: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`NO_COLOR` counts when it is not empty, and no file is colored."""
+    monkeypatch.setenv("NO_COLOR", wish)
+    assert is_colored(Stream(is_terminal)) is want
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
