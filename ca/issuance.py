@@ -37,6 +37,7 @@ from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
 from ca.ledger import LedgerRow, format_serial, row_to_values
 from ca.limits import CallerLimit, RefusalLines
 from ca.profile import key_identifier
+from ca.promise import Promise
 from ca.recorder import Recording, Records, StaleRegistryError
 from ca.refusal import Refusal
 from ca.refusal_details import held_back_details, reason_of, trimmed
@@ -239,7 +240,7 @@ class Issuance:
             recorded = self._parts.recorder.record(recording)
         except CaError as exc:
             return self._refuse(attempt, exc)
-        outcome = _promise()
+        outcome: Promise[IssuedSvid] = Promise()
 
         def settle(done: Future[None]) -> None:
             error = done.exception()
@@ -326,7 +327,7 @@ class Issuance:
         """Record a refusal; the future ends with `error` once that is durable, or cannot be."""
         reason = reason_of(error)
         self._parts.count_refused(reason)
-        outcome = _promise()
+        outcome: Promise[IssuedSvid] = Promise()
         if not self._parts.refusal_lines.admits(attempt.caller, reason):
             outcome.set_exception(error)
             return outcome
@@ -421,13 +422,6 @@ def _recording_of(
     at = row.issued_at.timestamp()
     event = AuditEvent(event=EventName.SVID_ISSUED, at=at, details=more or {})
     return Recording(event=event, row=row_to_values(row), revision=revision)
-
-
-def _promise() -> Future[IssuedSvid]:
-    """Return a future that its reader cannot cancel: what is being recorded is recorded."""
-    future: Future[IssuedSvid] = Future()
-    future.set_running_or_notify_cancel()
-    return future
 
 
 def _pass_on(source: Future[IssuedSvid], target: Future[IssuedSvid]) -> None:

@@ -15,11 +15,11 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from ca.by_identity import by_identity
 from ca.errors import SvidInvalidError
@@ -50,7 +50,10 @@ class LeafFields:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeafPattern:
-    """The encoded parts that the leaves of one authority share, in their order."""
+    """The encoded parts that the leaves of one authority share, in their order.
+
+    `scheme` is how its key signs, None for RSA.
+    """
 
     version: bytes
     algorithm: bytes
@@ -59,19 +62,17 @@ class LeafPattern:
     key_identifier_head: bytes
     names_head: bytes
     extensions: bytes
+    scheme: ec.ECDSA | None = None
 
     def encode(self, leaf: LeafFields) -> bytes:
         """Return the TBSCertificate of a leaf."""
         spki = leaf.key.public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        names = _tlv(_URI, str(leaf.spiffe_id).encode("ascii"))
-        for name in leaf.dns_names:
-            names += _tlv(_DNS_NAME, name.encode("ascii"))
         identifier = _tlv(_OCTET_STRING, _tlv(_OCTET_STRING, _key_identifier(spki)))
         extensions = (
             _tlv(_SEQUENCE, self.key_identifier_head + identifier)
-            + _tlv(_SEQUENCE, self.names_head + _tlv(_OCTET_STRING, _tlv(_SEQUENCE, names)))
+            + _names_extension(self.names_head, str(leaf.spiffe_id), leaf.dns_names)
             + self.extensions
         )
         return _tlv(
@@ -88,11 +89,12 @@ class LeafPattern:
 
     def sign(self, leaf: LeafFields, key: PrivateKey) -> bytes:
         """Return a leaf signed by the authority's `key`, as DER; nobody has checked it yet."""
-        tbs, digest = self.encode(leaf), signature_hash(key)
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            signature = key.sign(tbs, ec.ECDSA(digest))
+        tbs = self.encode(leaf)
+        if self.scheme is not None:
+            signature = cast(ec.EllipticCurvePrivateKey, key).sign(tbs, self.scheme)
         else:
-            signature = key.sign(tbs, padding.PKCS1v15(), digest)
+            rsa_key = cast(rsa.RSAPrivateKey, key)
+            signature = rsa_key.sign(tbs, padding.PKCS1v15(), signature_hash(key))
         # The first octet of a bit string says how many bits of its last do not count.
         return _tlv(_SEQUENCE, tbs + self.algorithm + _tlv(_BIT_STRING, b"\0" + signature))
 
@@ -121,13 +123,15 @@ def _pattern_of(issuer: x509.Certificate, kind: type[PrivateKey], key_size: int)
     sample = build_leaf(
         issuer, fields.spiffe_id, fields.dns_names, fields.key, fields.serial, fields.validity
     ).sign(signer, signature_hash(signer))
-    pattern = _taken_apart(sample.tbs_certificate_bytes)
+    is_ec = isinstance(signer, ec.EllipticCurvePrivateKey)
+    scheme = ec.ECDSA(signature_hash(signer)) if is_ec else None
+    pattern = _taken_apart(sample.tbs_certificate_bytes, scheme)
     if pattern.encode(fields) != sample.tbs_certificate_bytes:
         raise SvidInvalidError("the pattern of a leaf does not give its own sample")
     return pattern
 
 
-def _taken_apart(tbs: bytes) -> LeafPattern:
+def _taken_apart(tbs: bytes, scheme: ec.ECDSA | None) -> LeafPattern:
     """Return the parts of a sample: the key's identifier is the first extension, names the next."""
     version, _serial, algorithm, issuer, _validity, subject, _spki, wrapped = _elements(tbs)
     [extensions] = _elements(wrapped)
@@ -140,6 +144,7 @@ def _taken_apart(tbs: bytes) -> LeafPattern:
         key_identifier_head=b"".join(_elements(identifier)[:-1]),
         names_head=b"".join(_elements(names)[:-1]),
         extensions=b"".join(others),
+        scheme=scheme,
     )
 
 
@@ -152,10 +157,21 @@ def _kind_of(kind: type[PrivateKey], key_size: int) -> KeyKind:
 
 def _key_identifier(spki: bytes) -> bytes:
     """Return a key's identifier: the SHA-1 of its bit string (RFC 5280 §4.2.1.2, method 1)."""
-    bits = _elements(spki)[1]
-    # Its tag, its length, and the octet of the bits that do not count.
-    content = bits[len(bits) - _content_length(bits) + 1 :]
+    algorithm = _head_length(spki)
+    # An algorithm and its parameters take less than 128 octets.
+    bits = algorithm + 2 + spki[algorithm + 1]
+    # The bit string's tag, its length, and the octet of the bits that do not count.
+    content = spki[bits + _head_length(spki[bits : bits + 2]) + 1 :]
     return hashlib.sha1(content, usedforsecurity=False).digest()
+
+
+@lru_cache(maxsize=1024)
+def _names_extension(head: bytes, uri: str, dns_names: tuple[str, ...]) -> bytes:
+    """Return the extension of the names of a leaf; a workload's are the same again and again."""
+    names = _tlv(_URI, uri.encode("ascii"))
+    for name in dns_names:
+        names += _tlv(_DNS_NAME, name.encode("ascii"))
+    return _tlv(_SEQUENCE, head + _tlv(_OCTET_STRING, _tlv(_SEQUENCE, names)))
 
 
 def _span(validity: Validity) -> bytes:

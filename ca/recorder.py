@@ -32,6 +32,7 @@ from ca.audit_chain import AuditChain
 from ca.errors import CaError, DuplicateSerialError, StoreError
 from ca.issuance_line import issuance_event
 from ca.ledger import LedgerValues, insert_rows, insert_rows_directly
+from ca.promise import Promise
 from ca.store import Store, counter_value, counter_value_directly, touch
 from ca.store_schema import REGISTRY_REVISION
 
@@ -61,7 +62,7 @@ class Recording:
     event: AuditEvent
     row: LedgerValues | None = None
     revision: int | None = None
-    done: Future[None] = field(default_factory=Future)
+    done: Future[None] = field(default_factory=Promise)
 
     def is_redoable(self) -> bool:
         """Return whether the line holds all of the row, should the ledger lose it."""

@@ -18,6 +18,7 @@ from threading import Lock
 from typing import Final
 
 from ca.issued import IssuedSvid
+from ca.promise import Promise
 
 # BUDGET: answers that are kept, some 4 KiB each.
 _MAX_KEPT: Final = 8192
@@ -66,7 +67,7 @@ class Repeats:
             if kept is not None and kept.state == state:
                 self._count()
                 return kept.answer, False
-            mine = _Kept(state=state, at=now, answer=_promise())
+            mine = _Kept(state=state, at=now, answer=Promise())
             if self._seconds:
                 self._kept[digest] = mine
                 self._kept.move_to_end(digest)
@@ -87,10 +88,3 @@ class Repeats:
             if now - oldest.at < self._seconds and len(self._kept) < _MAX_KEPT:
                 return
             self._kept.popitem(last=False)
-
-
-def _promise() -> Future[IssuedSvid]:
-    """Return a future that a reader who goes away cannot cancel: others may wait for it too."""
-    future: Future[IssuedSvid] = Future()
-    future.set_running_or_notify_cancel()
-    return future

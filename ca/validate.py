@@ -86,9 +86,9 @@ def read_made(
     extensions = _Extensions(leaf)
     _verify_leaf(leaf, extensions, wanted.spiffe_id)
     _verify_as_wanted(leaf, extensions, wanted)
-    chain = (leaf, *(_read_back_authorities(authorities) if authorities else ()))
+    above = _read_back_authorities(authorities) if authorities else ()
     domain = wanted.spiffe_id.trust_domain
-    verify_chain(chain, domain, _read_back_authorities(roots), now=now)
+    _verify_signed(leaf, above, domain, _read_back_authorities(roots), now=now)
     return leaf
 
 
@@ -152,9 +152,20 @@ def verify_chain(
     Raises:
         SvidInvalidError: naming the first requirement it breaks.
     """
-    leaf, above = chain[0], tuple(chain[1:])
+    _verify_signed(chain[0], tuple(chain[1:]), trust_domain, tuple(roots), now=now)
+
+
+def _verify_signed(
+    leaf: x509.Certificate,
+    above: tuple[x509.Certificate, ...],
+    trust_domain: TrustDomain,
+    roots: tuple[x509.Certificate, ...],
+    *,
+    now: datetime,
+) -> None:
+    """Check all of a leaf that its authorities decide."""
     if above:
-        issuers = _issuers_above(above, tuple(roots), f"spiffe://{trust_domain}")
+        issuers = _issuers_above(above, roots, trust_domain)
     else:
         issuers = (_issuing_root(leaf, roots),)
         verify_authority(issuers[0], f"spiffe://{trust_domain}", below=0)
@@ -279,7 +290,9 @@ def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 @by_identity
 @lru_cache(maxsize=64)
 def _issuers_above(
-    above: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], trust_domain_id: str
+    above: tuple[x509.Certificate, ...],
+    roots: tuple[x509.Certificate, ...],
+    trust_domain: TrustDomain,
 ) -> tuple[x509.Certificate, ...]:
     """Return the authorities `above` a leaf with their root, once each is checked.
 
@@ -292,7 +305,7 @@ def _issuers_above(
         if not _is_issued_by(certificate, issuer):
             raise SvidInvalidError("a certificate of the chain is not signed by the next")
     for below, issuer in enumerate(issuers):
-        verify_authority(issuer, trust_domain_id, below=below)
+        verify_authority(issuer, f"spiffe://{trust_domain}", below=below)
     return issuers
 
 

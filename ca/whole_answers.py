@@ -4,7 +4,7 @@ Theory of operation. grpclib and h2 code each of the three by themselves, with a
 frame and three changes over, which is a third of what a call costs beside its own work. Where
 nothing is in the way (the request has come whole, the message fits one frame and the windows, the
 transport takes it) the three frames are written here; otherwise the library does all of it. What
-the two know of the stream is kept as they would keep it: h2's own state machine is told each step.
+the two know of the stream is kept as they would keep it.
 
 INVARIANT: the bytes are those that the long way gives.
 
@@ -19,15 +19,12 @@ from typing import Any, Final
 
 from grpclib.server import Stream
 from h2.connection import ConnectionState
-from h2.stream import StreamInputs, StreamState
+from h2.stream import StreamClosedBy, StreamState
 
 _DATA, _HEADERS = 0x0, 0x1
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 _TRAILERS: Final = ((b"grpc-status", b"0"),)
-_STEPS: Final = (
-    *(StreamInputs.SEND_HEADERS, StreamInputs.SEND_DATA),
-    *(StreamInputs.SEND_HEADERS, StreamInputs.SEND_END_STREAM),
-)
+_FRAME: Final = struct.Struct(">IBI")
 
 
 async def send_answer(stream: Stream[Any, Any], message: Any) -> None:
@@ -54,10 +51,10 @@ def _sent_at_once(stream: Stream[Any, Any], message: Any) -> bool:
         return False
     content = message.SerializeToString()
     data = b"\0" + struct.pack(">I", len(content)) + content
-    if len(data) > min(h2.max_outbound_frame_size, h2.local_flow_control_window(number)):
+    window = min(known.outbound_flow_control_window, h2.outbound_flow_control_window)
+    if len(data) > min(h2.max_outbound_frame_size, window):
         return False
-    for step in _STEPS:
-        known.state_machine.process_input(step)
+    _end_in_h2(known.state_machine)
     known.outbound_flow_control_window -= len(data)
     h2.outbound_flow_control_window -= len(data)
     headers = ((b":status", b"200"), (b"content-type", stream._content_type.encode("ascii")))
@@ -71,9 +68,16 @@ def _sent_at_once(stream: Stream[Any, Any], message: Any) -> bool:
     return True
 
 
+def _end_in_h2(machine: Any) -> None:
+    """Tell h2 of headers, data, trailers and the end of a stream that the client has ended."""
+    machine.headers_sent = machine.trailers_sent = True
+    machine.stream_closed_by = StreamClosedBy.SEND_END_STREAM
+    machine.state = StreamState.CLOSED
+
+
 def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """Return one frame."""
-    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload
+    return _FRAME.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def _note_sent(stream: Stream[Any, Any], size: int) -> None:

@@ -207,10 +207,11 @@ def state_of(connection: Any) -> list[Any]:
     """Return what h2 and grpclib know after a talk."""
     h2 = connection._connection
     return [
-        (h2.state_machine.state, h2.outbound_flow_control_window, h2.open_inbound_streams),
+        (h2.state_machine.state, h2.outbound_flow_control_window),
         (h2.highest_inbound_stream_id, dict(h2._closed_streams), bytes(h2._data_to_send)),
-        vars(h2._inbound_flow_control_window_manager),
+        dict(vars(h2._inbound_flow_control_window_manager)),
         [(number, _stream_of(each)) for number, each in h2.streams.items()],
+        h2.open_inbound_streams,
         list(h2.encoder.header_table.dynamic_entries),
         list(h2.decoder.header_table.dynamic_entries),
         {name: value for name, value in vars(connection).items() if isinstance(value, int)},
@@ -221,5 +222,5 @@ def _stream_of(stream: Any) -> dict[str, Any]:
     """Return all that h2 knows of a stream."""
     known = {name: value for name, value in vars(stream).items() if name != "config"}
     for name in ("state_machine", "_inbound_window_manager"):
-        known[name] = vars(known[name])
+        known[name] = dict(vars(known[name]))
     return known
