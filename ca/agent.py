@@ -32,7 +32,7 @@ from ca.envoy_files import (
     encode_envoy_roots,
     encode_envoy_svid,
 )
-from ca.errors import KeyRefusedError, SvidInvalidError, WorkloadApiError
+from ca.errors import KeyRefusedError, StateError, SvidInvalidError, WorkloadApiError
 from ca.key_kinds import check_private_key
 from ca.svid import X509Svid, to_pem
 from ca.validate import verify_x509_svid
@@ -84,7 +84,7 @@ async def run_agent(plan: AgentPlan, stop: asyncio.Event) -> None:
 
     Raises:
         WorkloadApiError: the other side does not speak the Workload API, or refuses for good.
-        StateError: the files cannot be written.
+        StateError: the files cannot be written, and never could.
     """
     stopping = asyncio.create_task(stop.wait())
     keeping = asyncio.create_task(_keep(plan))
@@ -100,15 +100,24 @@ async def run_agent(plan: AgentPlan, stop: asyncio.Event) -> None:
 
 async def _keep(plan: AgentPlan) -> None:
     """Follow one stream after the other."""
-    pause = _FIRST_PAUSE_SECONDS
+    pause, has_written = _FIRST_PAUSE_SECONDS, False
     while True:
         has_heard = False
         try:
             async for response in _states(plan.socket):
+                if _take(plan, response):
+                    has_written = True
+                    if plan.is_once:
+                        return
                 has_heard = True
-                if _take(plan, response) and plan.is_once:
-                    return
             why = "the stream ended"
+        except StateError as exc:
+            # A disk that took files before may take them again, well before they end. One that
+            # never did is a mistake, which whoever starts us has to see.
+            if not has_written:
+                raise
+            _log.error("workload_files_refused", error=str(exc), code=exc.code)
+            has_heard, why = False, "the files cannot be written"
         except grpc.aio.AioRpcError as exc:
             if exc.code() in _FATAL:
                 raise WorkloadApiError(

@@ -42,9 +42,15 @@ def publish_files(folder: Path, files: Mapping[str, PublishedFile], *, now: date
     """
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        made = _write_set(folder, files, now)
+        made = _new_set(folder, now)
         before = _in_force(folder)
-        _swap(folder, made)
+        try:
+            _write_set(made, files)
+            _swap(folder, made)
+        except OSError:
+            # Or a disk that is full would get a half-written set more at each attempt.
+            shutil.rmtree(made, ignore_errors=True)
+            raise
         _link_names(folder, files)
         _sweep(folder, keep={made.name, before})
         sync_folder(folder)
@@ -53,12 +59,17 @@ def publish_files(folder: Path, files: Mapping[str, PublishedFile], *, now: date
     return made
 
 
-def _write_set(folder: Path, files: Mapping[str, PublishedFile], now: datetime) -> Path:
-    """Return a new folder with the files, each of them on the disk."""
+def _new_set(folder: Path, now: datetime) -> Path:
+    """Return a new folder for a set."""
     moment = now.astimezone(UTC).strftime("%Y_%m_%d_%H_%M_%S")
     # WHY more than the moment: two changes may fall into one second, and clocks go back.
     made = folder / f"..{moment}.{os.urandom(5).hex()}"
     made.mkdir(mode=_FOLDER_MODE)
+    return made
+
+
+def _write_set(made: Path, files: Mapping[str, PublishedFile]) -> None:
+    """Write the files of a set, each of them on the disk at the end."""
     for name, file in files.items():
         with os.fdopen(os.open(made / name, _WRITE, file.mode), "wb") as out:
             os.fchmod(out.fileno(), file.mode)
@@ -66,7 +77,6 @@ def _write_set(folder: Path, files: Mapping[str, PublishedFile], now: datetime) 
             out.flush()
             os.fsync(out.fileno())
     sync_folder(made)
-    return made
 
 
 def _in_force(folder: Path) -> str:

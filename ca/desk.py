@@ -161,10 +161,11 @@ class Desk:
         with parts.store.write() as connection:
             is_new = insert_revocation(connection, revocation)
         parts.registry.refresh()
+        # Before the line, which the disk may refuse: authorizers have to learn of it all the same.
+        parts.published()
         if is_new:
             details = {"kind": kind.value, "value": value, "reason": reason.value}
             self._record(EventName.REVOKED, details)
-        parts.published()
         return revocation
 
     def lift(self, kind: DeniedKind, text: str) -> None:
@@ -183,8 +184,8 @@ class Desk:
         parts.registry.refresh()
         if not was_denied:
             raise IssueRefusedError(f"`{value}` is not denied")
-        self._record(EventName.REVOCATION_LIFTED, {"kind": kind.value, "value": value})
         parts.published()
+        self._record(EventName.REVOCATION_LIFTED, {"kind": kind.value, "value": value})
 
     def record_rotation(self, details: Mapping[str, object]) -> None:
         """Put a step of a rotation on the audit chain.

@@ -26,6 +26,8 @@ _log = structlog.get_logger(__name__)
 _TIMEOUT_SECONDS: Final = 10.0
 # BUDGET: the largest request is a CSR of 16 KiB in JSON.
 MAX_BODY_BYTES: Final = 64 * 1024
+_MAX_DIGITS: Final = len(str(MAX_BODY_BYTES))
+_ONCE: Final = ("authorization", "content-length")
 # BUDGET: a thread takes some 50 KiB; more at once is no use of this server.
 _MAX_CONNECTIONS: Final = 256
 # BUDGET: from the first byte of a handshake or request to the last; who sends a byte now and then
@@ -178,12 +180,20 @@ def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHa
             # RFC 9112 §6.1: a body of unknown length; none of our clients has one.
             if not length.isdecimal() or "transfer-encoding" in self.headers:
                 self._refuse(411, "the request has no content-length")
-            elif int(length) > MAX_BODY_BYTES:
+            elif len(length) > _MAX_DIGITS or int(length) > MAX_BODY_BYTES:
                 self._refuse(413, f"the request is longer than {MAX_BODY_BYTES} bytes")
+            elif len(body := self.rfile.read(int(length))) == int(length):
+                self._route(body)
             else:
-                self._route(self.rfile.read(int(length)))
+                # RFC 9112 §8: a message that ends before its length is incomplete. What it came
+                # with, a token of one use say, is not looked at.
+                self.close_connection = True
 
         def _route(self, body: bytes) -> None:
+            # RFC 9112 §6.3, and of two tokens neither is believed.
+            if any(len(self.headers.get_all(name, ())) > 1 for name in _ONCE):
+                self._refuse(400, "a header comes twice")
+                return
             path = self.path.partition("?")[0]
             answer = routes.get((self.command, path))
             if answer is None:

@@ -184,9 +184,17 @@ class Recorder:
                 _log.exception("recording_failed")
                 self._ledger_fault = f"the recorder failed: {type(exc).__name__}"
                 _fail(group, StoreError(self._ledger_fault))
-            for listener in self.after_group:
-                listener()
+            self._tell_listeners()
         self._chain.close()
+
+    def _tell_listeners(self) -> None:
+        """Say that a group is through."""
+        for listener in self.after_group:
+            try:
+                listener()
+            except Exception:
+                # What goes wrong with one worker's answers must not end the records of all.
+                _log.exception("listener_failed")
 
     def _take(self, last: int) -> list[Recording]:
         """Return the next group, empty when closed and drained; the one before had `last`."""

@@ -109,7 +109,9 @@ class Store:
             try:
                 yield driver
             except BaseException:
-                driver.execute("ROLLBACK")
+                # A disk that is full has ended the transaction already; that is what to tell.
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
                 raise
             driver.execute("COMMIT")
         except sqlite3.Error as exc:
@@ -353,7 +355,8 @@ def _take_lock_in_turn(driver: sqlite3.Connection) -> None:
             driver.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            # The upper bits say more: another process brings the log back after a crash, say.
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 break
         time.sleep(_NAP_SECONDS)
     driver.execute("BEGIN IMMEDIATE")

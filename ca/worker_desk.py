@@ -72,8 +72,10 @@ class WorkerDesk:
     def flush(self) -> None:
         """Send the answers that lie here; called after each group of the recorder."""
         done = []
-        while self._done:
-            done.append(self._done.popleft())
+        # WHY no look before: the recorder's thread and the one that attends may both be here.
+        with suppress(IndexError):
+            while True:
+                done.append(self._done.popleft())
         if done:
             self.send({"do": "recorded", "done": done})
 

@@ -149,6 +149,8 @@ class TestFiles:
         with pytest.raises(StateError, match="No space left"):
             publish_files(tmp_path, {"a": PublishedFile(b"new")}, now=NOW)
         assert (tmp_path / "a").read_bytes() == b"old"
+        # Nothing is left of what was tried, or each attempt would take more of the disk.
+        assert len(list(tmp_path.iterdir())) == 3
 
 
 class TestAgent:
@@ -195,6 +197,37 @@ class TestAgent:
                         ca.keeper.prepare()
                         while len(_certificates(folder / BUNDLE_FILE)) < 2:
                             written.get(timeout=WAIT)
+
+    def test_a_disk_that_is_full_for_a_while(self, tmp_path, monkeypatch):
+        """Who has written files once goes on trying, with pauses; the files before stay."""
+        folder, room, tried = tmp_path / "certs", threading.Event(), threading.Semaphore(0)
+
+        def publish(*arguments, **named) -> Path:
+            if not room.is_set() and (folder / SVID_FILE).exists():
+                tried.release()
+                raise StateError("No space left on device")
+            return publish_files(*arguments, **named)
+
+        monkeypatch.setattr("ca.agent.publish_files", publish)
+        with delivering_ca(tmp_path, lifetime=timedelta(seconds=4)) as ca:
+            ca.add(CART, MINE)
+            with _agent(ca.socket, folder) as written:
+                first = written.get(timeout=WAIT)
+                assert all(tried.acquire(timeout=WAIT) for _ in range(3))
+                assert _certificates(folder / SVID_FILE)[0] == first.leaf
+                room.set()
+                assert written.get(timeout=WAIT).leaf != first.leaf
+
+    def test_a_folder_that_never_could_be_written(self, tmp_path):
+        """Whoever starts an agent on a file, or on what is not theirs, is told at once."""
+        (tmp_path / "certs").write_bytes(b"a file")
+        with delivering_ca(tmp_path) as ca:
+            ca.add(CART, MINE)
+            plan = AgentPlan(
+                socket=ca.socket, folder=tmp_path / "certs", clock=utc_now, random=lambda: 0.0
+            )
+            with pytest.raises(StateError, match="cannot be written"):
+                asyncio.run(run_agent(plan, asyncio.Event()))
 
     def test_which_id(self, tmp_path):
         """Of several IDs the wanted one is written."""

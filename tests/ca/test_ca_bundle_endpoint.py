@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -136,18 +136,43 @@ class TestServer:
             ("POST", "/", {"content-length": str(MAX_BODY_BYTES + 1)}, b"", 413),
             ("POST", "/", {"transfer-encoding": "chunked"}, b"1\r\nx\r\n0\r\n\r\n", 411),
             ("POST", "/", {"content-length": "-1"}, b"", 411),
+            ("POST", "/", {"content-length": "9" * 5000}, b"", 413),
+            ("POST", "/", {"content-length": "1\r\ncontent-length: 1"}, b"x", 400),
+            ("POST", "/", {"authorization": "Bearer a\r\nAuthorization: Bearer b"}, b"x", 400),
             ("DELETE", "/", {}, b"", 501),
         ],
     )
     def test_requests(self, files, method, path, headers, body, status):
         """Other methods, paths and lengths have their statuses."""
-        if body and "transfer-encoding" not in headers:
+        if body and not {"transfer-encoding", "content-length"} & headers.keys():
             headers = {"content-length": str(len(body))} | headers
         lines = [f"{method} {path} HTTP/1.1", "host: localhost"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         with _serve(files) as server, _connect(server.port, files[0]) as connection:
             connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             assert connection.recv(1000).split()[1] == str(status).encode()
+
+    @pytest.mark.parametrize("is_told", [True, False])
+    @pytest.mark.parametrize("sent", [0, 1, 99])
+    def test_a_request_that_breaks_off(self, files, sent, is_told):
+        """What ends before its length says is nobody's request: a token in it is not used up."""
+        heard = []
+
+        def answer(request) -> HttpAnswer:
+            heard.append(request)
+            return HttpAnswer(status=200, body=b"")
+
+        with _serve(files, {("POST", "/"): answer}) as server:
+            with _connect(server.port, files[0]) as connection:
+                head = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n"
+                connection.sendall(head.encode() + b"x" * sent)
+                if is_told:
+                    # The server hangs up without a word of its own.
+                    with suppress(OSError):
+                        connection.unwrap()
+            url = f"https://localhost:{server.port}/"
+            assert httpx.post(url, verify=_trusting(files[0]), content=b"whole").status_code == 200
+        assert [request.body for request in heard] == [b"whole"]
 
     def test_plain_http_and_silence_harm_nobody(self, files):
         """A client that speaks no TLS, or nothing, keeps nobody else waiting."""

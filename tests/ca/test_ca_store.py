@@ -6,8 +6,8 @@ import asyncio
 import sqlite3
 import subprocess
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,15 @@ from postgresql_server import postgresql_server
 from sqlalchemy import text
 
 from ca.caller import Caller, Method
+from ca.desk import Desk, DeskParts
 from ca.errors import AuthorityExpiredError, DuplicateSerialError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.issued import SigningRequest
 from ca.ledger import format_serial
+from ca.revocations import DeniedKind
 from ca.store import Store, bump, counter_value, counter_value_directly
 from ca.store_schema import MIGRATIONS, REGISTRY_REVISION
-from identity.spiffe_id import SpiffeId
+from identity.spiffe_id import SpiffeId, TrustDomain
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,6 @@ def test_a_serial_number_is_never_taken_twice(ca, authority, clock, tmp_path, ur
     assert ca.issuance.sign(request_of(CART), CART_CALLER).serial == format_serial(77)
     # Three at once, so that they share a transaction.
     begun = [ca.issuance.begin(request_of(CART), CART_CALLER) for _ in range(3)]
-    wait(begun)
     errors = [type(each.exception()) for each in begun]
     assert sorted(map(str, errors)) == sorted(
         map(str, [type(None), DuplicateSerialError, type(None)])
@@ -126,10 +127,11 @@ def test_who_was_answered_together_is_written_together(ca, monkeypatch):
     with ca.recorder._wake:
         # Until the lock is given back nothing is taken, so these two are a group.
         before = [ask(), ask()]
-    assert not wait(before, 30).not_done
+    assert [each.exception(30) for each in before] == [None, None]
     first = ask()
-    assert not wait([first], 0.05).done
-    assert not wait([first, ask()], 30).not_done
+    with pytest.raises(TimeoutError):
+        first.result(0.05)
+    assert [each.exception(30) for each in (first, ask())] == [None, None]
     last = ask()
     ca.recorder.close()
     assert last.done()
@@ -327,6 +329,49 @@ def test_a_full_disk_stops_issuance_and_loses_nothing(authority, clock, tmp_path
         assert {before.serial, after.serial} == chained
         assert chained <= {row.serial for row in ca.rows()}
         assert ca.verified().intact
+
+
+def test_a_full_database_is_called_full(tmp_path):
+    """What ended a transaction is told, not that it cannot be ended once more."""
+    with closing(Store(f"sqlite:///{tmp_path}/ledger.db")) as store:
+        with store.write_redoable() as driver:
+            [pages] = driver.execute("PRAGMA page_count").fetchone()
+            driver.execute(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(StoreError, match="is full"), store.write_redoable() as driver:
+            for number in range(100):
+                driver.execute("INSERT INTO counter VALUES (?, 0)", (f"{number}" * 500,))
+
+
+def test_a_revocation_whose_line_cannot_be_written_is_published(authority, clock, tmp_path):
+    """Authorizers learn of a denial that counts, whatever becomes of its line."""
+    published = []
+    with open_ca(tmp_path, authority, clock) as ca:
+        desk = Desk(
+            DeskParts(
+                trust_domain=TrustDomain("example.org"),
+                store=ca.store,
+                registry=ca.registry,
+                recorder=ca.recorder,
+                clock=clock,
+                published=lambda: published.append(set(ca.registry.state.denied)),
+            )
+        )
+        ca.audit.rename(tmp_path / "away")
+        denied = (DeniedKind.SPIFFE_ID, CART)
+        with pytest.raises(StoreError, match="audit log"):
+            desk.revoke(*denied)
+        with pytest.raises(StoreError, match="audit log"):
+            desk.lift(*denied)
+        assert published == [{denied}, set()]
+        (tmp_path / "away").rename(ca.audit)
+
+
+def test_a_listener_that_fails_does_not_end_the_records(ca):
+    """Who is told of a group may fail; the next group is written all the same."""
+    ca.recorder.after_group = (lambda: 1 / 0,)
+    for _ in range(2):
+        ca.issuance.sign(request_of(CART), CART_CALLER)
+    assert len(ca.rows()) == 2
 
 
 def test_a_disk_that_turns_read_only_stops_issuance(authority, clock, tmp_path):

@@ -132,6 +132,37 @@ def test_a_worker_issues_on_the_record_of_another(tmp_path, keeper):
         assert ca.verified().intact
 
 
+def test_two_threads_send_a_workers_answers(tmp_path, authority, clock):
+    """What the recorder's thread and the attending one both find to send goes out once."""
+    count, found = 20_000, []
+    ours, theirs = socket.socketpair()
+    with open_ca(tmp_path, authority, clock) as ca, ours, theirs:
+        desk = WorkerDesk(ours, ca.recorder, lambda _: None)
+        errors: list[BaseException] = []
+
+        def flush() -> None:
+            try:
+                while len(found) < count:
+                    desk.flush()
+            except BaseException as exc:
+                errors.append(exc)
+
+        def read() -> None:
+            for line in theirs.makefile("rb"):
+                found.extend(number for number, _ in json.loads(line)["done"])
+
+        threads = [threading.Thread(target=each) for each in (flush, flush, read)]
+        for each in threads:
+            each.start()
+        for number in range(count):
+            desk._done.append((number, None))
+        for each in threads[:2]:
+            each.join()
+        ours.shutdown(socket.SHUT_RDWR)
+        threads[2].join()
+    assert (sorted(found), errors) == (list(range(count)), [])
+
+
 def test_the_newest_authorities_count(keeper):
     """Of two messages the one that was made later counts, whichever comes first."""
     copy = AuthorityCopy(DOMAIN, utc_now)
