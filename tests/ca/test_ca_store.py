@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,13 @@ from postgresql_server import postgresql_server
 from sqlalchemy import text
 
 from ca.caller import Caller, Method
-from ca.desk import Desk, DeskParts
 from ca.errors import AuthorityExpiredError, DuplicateSerialError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
 from ca.issued import SigningRequest
 from ca.ledger import format_serial
-from ca.revocations import DeniedKind
 from ca.store import Store, bump, counter_value, counter_value_directly
 from ca.store_schema import MIGRATIONS, REGISTRY_REVISION
-from identity.spiffe_id import SpiffeId, TrustDomain
+from identity.spiffe_id import SpiffeId
 
 
 @pytest.fixture(scope="module")
@@ -329,49 +327,6 @@ def test_a_full_disk_stops_issuance_and_loses_nothing(authority, clock, tmp_path
         assert {before.serial, after.serial} == chained
         assert chained <= {row.serial for row in ca.rows()}
         assert ca.verified().intact
-
-
-def test_a_full_database_is_called_full(tmp_path):
-    """What ended a transaction is told, not that it cannot be ended once more."""
-    with closing(Store(f"sqlite:///{tmp_path}/ledger.db")) as store:
-        with store.write_redoable() as driver:
-            [pages] = driver.execute("PRAGMA page_count").fetchone()
-            driver.execute(f"PRAGMA max_page_count={pages}")
-        with pytest.raises(StoreError, match="is full"), store.write_redoable() as driver:
-            for number in range(100):
-                driver.execute("INSERT INTO counter VALUES (?, 0)", (f"{number}" * 500,))
-
-
-def test_a_revocation_whose_line_cannot_be_written_is_published(authority, clock, tmp_path):
-    """Authorizers learn of a denial that counts, whatever becomes of its line."""
-    published = []
-    with open_ca(tmp_path, authority, clock) as ca:
-        desk = Desk(
-            DeskParts(
-                trust_domain=TrustDomain("example.org"),
-                store=ca.store,
-                registry=ca.registry,
-                recorder=ca.recorder,
-                clock=clock,
-                published=lambda: published.append(set(ca.registry.state.denied)),
-            )
-        )
-        ca.audit.rename(tmp_path / "away")
-        denied = (DeniedKind.SPIFFE_ID, CART)
-        with pytest.raises(StoreError, match="audit log"):
-            desk.revoke(*denied)
-        with pytest.raises(StoreError, match="audit log"):
-            desk.lift(*denied)
-        assert published == [{denied}, set()]
-        (tmp_path / "away").rename(ca.audit)
-
-
-def test_a_listener_that_fails_does_not_end_the_records(ca):
-    """Who is told of a group may fail; the next group is written all the same."""
-    ca.recorder.after_group = (lambda: 1 / 0,)
-    for _ in range(2):
-        ca.issuance.sign(request_of(CART), CART_CALLER)
-    assert len(ca.rows()) == 2
 
 
 def test_a_disk_that_turns_read_only_stops_issuance(authority, clock, tmp_path):
