@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypeAlias, TypeVar
 
 from cryptography import x509
@@ -164,9 +165,15 @@ def _asked_id(extensions: _Extensions) -> SpiffeId | None:
     if len(uris) > 1:
         raise _refused(Refusal.ID_AMBIGUOUS, f"expected 1 URI SAN, got {len(uris)}")
     try:
-        return SpiffeId.parse(uris[0])
+        return _read_id(uris[0])
     except SpiffeIdError as exc:
         raise _refused(Refusal.ID_MALFORMED, str(exc)) from exc
+
+
+@lru_cache(maxsize=1024)
+def _read_id(text: str) -> SpiffeId:
+    """Return the SPIFFE ID of a text; a workload's is the same again and again."""
+    return SpiffeId.parse(text)
 
 
 def _one_of(extensions: _Extensions, kind: type[_Extension]) -> _Extension | None:

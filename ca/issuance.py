@@ -31,7 +31,7 @@ from ca.errors import (
 )
 from ca.grant import Grant, IssuancePolicy, choose_grant
 from ca.hand_over import hand_over
-from ca.issue import SvidRequest, issue_for_key
+from ca.issue import SvidRequest, make_leaf
 from ca.issued import IssuedSvid, SigningRequest, TokenRecord
 from ca.key_kinds import PrivateKey, PublicKey, check_public_key, generate_key
 from ca.ledger import LedgerRow, format_serial, row_to_values
@@ -190,9 +190,9 @@ class Issuance:
         if fault is not None:
             raise StoreError(fault)
         attempt = _Attempt(caller=caller, asked=svid.spiffe_id)
-        row = self._row(
-            attempt, Grant(spiffe_id=svid.spiffe_id), svid.leaf, _authority_key(svid.leaf)
-        )
+        made = (svid.leaf, svid.leaf.public_bytes(serialization.Encoding.DER))
+        grant = Grant(spiffe_id=svid.spiffe_id)
+        row = self._row(attempt, grant, made, _authority_key(svid.leaf))
         for _ in range(_MAX_CHECKS):
             state = parts.registry.state
             if state.denial(DeniedKind.SPIFFE_ID, str(svid.spiffe_id), now) is not None:
@@ -288,24 +288,27 @@ class Issuance:
             lifetime=parts.policy.lifetime_for(grant.lifetime, attempt.lifetime),
             dns_names=grant.dns_names or (attempt.dns_names if attempt.caller.granted else ()),
         )
-        certificates = issue_for_key(
-            svid_request, attempt.key, authority, now=now, new_serial=parts.new_serial
+        made = make_leaf(svid_request, attempt.key, authority, now=now, new_serial=parts.new_serial)
+        issued = IssuedSvid(
+            spiffe_id=grant.spiffe_id,
+            chain=(made[0], *authority.chain),
+            roots=authority.roots,
+            leaf_der=made[1],
         )
-        issued = IssuedSvid(spiffe_id=grant.spiffe_id, chain=certificates, roots=authority.roots)
         signer = key_identifier(authority.intermediate).hex()
-        row = self._row(attempt, grant, certificates[0], signer, spki)
+        row = self._row(attempt, grant, made, signer, spki)
         return issued, _recording_of(row, state.revision)
 
     def _row(
         self,
         attempt: _Attempt,
         grant: Grant,
-        leaf: x509.Certificate,
+        made: tuple[x509.Certificate, bytes],
         authority: str,
         spki: str = "",
     ) -> LedgerRow:
-        """Return the ledger's row of a certificate that the key `authority` signed."""
-        der = leaf.public_bytes(serialization.Encoding.DER)
+        """Return the ledger's row of a certificate, as DER too, that the key `authority` signed."""
+        leaf, der = made
         return LedgerRow(
             serial=format_serial(leaf.serial_number),
             spiffe_id=str(grant.spiffe_id),

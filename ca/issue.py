@@ -71,6 +71,23 @@ def issue_for_key(
         AuthorityExpiredError: the signer is too near to its end.
         SvidInvalidError: what came out breaks the standard; it is thrown away.
     """
+    leaf, _ = make_leaf(request, key, authority, now=now, new_serial=new_serial)
+    return (leaf, *authority.chain)
+
+
+def make_leaf(
+    request: SvidRequest,
+    key: PublicKey,
+    authority: Authority,
+    *,
+    now: datetime,
+    new_serial: Callable[[], int] = x509.random_serial_number,
+) -> tuple[x509.Certificate, bytes]:
+    """Do as `issue_for_key` does; return the leaf, and the very bytes that it was read from.
+
+    Raises:
+        CaError: as `issue_for_key`.
+    """
     _check_request(request, authority, now)
     wanted = LeafFields(
         serial=new_serial(),
@@ -81,7 +98,7 @@ def issue_for_key(
     )
     encoded = leaf_pattern(authority.intermediate, authority.key).sign(wanted, authority.key)
     leaf = read_made(encoded, wanted, authority.chain, authority.roots, now=now)
-    return (leaf, *authority.chain)
+    return leaf, encoded
 
 
 def _check_request(request: SvidRequest, authority: Authority, now: datetime) -> None:

@@ -27,11 +27,15 @@ class SigningRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedSvid:
-    """A certificate that is on record and may leave: leaf first, and the roots it leads to."""
+    """A certificate that is on record and may leave: leaf first, and the roots it leads to.
+
+    `leaf_der` is the leaf as it was signed, where that is at hand.
+    """
 
     spiffe_id: SpiffeId
     chain: tuple[x509.Certificate, ...]
     roots: tuple[x509.Certificate, ...]
+    leaf_der: bytes = field(default=b"", repr=False)
 
     @property
     def serial(self) -> str:

@@ -24,7 +24,7 @@ from ca.errors import AttestationError, CaError, IssueRefusedError, SvidInvalidE
 from ca.front import Asked, Credentials, SigningFront
 from ca.issued import IssuedSvid, SigningRequest
 from ca.refusal import Refusal
-from ca.svid import to_pem
+from ca.svid import der_to_pem, to_pem
 from ca.tls import peer_chain
 from ca.whole_answers import send_answer
 from ca.wire_messages import ISTIO_CA
@@ -75,7 +75,8 @@ class IstioCertificateService:
 def encode_chain(issued: IssuedSvid) -> list[str]:
     """Return one PEM an element, leaf first; the last element holds every root."""
     leaf, *above = issued.chain
-    return [to_pem((leaf,)).decode(), *map(_pem, above), _pem(*issued.roots)]
+    first = der_to_pem(issued.leaf_der) if issued.leaf_der else to_pem((leaf,)).decode()
+    return [first, *map(_pem, above), _pem(*issued.roots)]
 
 
 @by_identity

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from ca.key_kinds import PrivateKey
 from identity.spiffe_id import SpiffeId
+
+# RFC 7468 §2: "each line consisting of exactly 64 characters except for the final line".
+_LINE: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +58,10 @@ class X509Svid:
 def to_pem(certificates: tuple[x509.Certificate, ...]) -> bytes:
     """Return `certificates` as concatenated PEM in their order."""
     return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)
+
+
+def der_to_pem(encoded: bytes) -> str:
+    """Return a certificate's DER as PEM, as `to_pem` has it, without encoding it anew."""
+    text = b64encode(encoded).decode("ascii")
+    lines = [text[begin : begin + _LINE] for begin in range(0, len(text), _LINE)]
+    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))

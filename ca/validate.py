@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -123,7 +123,7 @@ def verify_authority(certificate: x509.Certificate, trust_domain_id: str, *, bel
     """
     # X509-SVID §4.1: signing certificates set cA true; RFC 5280 §6.1.4 (m): pathLen holds.
     extensions = _Extensions(certificate)
-    basic = extensions.one(x509.BasicConstraints).value
+    basic = extensions.value(x509.BasicConstraints)
     if not basic.ca:
         raise SvidInvalidError("an issuer's certificate is not a CA's")
     if basic.path_length is not None and basic.path_length < below:
@@ -178,9 +178,9 @@ def _verify_signed(
 
 def _verify_names(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
     """Check the subject alternative name against the identity that was authorised."""
-    names = extensions.one(x509.SubjectAlternativeName)
+    is_critical = extensions.one(x509.SubjectAlternativeName).critical
     # RFC 5280 §4.1.2.6: an empty subject needs a critical SAN.
-    if not leaf.subject.rdns and not names.critical:
+    if not is_critical and not leaf.subject.rdns:
         raise SvidInvalidError("the subject is empty and the SAN extension is not critical")
     # X509-SVID §2: exactly one URI SAN.
     uris = extensions.uris()
@@ -206,18 +206,18 @@ def _wrong_name(found: str, expected: SpiffeId) -> SvidInvalidError:
 def _verify_leaf_usage(extensions: _Extensions) -> None:
     """Check what the leaf's key may be used for."""
     # X509-SVID §4.1: leaves set cA false.
-    if extensions.one(x509.BasicConstraints).value.ca:
+    if extensions.value(x509.BasicConstraints).ca:
         raise SvidInvalidError("the leaf is a CA's certificate")
     # X509-SVID §4.3: present and critical, digitalSignature, never keyCertSign nor cRLSign.
-    usage = extensions.one(x509.KeyUsage)
-    if not usage.critical:
+    if not extensions.one(x509.KeyUsage).critical:
         raise SvidInvalidError("the key usage extension is not critical")
-    if not usage.value.digital_signature:
+    usage = extensions.value(x509.KeyUsage)
+    if not usage.digital_signature:
         raise SvidInvalidError("the key usage lacks digitalSignature")
-    if usage.value.key_cert_sign or usage.value.crl_sign:
+    if usage.key_cert_sign or usage.crl_sign:
         raise SvidInvalidError("the leaf's key usage lets it sign certificates")
     # X509-SVID §4.4: serverAuth and clientAuth, both.
-    if not set(extensions.one(x509.ExtendedKeyUsage).value) >= _BOTH_USAGES:
+    if not set(extensions.value(x509.ExtendedKeyUsage)) >= _BOTH_USAGES:
         raise SvidInvalidError("the extended key usage lacks serverAuth or clientAuth")
 
 
@@ -230,24 +230,29 @@ def _verify_as_wanted(leaf: x509.Certificate, extensions: _Extensions, wanted: L
     span = (wanted.validity.not_before, wanted.validity.not_after)
     if (leaf.not_valid_before_utc, leaf.not_valid_after_utc) != span:
         raise SvidInvalidError("the validity is not the one that was granted")
-    names = extensions.one(x509.SubjectAlternativeName).value
-    if tuple(names.get_values_for_type(x509.DNSName)) != wanted.dns_names:
-        raise SvidInvalidError("the DNS names are not those that were granted")
-    if len(list(names)) != 1 + len(wanted.dns_names) or len(extensions) != _LEAF_EXTENSIONS:
+    names: list[tuple[Any, str]] = [(x509.UniformResourceIdentifier, str(wanted.spiffe_id))]
+    names += [(x509.DNSName, name) for name in wanted.dns_names]
+    found = extensions.value(x509.SubjectAlternativeName)
+    if [(type(name), name.value) for name in found] != names:
+        raise SvidInvalidError("the names are not those that were granted")
+    if len(extensions) != _LEAF_EXTENSIONS:
         raise SvidInvalidError("the leaf holds more than its profile")
 
 
 class _Extensions:
     """The extensions of a certificate, read once."""
 
-    __slots__ = ("_by_kind",)
+    __slots__ = ("_by_kind", "_values")
 
     def __init__(self, certificate: x509.Certificate) -> None:
         """Read those of `certificate`."""
         try:
-            self._by_kind = {type(each.value): each for each in certificate.extensions}
+            found = certificate.extensions
         except (x509.DuplicateExtension, ValueError) as exc:
             raise SvidInvalidError("a certificate has no single, readable extensions") from exc
+        # By the kind: those that the library does not know are all of one.
+        self._values: dict[Any, Any] = {type(value := each.value): value for each in found}
+        self._by_kind = {type(each.value): each for each in found}
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -255,16 +260,25 @@ class _Extensions:
 
     def one(self, kind: type[_Extension]) -> x509.Extension[_Extension]:
         """Return an extension that must be there."""
-        found = self._by_kind.get(kind)
+        found: Any = self._by_kind.get(kind)
         if found is None:
             raise SvidInvalidError(f"a certificate has no single, readable {kind.__name__}")
-        return cast("x509.Extension[_Extension]", found)
+        extension: x509.Extension[_Extension] = found
+        return extension
+
+    def value(self, kind: type[_Extension]) -> _Extension:
+        """Return the content of an extension that must be there."""
+        found = self._values.get(kind)
+        if found is None:
+            raise SvidInvalidError(f"a certificate has no single, readable {kind.__name__}")
+        value: _Extension = found
+        return value
 
     def uris(self) -> list[str]:
         """Return the URI SANs; an issuer's certificate may have no SAN at all."""
-        if x509.SubjectAlternativeName not in self._by_kind:
+        names: x509.SubjectAlternativeName | None = self._values.get(x509.SubjectAlternativeName)
+        if names is None:
             return []
-        names = self.one(x509.SubjectAlternativeName).value
         return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 

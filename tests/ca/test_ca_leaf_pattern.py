@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from ca.errors import SvidInvalidError
 from ca.key_kinds import KeyKind, generate_key, signature_hash
 from ca.leaf_pattern import LeafFields, leaf_pattern
 from ca.profile import Validity, build_intermediate, build_leaf, build_root
+from ca.svid import der_to_pem, to_pem
 from ca.validate import read_made
 from identity.spiffe_id import SpiffeId, TrustDomain
 
@@ -64,7 +66,10 @@ def test_a_pattern_gives_what_the_library_gives(signer, leaf):
         issuer, leaf.spiffe_id, leaf.dns_names, leaf.key, leaf.serial, leaf.validity
     ).sign(signing, signature_hash(signing))
     assert leaf_pattern(issuer, signing).encode(leaf) == theirs.tbs_certificate_bytes
-    made = x509.load_der_x509_certificate(leaf_pattern(issuer, signing).sign(leaf, signing))
+    encoded = leaf_pattern(issuer, signing).sign(leaf, signing)
+    made = x509.load_der_x509_certificate(encoded)
+    assert made.public_bytes(serialization.Encoding.DER) == encoded
+    assert der_to_pem(encoded).encode() == to_pem((made,))
     made.verify_directly_issued_by(issuer)
     assert made.signature_algorithm_oid == theirs.signature_algorithm_oid
 
@@ -88,7 +93,7 @@ OTHERS = {
     },
     "expected `spiffe://example.org/ns/shop/sa/cart`": {"spiffe_id": SpiffeId(DOMAIN, "/pay")},
     "the private key does not belong to the leaf": {"key": KEYS[KeyKind.EC_P384].public_key()},
-    "the DNS names are not those that were granted": {"dns_names": ()},
+    "the names are not those that were granted": {"dns_names": ()},
 }
 
 
