@@ -12,43 +12,31 @@ from __future__ import annotations
 
 import atexit
 import glob
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from audit.chain import COMPRESSED, list_segments, read_raw_lines
+from audit.chain import COMPRESSED, read_raw_lines
+from audit.column_store import ColumnStore, Segment
 from audit.database import duckdb
 from audit.errors import AuditReadError
-from audit.folder_lock import is_being_written
-from audit.logs import COLUMNS
-from audit.query_columns import VERSION, escape_glob, quote, select_columns
+from audit.query_columns import escape_glob, quote, select_columns
 from audit.segment_scan import ChainedSegment, digest_of, parse_chained, scan_segment
 from audit.whole_file import replace_file
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that were read and those that will be, as segments are done."""
 _MODE: Final = 0o640
-_DIGITS: Final = 32
 _MUCH: Final = 256 * 1024 * 1024  # BUDGET: bytes that are sooner read than processes started
 _MAGIC: Final = b"PAR1"
 _ENGINE_MEMORY: Final = "1GB"  # BUDGET: of each engine that makes columns
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A segment to ask; `is_sealed` where it grows no more."""
-
-    path: Path
-    is_sealed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,51 +62,6 @@ class Chain(Enum):
     UNASKED = "unasked"
     NOTED = "noted"
     READ = "read"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnStore:
-    """Where columns are kept: beside each log, in `folder` for all of them, or not at all."""
-
-    is_kept: bool = True
-    folder: Path | None = None
-    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meshwarden-")))
-
-    def close(self) -> None:
-        """Remove what is not kept."""
-        for file in self.scratch.iterdir():
-            file.unlink()
-        self.scratch.rmdir()
-
-    def file_of(self, segment: Segment, digest: str) -> Path:
-        """Return the column file of a segment with that digest, whether there is one or not."""
-        name = f"{segment.path.name}.{digest[:_DIGITS]}.{VERSION}.parquet"
-        if not (self.is_kept and segment.is_sealed):
-            return self.scratch / name
-        return self.folder_of(segment.path.parent) / name
-
-    def folder_of(self, log: Path) -> Path:
-        """Return where the columns of a log are kept."""
-        if self.folder is None:
-            return log / COLUMNS
-        return self.folder / hashlib.sha256(os.fsencode(log)).hexdigest()[:_DIGITS]
-
-
-def segments_of(log: Path) -> list[Segment]:
-    """Return the segments of one log: a folder, or one segment on its own.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    folder = log.parent if log.is_file() else log
-    files = [file for _, file in list_segments(folder)]
-    is_open = is_being_written(folder)
-    found = [Segment(file.absolute(), not is_open or file != files[-1]) for file in files]
-    if not log.is_file():
-        return found
-    return [each for each in found if each.path == log.absolute()] or [
-        Segment(log.absolute(), is_sealed=False)
-    ]
 
 
 def open_columns(
@@ -166,27 +109,6 @@ def open_columns(
         why = str(exc).partition("\n")[0]
         raise AuditReadError(f"the columns of the log cannot be made: {why}") from exc
     return [found[segment.path] for segment in segments]
-
-
-def forget_columns(log: Path, store: ColumnStore) -> int:
-    """Remove the kept columns of segments that are gone; return how many.
-
-    Raises:
-        OSError: a folder cannot be read.
-    """
-    folder = store.folder_of(log)
-    if not folder.is_dir():
-        return 0
-    there = {file.name for _, file in list_segments(log)}
-    gone = [file for file in folder.glob("audit-*") if _segment_name(file) not in there]
-    for file in gone:
-        file.unlink(missing_ok=True)
-    return len(gone)
-
-
-def _segment_name(file: Path) -> str:
-    """Return the name of the segment that a column file was made of."""
-    return file.name.rsplit(".", maxsplit=3)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from audit.chain import parse_line, read_raw_lines
-from audit.column_files import (
-    Chain,
-    ColumnStore,
-    Progress,
-    Segment,
-    open_columns,
-    segments_of,
-)
+from audit.column_files import Chain, Progress, open_columns
+from audit.column_store import ColumnStore, Segment, segments_of
 from audit.database import duckdb
 from audit.errors import AuditQueryError, AuditReadError, DamagedLineError
 from audit.logs import find_all_logs

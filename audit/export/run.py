@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
-from audit.column_files import Chain, ColumnStore, Progress
+from audit.column_files import Chain, Progress
+from audit.column_store import ColumnStore
 from audit.errors import AuditQueryError
 from audit.export import csv, forms, html, parquet, print
 from audit.export import json as json_export

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from audit.column_files import ColumnStore
+from audit.column_store import ColumnStore
 
 
 def column_options(command: Callable[..., None]) -> Callable[..., None]:

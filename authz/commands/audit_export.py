@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from audit.column_files import ColumnStore
+from audit.column_store import ColumnStore
 from audit.errors import CheckpointError
 from audit.export.manifest import (
     SUFFIX,

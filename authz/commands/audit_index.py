@@ -6,27 +6,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from audit.column_files import (
-    ColumnStore,
-    Progress,
-    forget_columns,
-    let_go_of_engine,
-    open_columns,
-    segments_of,
-)
-from audit.errors import AuditReadError
+from audit.column_store import ColumnStore, forget_columns, segments_of
 from audit.logs import find_all_logs
 from authz.commands.failing import clear_errors
-from authz.commands.progress import showing_progress
-from authz.interpreter import give_memory_back
+from authz.index_watch import follow
 
-_LOOK_SECONDS = 5.0
 _KIND = 10  # how much the machine's other work goes before it
 
 
@@ -59,59 +48,30 @@ def index_command(
     with clear_errors():
         if leashed:
             threading.Thread(target=hold, name="leash", daemon=True).start()
-        if is_following:
-            os.nice(_KIND)
-            signal.signal(signal.SIGINT, end)
-            signal.signal(signal.SIGTERM, end)
-        store, known = ColumnStore(folder=cache), set[Path]()
-        try:
-            if is_following:
-                _follow(logs, store, known, stop)
-                return
-            with showing_progress() as stage:
-                _index(logs, store, known, stage("making columns"))
-            click.echo(f"{len(known)} sealed segments have columns", err=True)
-        finally:
-            store.close()
-
-
-def _follow(
-    logs: Sequence[Path], store: ColumnStore, known: set[Path], stop: threading.Event
-) -> None:
-    """Make columns as segments are sealed, until the stop; what cannot be read now may be later."""
-    told = ""
-    # WHY looking: no event of the standard library tells that another process made a file.
-    while True:
-        fault = ""
-        try:
-            if _index(logs, store, known, None):
-                # Until the next segment nobody needs what was taken for this one.
-                let_go_of_engine()
-                give_memory_back()
-        except AuditReadError as exc:
-            fault = str(exc)
-        if fault and fault != told:
-            click.echo(f"waiting: {fault}", err=True)
-        told = fault
-        if stop.wait(_LOOK_SECONDS):
+        if not is_following:
+            _index(logs, cache)
             return
+        os.nice(_KIND)
+        signal.signal(signal.SIGINT, end)
+        signal.signal(signal.SIGTERM, end)
+        follow(logs, cache, stop)
 
 
-def _index(
-    logs: Sequence[Path], store: ColumnStore, known: set[Path], progress: Progress | None
-) -> bool:
-    """Make what is missing for segments that are not known yet, and forget what is gone.
+def _index(logs: tuple[Path, ...], cache: Path | None) -> None:
+    """Make what is missing, forget what is gone, and tell how many segments have columns now."""
+    # WHY here: following takes none of it.
+    from audit.column_files import open_columns  # noqa: PLC0415
+    from authz.commands.progress import showing_progress  # noqa: PLC0415
 
-    Return whether there were such segments.
-    """
-    is_any, there = False, set[Path]()
-    for log in find_all_logs(logs):
-        every = segments_of(log)
-        there.update(each.path for each in every)
-        sealed = [each for each in every if each.is_sealed and each.path not in known]
-        open_columns(sealed, store, progress=progress)
-        known.update(each.path for each in sealed)
-        is_any = is_any or bool(sealed)
-        forget_columns(log, store)
-    known &= there
-    return is_any
+    store, count = ColumnStore(folder=cache), 0
+    try:
+        with showing_progress() as stage:
+            progress = stage("making columns")
+            for log in find_all_logs(logs):
+                sealed = [each for each in segments_of(log) if each.is_sealed]
+                open_columns(sealed, store, progress=progress)
+                forget_columns(log, store)
+                count += len(sealed)
+    finally:
+        store.close()
+    click.echo(f"{count} sealed segments have columns", err=True)

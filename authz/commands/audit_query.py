@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from audit.column_files import ColumnStore
+from audit.column_store import ColumnStore
 from audit.export.json import write_lines
 from audit.query import FIELDS, Query
 from audit.query_columns import COLUMNS

@@ -11,7 +11,8 @@ import pytest
 
 from audit import column_files, query_engine
 from audit.chain import list_segments
-from audit.column_files import Chain, ColumnStore, forget_columns
+from audit.column_files import Chain
+from audit.column_store import ColumnStore, forget_columns
 from audit.compressing import compress_closed
 from audit.errors import AuditReadError
 from audit.query import Query

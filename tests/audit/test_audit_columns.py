@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from audit.chain import ChainState, link_line, list_segments
 from audit.checkpoint import read_checkpoint
-from audit.column_files import Chain, ColumnStore, forget_columns, open_columns, segments_of
+from audit.column_files import Chain, open_columns
+from audit.column_store import ColumnStore, forget_columns, segments_of
 from audit.compressing import compress_closed
 from audit.errors import AuditReadError
 from audit.export.run import Export, run_export

@@ -15,7 +15,7 @@ from audit_records import make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.column_files import ColumnStore
+from audit.column_store import ColumnStore
 from audit.commands import run_verify
 from audit.database import duckdb
 from audit.errors import AuditQueryError, AuditReadError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from audit.chain import ChainState, link_line, segment_name
-from audit.column_files import ColumnStore, let_go_of_engine, open_columns, segments_of
+from audit.column_files import let_go_of_engine, open_columns
+from audit.column_store import ColumnStore, segments_of
 
 
 def test_columns_are_made_after_the_engine_was_let_go_of(tmp_path: Path) -> None:
