@@ -3,8 +3,9 @@
 Theory of operation. The manifest is one row with a revision; it is replaced only as of the revision
 that was read, so of two replicas that change it at once, one fails and nothing is lost. A key is
 stored before the manifest names it, as on disk. Each replica says from time to time which bundle
-all its streams have acknowledged; one that fell silent counts no more, for its streams are gone and
-come back to another.
+all its streams have acknowledged. One that fell silent may have lost the database alone, and serve
+its streams with the roots of before; so it holds an activation up until the stated wait is over,
+and counts no more when nothing was heard of it for a day. Nobody's clock has to be exact for that.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ca.shared_schema import AUTHORITIES, AUTHORITY_KEY, REPLICA
 from ca.state import Manifest
 from ca.store import Store
 
-# BUDGET: a replica reports every few seconds; one that was not heard of for so long is dead.
-_SILENT_AFTER = timedelta(seconds=30)
+# BUDGET: a replica reports every second; one that was not heard of for so long is gone for good.
+_GONE_AFTER = timedelta(days=1)
 
 
 class SharedManifest:
@@ -161,7 +162,7 @@ class Replicas:
                 connection.execute(insert(REPLICA).values(node=self._node, **values))
 
     def lagging(self, sequence: int) -> tuple[str, ...]:
-        """Return the other living replicas with streams that do not have bundle `sequence` yet.
+        """Return the other replicas with streams that may not have bundle `sequence` yet.
 
         Raises:
             StoreError: the database is away.
@@ -172,7 +173,7 @@ class Replicas:
         return tuple(
             row.node
             for row in rows
-            if row.acknowledged < sequence and now - from_microseconds(row.seen_at) < _SILENT_AFTER
+            if row.acknowledged < sequence and now - from_microseconds(row.seen_at) < _GONE_AFTER
         )
 
 

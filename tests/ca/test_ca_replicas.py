@@ -100,8 +100,18 @@ def test_keys_are_encrypted_in_the_database(store_of, tmp_path):
     assert b"BEGIN PRIVATE KEY" not in content
 
 
-def test_a_silent_replica_is_dead(store_of, clock):
-    """Who has not reported for half a minute holds nobody up."""
+@pytest.mark.parametrize("minutes", [-600, -1, 1, 600])
+def test_a_silent_replica_may_still_serve(store_of, clock, minutes):
+    """Who lost the database, or whose clock is wrong, may have streams that lack the new root."""
+    one, two = (Replicas(store_of(), name, clock) for name in ("one", "two"))
+    two.report(1)
+    clock.now += timedelta(minutes=minutes)
+    assert one.lagging(2) == ("two",)
+    assert one.lagging(1) == ()
+
+
+def test_a_replica_that_is_gone_holds_nobody_up(store_of, clock):
+    """Who has not reported for a day is not coming back."""
     one, two = (Replicas(store_of(), name, clock) for name in ("one", "two"))
     one.report(1)
     two.report(1)
@@ -109,7 +119,7 @@ def test_a_silent_replica_is_dead(store_of, clock):
     two.report(2)
     assert one.lagging(2) == ()
     two.report(1)
-    clock.now += timedelta(seconds=30)
+    clock.now += timedelta(days=1)
     assert one.lagging(2) == ()
 
 
