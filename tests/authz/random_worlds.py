@@ -59,6 +59,7 @@ _LOOKED_AT = (
 )  # fmt: skip
 _OPEN_KEYS: _Table = [
     *((f"request.headers[{name}]", _VALUES) for name in _LOOKED_AT),
+    *[("request.headers[x-request-id]", _VALUES)] * 3,
     ("request.headers[:path]", PATHS),
     ("request.headers[content-length]", ["0", "3", "*"]),
     ("request.headers[:authority]", _HOSTS),
@@ -245,12 +246,13 @@ _SENT: Mapping[str, Sequence[str]] = {
 def asked(chance: random.Random) -> Asked:
     """Return a question."""
     found: Asked = {
-        "raw": chance.random() < 0.5, "headers": [], "principal": "", "path": "/a", "query": "",
-        "method": "GET", "host": "shop", "extensions": {}, "labels": {}, "token": "",
-        "has_path": True, "source": "10.1.2.3", "port": 80, "forwarded": (),
+        "raw": chance.random() < 0.5, "headers": [], "path": "/a", "query": "", "method": "GET",
+        "principal": chance.choice(("", _PEERS[0], _PEERS[0])), "host": "shop", "extensions": {},
+        "token": chance.choice(("", "short", "long", "roles")), "labels": {}, "has_path": True,
+        "certificate": chance.random() < 0.3, "source": "10.1.2.3", "port": 80, "forwarded": (),
         "destination": "10.0.0.2", "traces": ["x-request-id"],
     }  # fmt: skip
-    for _ in range(chance.randrange(6)):
+    for _ in range(chance.randrange(4)):
         change(chance, found)
     return found
 

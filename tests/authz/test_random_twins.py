@@ -74,7 +74,23 @@ _REDACTORS = (
         hashing=KeyedHash(b"k" * 32, headers=(":path", "x-request-id"), claims=("sub",)),
     ),
 )
+
+
+class _Keys(dict[str, JwkSet | None]):
+    """No keys of an issuer that nobody knows."""
+
+    def __missing__(self, issuer: str) -> None:
+        """Have none."""
+
+
+def _renew(world: World) -> None:
+    """Have everything as it was in the beginning."""
+    world.now, world.keys, world.is_full = BEGIN, _Keys(World().keys), False
+    world.allow()
+
+
 _EVENTS: list[Callable[[World], None]] = [
+    *[_renew] * 6,
     *(
         lambda world, seconds=seconds: setattr(world, "now", world.now + seconds)
         for seconds in (0.5, 1, 30, 59, 61, 3700, -1)
@@ -101,13 +117,6 @@ _COUNTED = tuple(
     f"meshwarden_{name}"
     for name in ("decisions_total", "policy", "shadow_total", "provider", "check_seconds_count")
 )
-
-
-class _Keys(dict[str, JwkSet | None]):
-    """No keys of an issuer that nobody knows."""
-
-    def __missing__(self, issuer: str) -> None:
-        """Have none."""
 
 
 class _Forgetful(SvidMemory):
@@ -189,7 +198,7 @@ class _Scenario:
             default=chance.choice(("",) * 8 + ("p",)), asks_several=chance.random() < 0.8
         )
         self.world = World()
-        self.world.keys = _Keys(self.world.keys)
+        _renew(self.world)
         memory = DecisionMemory(chance.choice((1, 3, 1024)))
         self.sides = [_Side(self, memory), _Side(self, None)]
         self.sections = SectionRenderer("n", self.redactor)
@@ -296,16 +305,17 @@ class _Scenario:
         pool = [random_worlds.asked(chance) for _ in range(chance.choice((1, 2, 4)))]
         for _ in range(_STEPS):
             dice, question = chance.random(), dict(chance.choice(pool))
-            if dice < 0.03:
+            if dice < 0.05:
                 self.edit()
-            elif dice < 0.15:
-                chance.choice(_EVENTS)(self.world)
-            elif dice < 0.6:
+            elif dice < 0.5:
                 random_worlds.change(chance, question)
-            for turn in range(chance.choice((1, 3, 5))):
+            for turn in range(chance.choice((1, 3, 4))):
                 self.ask(question)
                 if turn > 1:
                     self.ask(self._like(question))
+            if dice > 0.6:
+                chance.choice(_EVENTS)(self.world)
+                self.ask(question)
         one, other = (side.counted() for side in self.sides)
         assert one == other, self.seed
 
