@@ -2,7 +2,8 @@
 
 The library's can be cancelled, counts who waits, and wakes by a condition: half of what an issuance
 spent between its signature and its answer. Nobody cancels what is being recorded, and who waits
-does so by a callback mostly.
+does so by a callback mostly. `concurrent.futures.wait` looks into the library's own and takes none
+of these.
 """
 
 from __future__ import annotations

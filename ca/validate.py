@@ -250,9 +250,10 @@ class _Extensions:
             found = certificate.extensions
         except (x509.DuplicateExtension, ValueError) as exc:
             raise SvidInvalidError("a certificate has no single, readable extensions") from exc
+        read = [(each.value, each) for each in found]
         # By the kind: those that the library does not know are all of one.
-        self._values: dict[Any, Any] = {type(value := each.value): value for each in found}
-        self._by_kind = {type(each.value): each for each in found}
+        self._values: dict[Any, Any] = {type(value): value for value, _ in read}
+        self._by_kind = {type(value): each for value, each in read}
 
     def __len__(self) -> int:
         """Return how many there are."""

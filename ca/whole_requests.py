@@ -169,10 +169,28 @@ class _WholeStream(Stream):
 
     async def recv_data(self, size: int) -> bytes:
         """Return the next `size` bytes; the first that are read give the window back."""
-        if size and self.id is not None and (unacked := self.buffer.unacked_size()):
-            self.connection.ack(self.id, unacked)
+        if size and (unacked := self.buffer.unacked_size()):
+            self._give_back(unacked)
         part: bytes = self.buffer.read(size)
         return part
+
+    def _give_back(self, size: int) -> None:
+        """Give so much of the windows back, which mostly means to note it."""
+        assert self.id is not None
+        h2: Any = self._h2_connection
+        known = h2.streams.get(self.id)
+        if known is None or known.state_machine.state is not StreamState.HALF_CLOSED_REMOTE:
+            self.connection.ack(self.id, size)
+            return
+        managers = (h2._inbound_flow_control_window_manager, known._inbound_window_manager)
+        for each in managers:
+            # h2 tells the client at half a window, or when none is left.
+            due = each._bytes_processed + size >= each.max_window_size // 2
+            if due or not each.current_window_size:
+                self.connection.ack(self.id, size)
+                return
+        for each in managers:
+            each._bytes_processed += size
 
 
 class _WholeContent:
