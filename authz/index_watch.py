@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,11 @@ def follow(logs: Sequence[Path], cache: Path | None, stop: threading.Event) -> N
 
     Columns are kept in `cache`, else beside the segments.
     """
-    watch = _Watch(logs, cache)
+    with closing(ColumnStore(folder=cache)) as store:
+        _follow(_Watch(logs, store), stop)
+
+
+def _follow(watch: _Watch, stop: threading.Event) -> None:
     told, seconds = "", 0.0
     # WHY looking: no event of the standard library tells that another process made a file.
     while not stop.wait(seconds):
@@ -57,9 +62,9 @@ class _NotMadeError(Exception):
 class _Watch:
     """What is known of some logs' segments."""
 
-    def __init__(self, logs: Sequence[Path], cache: Path | None) -> None:
+    def __init__(self, logs: Sequence[Path], store: ColumnStore) -> None:
         self._logs = logs
-        self._cache = cache
+        self._store = store
         self._known: set[Path] = set()
 
     def look(self) -> bool:
@@ -72,23 +77,19 @@ class _Watch:
             _NotMadeError: columns could not be made.
         """
         there, sealed = set[Path](), list[Segment]()
-        store = ColumnStore(folder=self._cache)
-        try:
-            for log in find_all_logs(self._logs):
-                every = segments_of(log)
-                there.update(each.path for each in every)
-                sealed += (each for each in every if each.is_sealed)
-                forget_columns(log, store)
-        finally:
-            store.close()
+        for log in find_all_logs(self._logs):
+            every = segments_of(log)
+            there.update(each.path for each in every)
+            sealed += (each for each in every if each.is_sealed)
+            forget_columns(log, self._store)
         self._known &= there
         wanted = [each.path for each in sealed if each.path not in self._known][:_AT_ONCE]
         return bool(wanted) and self._make(wanted)
 
     def _make(self, segments: Sequence[Path]) -> bool:
         command = [sys.executable, "-P", "-m", "authz", "audit", "index"]
-        if self._cache is not None:
-            command += ["--cache", str(self._cache)]
+        if self._store.folder is not None:
+            command += ["--cache", str(self._store.folder)]
         command += ["--", *map(str, segments)]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT_FROM_MAKER)
         try:

@@ -66,7 +66,7 @@ class SupervisorPlan:
 
     def become(self, config: Path) -> NoReturn:
         """Make this process a supervisor that follows the plan."""
-        with tempfile.TemporaryFile() as file:
+        with _file_without_a_name() as file:
             self.write(file)
             sys.stdout.flush()
             sys.stderr.flush()
@@ -88,3 +88,10 @@ class SupervisorPlan:
             told: dict[str, Any] = json.load(file)
         envoy = told.pop("envoy")
         return cls(**told, envoy=None if envoy is None else EnvoyPlan(**envoy))
+
+
+def _file_without_a_name() -> IO[bytes]:
+    # WHY: where all is read-only, as in many containers, there is no folder for one.
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("plan"), "w+b")
+    return tempfile.TemporaryFile()

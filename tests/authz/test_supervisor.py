@@ -40,10 +40,10 @@ HEAVY = {
     "yaml",
 }
 SERVE = "from authz.cli import main; main(['serve', '-c', sys.argv[1]])"
-# Told to end when there is no way back, and before anybody hears of it.
+# Told to end when there is no way back, and before anybody hears of it. Nothing can be written.
 TOLD_EARLY = f"""
-import os, signal, sys
-from authz import supervisor_plan
+import os, signal, sys, tempfile
+tempfile.tempdir = "/nowhere"
 execv = os.execv
 def tell_and_go_on(*arguments):
     os.kill(os.getpid(), signal.{{signal}})
@@ -153,6 +153,29 @@ def test_orphans_are_let_go_of(tmp_path: Path) -> None:
     finally:
         served.terminate()
         assert 0 == served.wait(60)
+
+
+def test_workers_end_when_it_is_killed(tmp_path: Path) -> None:
+    """Nobody looks after them any more: they drain and end, and so does what makes columns."""
+    config = write_configuration(tmp_path, server="grpcio", workers=2)
+    told = json.loads(config.read_text())
+    told["audit"]["columns"] = True
+    config.write_text(json.dumps(told))
+    with (tmp_path / "log").open("wb") as log:
+        served = subprocess.Popen(
+            [sys.executable, "-m", "authz", "serve", "-c", str(config)], stderr=log
+        )
+    try:
+        wait_for(lambda: "workers=2" in (tmp_path / "log").read_text())
+        started = children(served.pid)
+        assert 3 == len(started)
+    finally:
+        served.kill()
+        served.wait()
+
+    wait_for(lambda: not any(state(each) not in {"", "Z"} for each in started))
+    verify = [sys.executable, "-m", "authz", "audit", "verify", str(tmp_path / "audit")]
+    assert not subprocess.run(verify, capture_output=True, timeout=60, check=False).returncode
 
 
 def test_it_is_the_same_process_and_small(tmp_path: Path) -> None:
