@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -89,6 +89,16 @@ def load_model(path: Path, model: type[Model]) -> Model:
         raise LoadError([_explain(error, root, model) for error in exc.errors()]) from exc
 
 
+# pydantic would speak of dictionaries, tuples and names of our classes, which no YAML file has.
+_SHAPES: Final = {
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "string_type": "must be a text",
+}
+
+
 def _absolute(base: Path, paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(base / path for path in paths)
 
@@ -110,7 +120,7 @@ def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diag
         # pydantic would speak of tuples, which no YAML file has.
         least = error.get("ctx", {}).get("min_length", 1)
         return _diagnostic(location, f"`{name}`: must have at least {least} entry")
-    reason = error["msg"].removeprefix("Value error, ")
+    reason = _SHAPES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     shown = error["input"] if isinstance(error["input"], (str, int, float, bool)) else ""
     value = f", not `{shown}`" if shown != "" else ""
     # What is wrong with the file as a whole has no name.

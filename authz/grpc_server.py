@@ -20,7 +20,7 @@ from authz.grpc_tls import admits, grpc_credentials
 from authz.listener_tls import ListenerTls
 from authz.listening import Check, ListeningParts
 from authz.overload import Overload
-from authz.ports import UNIX, remove_stale_socket
+from authz.ports import UNIX, check_that_it_is_free, remove_stale_socket
 
 _METHOD = "Check"
 # gRPC tells of a call without a deadline as of one that ends in centuries.
@@ -166,6 +166,7 @@ def _bind(server: Any, address: str, tls: ListenerTls | None) -> int:
         else:
             port = int(server.add_secure_port(address, grpc_credentials(tls)))
     except RuntimeError as exc:
+        check_that_it_is_free(address)
         raise ListenError(f"`{address}` cannot be listened on: is it in use?") from exc
     if path is None:
         return port

@@ -24,23 +24,37 @@ def number_of(host: str) -> str:
     return str(known[0][4][0])
 
 
+def cannot_listen(listen: str, exc: OSError) -> ListenError:
+    """Return an error with what the system says of an address."""
+    # `socket.create_server` adds what it was about to do.
+    why = (exc.strerror or str(exc)).partition(" (while ")[0]
+    return ListenError(f"`{listen}` cannot be listened on: {why}")
+
+
 def check_that_it_is_free(listen: str) -> None:
-    """Refuse an address that somebody listens on: Envoy's own word for it says less.
+    """Refuse an address that cannot be listened on: what Envoy and gRPC say of it says less.
 
     Raises:
-        ListenError: somebody does.
+        ListenError: somebody listens there, or nobody can.
     """
-    if listen.startswith(UNIX):
-        remove_stale_socket(Path(listen.removeprefix(UNIX)))
-        return
-    host, _, port = listen.rpartition(":")
-    host = number_of(host.strip("[]"))
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if listen.startswith(UNIX):
+            _try_socket(Path(listen.removeprefix(UNIX)))
+            return
+        host, _, port = listen.rpartition(":")
+        host = number_of(host.strip("[]"))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, int(port)), family=family).close()
     except OSError as exc:
-        why = exc.strerror or str(exc)
-        raise ListenError(f"`{listen}` cannot be listened on: {why}") from exc
+        raise cannot_listen(listen, exc) from exc
+
+
+def _try_socket(path: Path) -> None:
+    """Bind a Unix socket, and leave nothing of it."""
+    remove_stale_socket(path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(str(path))
+    path.unlink()
 
 
 def hold_port(address: str) -> socket.socket:
@@ -59,8 +73,7 @@ def hold_port(address: str) -> socket.socket:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind((host, int(port)))
     except OSError as exc:
-        why = exc.strerror or str(exc)
-        raise ListenError(f"`{address}` cannot be listened on: {why}") from exc
+        raise cannot_listen(address, exc) from exc
     return held
 
 

@@ -18,7 +18,6 @@ from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch, watch_bundles
 from authz.candidate_parts import Candidate
 from authz.decision_memory import memory_for
-from authz.errors import ListenError
 from authz.explain.trace import tracer
 from authz.http_endpoints import HttpEndpoints
 from authz.interpreter import set_up_for_serving
@@ -30,6 +29,7 @@ from authz.pipeline import Authorizer, DecisionSpans
 from authz.policy_bundle_parts import PolicyBundles, TakeBundle, watch_policy_bundles
 from authz.policy_metrics import enforced_names
 from authz.policy_reading import PolicyReading
+from authz.ports import cannot_listen
 from authz.provider_memory import ProviderMemory
 from authz.provider_metrics import ProviderMetrics
 from authz.reload import StateKeeper
@@ -294,8 +294,7 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
     try:
         http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
     except OSError as exc:
-        why = exc.strerror or str(exc)
-        raise ListenError(f"`listen.http: {listen.http}` cannot be listened on: {why}") from exc
+        raise cannot_listen(f"listen.http: {listen.http}", exc) from exc
     try:
         listener = open_listener(
             ListeningParts(

@@ -84,10 +84,12 @@ def _secret(settings: IntrospectionSettings, environment: Mapping[str, str]) -> 
         where = f"`{settings.client_secret_file}`"
         try:
             secret = settings.client_secret_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise KeySourceError(
-                f"the client secret in {where} cannot be read: {type(exc).__name__}"
-            ) from exc
+        except OSError as exc:
+            why = exc.strerror or type(exc).__name__
+            raise KeySourceError(f"the client secret in {where} cannot be read: {why}") from exc
+        except UnicodeDecodeError:
+            # Its text has the bytes, and so has what it was raised from.
+            raise KeySourceError(f"the client secret in {where} cannot be read: no UTF-8") from None
     if not secret:
         raise KeySourceError(f"{where} holds no client secret")
     return secret

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from authz.errors import ListenError
 from authz.plain_log import PlainLog
+from authz.ports import cannot_listen
 from authz.supervisor_plan import HEARD, SupervisorPlan
 from authz.worker_process import StartWorker, WorkerProcess
 
@@ -106,8 +107,7 @@ class Workers:
                 host.strip("[]"), int(port), ready=self._ready, metrics=self._metrics
             )
         except OSError as exc:
-            why = exc.strerror or str(exc)
-            raise ListenError(f"`{address}` cannot be listened on: {why}") from exc
+            raise cannot_listen(address, exc) from exc
 
     def _look_after(self) -> None:
         """Do what signals and ends of workers ask for, until it is to stop."""

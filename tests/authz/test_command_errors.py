@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from authz.cli import main
+from authz.errors import ListenError
+from authz.ports import check_that_it_is_free
 
 _POLICY = """\
 apiVersion: security.istio.io/v1
@@ -37,6 +39,53 @@ def test_a_taken_http_port_is_named(tmp_path: Path) -> None:
 
     assert 2 == result.exit_code
     assert f"error: `listen.http: {where}` cannot be listened on: Address already" in result.output
+
+
+@pytest.mark.parametrize(
+    ("grpc", "why"),
+    [
+        ("127.0.0.1:{taken}", "Address already in use"),
+        ("192.0.2.1:9191", "Cannot assign requested address"),
+        ("unix://{folder}/none/m.sock", "No such file or directory"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_told_as_the_system_says(
+    tmp_path: Path, grpc: str, why: str
+) -> None:
+    """gRPC gives no reason, so the system is asked for it; Envoy is not started without asking."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/a.yaml").write_text(_POLICY)
+    config = tmp_path / "m.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        grpc = grpc.format(taken=taken.getsockname()[1], folder=tmp_path)
+        config.write_text(f"listen: {{grpc: '{grpc}', http: '127.0.0.1:0'}}\n")
+
+        result = _run("serve", "-c", str(config))
+        with pytest.raises(ListenError, match=why):
+            check_that_it_is_free(grpc)
+
+    assert 2 == result.exit_code
+    assert f"error: `{grpc}` cannot be listened on: {why}" == result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mesh: [1]", "`mesh`: must be a mapping"),
+        ("policies: {paths: {}}", "`policies.paths`: must be a list"),
+        ("mesh: {trustDomain: [a]}", "`mesh.trustDomain`: must be a text"),
+    ],
+)
+def test_a_value_of_another_shape_is_told_in_words_of_yaml(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    """A list for a mapping and the like are named without classes of ours."""
+    config = tmp_path / "m.yaml"
+    config.write_text(f"{text}\n")
+
+    assert f"error: {said} [configuration]" in _run("config", "check", "-c", str(config)).output
 
 
 def test_an_unwritable_output_is_named_without_a_number(tmp_path: Path) -> None:
