@@ -152,6 +152,17 @@ def policy(chance: random.Random, name: str, mode: str = "sidecar") -> dict[str,
     return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
+def tokens() -> dict[str, Any]:
+    """Return the resource that has tokens of both issuers looked for where clients send them."""
+    rules = [{"issuer": each, "jwksUri": f"{each}/keys"} for each in ISSUERS]
+    return {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "RequestAuthentication",
+        "metadata": {"name": "tokens", "namespace": "shop"},
+        "spec": {"jwtRules": rules},
+    }
+
+
 def _add_rules(chance: random.Random, metadata: dict[str, Any], spec: dict[str, Any]) -> None:
     action = chance.choice(("", "ALLOW", "ALLOW", "DENY", "DENY", "AUDIT", "CUSTOM"))
     if action:
