@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 
 from tests.differential import vocabulary as words
-from tests.differential.draft import Draft, Plain, concrete, fits
+from tests.differential.draft import Draft, Plain, concrete, encoded_value, fits
 from tests.differential.identities import CLIENTS, is_ipv6
 from tests.differential.model import NO_CERTIFICATE, PLAINTEXT
 
@@ -132,7 +132,11 @@ def _meet_header(draft: Draft, name: str, value: str) -> None:
 
 
 def _meet_metadata(draft: Draft, name: str, value: str) -> None:
-    draft.headers.append(("x-meta", concrete(draft.rng, value)))
+    rng = draft.rng
+    word = concrete(rng, value[1:-1] if value.startswith("[") else value)
+    draft.headers.append(("x-meta", rng.choice((word, concrete(rng, value)))))
+    found = rng.choice((word, [word], [5, word], [[word]], {"x": word}))
+    draft.headers.append(("x-meta-value", encoded_value(found)))
 
 
 def _set(attribute: str) -> Callable[[Draft, str, str], None]:

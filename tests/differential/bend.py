@@ -14,6 +14,12 @@ def bend(draft: Draft) -> None:
     draft.rng.choice(_BENDS)(draft)
 
 
+_BEFORE_A_PATH = (
+    "http://shop.example", "https://other.example:443", "HTTP://SHOP.example", "http://",
+    "//shop.example", "*", "?", "x", "ftp://h",
+)  # fmt: skip
+
+
 def _bend_path(draft: Draft) -> None:
     rng, path = draft.rng, draft.path
     cut = rng.randrange(len(path) + 1) if path else 0
@@ -21,7 +27,7 @@ def _bend_path(draft: Draft) -> None:
     piece = rng.choice(
         (*pieces, "ü", "%00", "#frag", "[1]", "%2e%2e/", "%zz", "..;/", '"', "{", "|")
     )
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     if kind == 0:
         draft.path = path.swapcase()
     elif kind == 1 and cut < len(path):
@@ -30,6 +36,8 @@ def _bend_path(draft: Draft) -> None:
         draft.path = path + "/"
     elif kind == 3:
         draft.path = path[:-1]
+    elif kind == 4:
+        draft.path = rng.choice(_BEFORE_A_PATH) + path
     else:
         draft.path = path[:cut] + piece + path[cut:]
 
@@ -71,7 +79,26 @@ def _bend_header(draft: Draft) -> None:
 
 
 def _bend_method(draft: Draft) -> None:
-    draft.method = draft.rng.choice((draft.method.swapcase(), "POST", "PURGE", "G", "CONNECT"))
+    rng = draft.rng
+    draft.method = rng.choice(
+        (draft.method.swapcase(), "POST", "PURGE", "G", "M-SEARCH", "CONNECT")
+    )
+
+
+def _bend_scheme(draft: Draft) -> None:
+    """Go over HTTP/2, beside what HTTP/1 knows: crumbs of a cookie, a host and an authority."""
+    rng = draft.rng
+    draft.scheme = "http"
+    draft.headers += rng.choice(
+        (
+            [("cookie", "a=b"), ("cookie", "session=x")],
+            [("host", "other.example")],
+            [("te", "trailers")],
+            [(":path", "/admin")],
+            [("x-role", "admin"), ("x-role", "")],
+            [("connection", "x-role"), ("x-role", "admin")],
+        )
+    )
 
 
 def _bend_connection(draft: Draft) -> None:
@@ -102,8 +129,16 @@ def _bend_token(draft: Draft) -> None:
         draft.claims["aud"] = rng.choice((*words.AUDIENCES, ["shop"], "http://shop/"))
 
 
+_HOPS_BEFORE = ("", " ", "\t", ",", "0", "::ffff:", "[", "+", "0x", '"')
+_HOPS_BEHIND = ("", " ", ",", ", ,", "%lo", "%25lo", "/32", ":", ":0", "]", ".", "\x85", '"')
+
+
 def _bend_forwarded(draft: Draft) -> None:
-    draft.headers.append(("X-Forwarded-For", draft.rng.choice(words.FORWARDED)))
+    rng = draft.rng
+    hops = [rng.choice(words.FORWARDED) for _ in range(rng.choice((1, 1, 2, 3)))]
+    if rng.random() < 0.5:
+        hops[-1] = rng.choice(_HOPS_BEFORE) + hops[-1] + rng.choice(_HOPS_BEHIND)
+    draft.headers.append(("X-Forwarded-For", rng.choice((",", ", ", " ,", ",\t")).join(hops)))
 
 
 def _bend_preflight(draft: Draft) -> None:
@@ -125,4 +160,5 @@ _BENDS: tuple[Callable[[Draft], None], ...] = (
     _bend_token,
     _bend_forwarded,
     _bend_preflight,
+    _bend_scheme,
 )

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.differential import vocabulary as words
-from tests.differential.draft import Draft, concrete
+from tests.differential.draft import Draft, concrete, encoded_value
 
 
 def blind(draft: Draft) -> None:
     """Give every part of the draft a word of the vocabulary."""
     rng = draft.rng
+    draft.scheme = rng.choices(("", "http", "https", "ftp"), (65, 30, 4, 1))[0]
     draft.method = rng.choice(("GET", "GET", "GET", "POST", "HEAD", "OPTIONS", "PUT"))
     draft.path = concrete(rng, rng.choice(words.PATHS))
     draft.query = rng.choice(("", "", "", "x=1", "access=1&y"))
@@ -24,6 +25,8 @@ def blind(draft: Draft) -> None:
         draft.headers.append(("x-forwarded-for", rng.choice(words.FORWARDED)))
     if rng.random() < 0.1:
         draft.headers.append((rng.choice(words.TOKEN_HEADERS[2:5]), rng.choice(("alice", "x=y"))))
+    if rng.random() < 0.15:
+        draft.headers.append(("x-meta-value", encoded_value(_metadata(rng))))
     draft.headers += [(name, "yes") for name in ("x-custom", "x-second") if rng.random() < 0.2]
     if rng.random() < 0.15:
         draft.headers.append(("x-meta", rng.choice(("admin", "user", "", "[admin]"))))
@@ -35,9 +38,19 @@ def blind(draft: Draft) -> None:
             draft.claims[name] = value(rng)
 
 
+def _metadata(rng: random.Random) -> Any:
+    word = rng.choice(("admin", "user", "", "[admin]", "a\nb"))
+    return rng.choice(
+        (word, [word], ["x", word], [[word]], {"x": word}, [{"x": word}], 5, True, None)
+    )
+
+
 def _word(rng: random.Random) -> Any:
     return rng.choice(
-        ("admin", "user", "read", "", "read write", 5, True, None, {"x": "admin"}, ["admin", 5], [])
+        (
+            *("admin", "user", "read", "", "read write", 5, True, None, {"x": "admin"}),
+            *(["admin", 5], [], [["admin"]], [""], "a\nb", "\n", "a\u00e9x", "admin\0", 1e300),
+        )
     )
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import dataclass, field
 from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Value
 
 from tests.differential import vocabulary as words
 from tests.differential.identities import CLIENTS, is_ipv6
@@ -29,6 +33,7 @@ class Draft:
     sni: str = ""
     source: str = "127.0.0.1"
     destination: str = ""
+    scheme: str = ""
     claims: Plain = field(default_factory=dict)
     fault: str = ""
     has_token: bool = False
@@ -44,6 +49,11 @@ class Draft:
             self.method = value or "GET"
         elif not lower.startswith(":") and lower != "content-length":
             self.headers.append((name, value))
+
+
+def encoded_value(plain: Any) -> str:
+    """Return a value as the header that Envoy makes metadata of any type from."""
+    return base64.b64encode(ParseDict(plain, Value()).SerializeToString()).decode()
 
 
 def connection(rng: random.Random) -> tuple[str, str, str, str]:

@@ -26,7 +26,7 @@ class Shape:
     uris: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
     subject: str = ""
-    has_email: bool = False
+    emails: tuple[str, ...] = ()
 
 
 def _spiffe(path: str) -> Shape:
@@ -56,6 +56,15 @@ CLIENTS: dict[str, Shape] = {
     "two-uris": Shape(uris=("spiffe://td1/ns/bar/sa/web", "spiffe://td1/ns/foo/sa/sleep")),
     "subject-only": Shape(subject="spiffe://td1/ns/foo/sa/sleep"),
     "dns-subject": Shape(dns=("x.example",), subject="spiffe://td1/ns/bar/sa/web"),
+    "email-only": Shape(emails=("sleep@foo.example",)),
+    "email-subject": Shape(emails=("a@foo.example",), subject="spiffe://td1/ns/foo/sa/sleep"),
+    "comma": _spiffe('td1/ns/foo,bar/sa/a"b'),
+    "two-lines": _spiffe("td1/ns/foo/sa/two\nlines"),
+    "star": _spiffe("td1/ns/*/sa/sleep"),
+    "escaped": _spiffe("td1/ns/fo%6f/sa/sleep"),
+    "trailing": _spiffe("td1/ns/foo/sa/sleep/"),
+    "upper-scheme": Shape(uris=("SPIFFE://td1/ns/foo/sa/sleep",)),
+    "spiffe-dns": Shape(dns=("spiffe://td1/ns/foo/sa/sleep",)),
     "nameless": Shape(),
 }
 PEERS: tuple[str, ...] = (PLAINTEXT, NO_CERTIFICATE, *CLIENTS)
@@ -128,6 +137,7 @@ class Identities:
         )
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(u) for u in shape.uris]
         names += [x509.DNSName(name) for name in shape.dns]
+        names += [x509.RFC822Name(name) for name in shape.emails]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())

@@ -214,6 +214,8 @@ def _manager(filters: Sequence[Plain], mesh: Mapping[str, Any]) -> Plain:
         use_remote_address=hops is not None,
         xff_num_trusted_hops=hops or 0,
         http_protocol_options={"allow_custom_methods": True},
+        # A request that the codec refuses ends alone, and not the connection a second later.
+        http2_protocol_options={"override_stream_error_on_invalid_http_message": True},
         http_filters=[
             _metadata_filter(),
             *filters,
@@ -242,7 +244,17 @@ def _metadata_filter() -> Plain:
         "header": "x-meta",
         "on_header_present": {"metadata_namespace": METADATA, "key": "key", "type": "STRING"},
     }
-    return _typed(METADATA, "filters.http.header_to_metadata.v3.Config", request_rules=[rule])
+    any_type = {
+        "header": "x-meta-value",
+        "on_header_present": {
+            "metadata_namespace": METADATA,
+            "key": "other",
+            "type": "PROTOBUF_VALUE",
+            "encode": "BASE64",
+        },
+    }
+    rules = [rule, any_type]
+    return _typed(METADATA, "filters.http.header_to_metadata.v3.Config", request_rules=rules)
 
 
 # -- bootstrap ----------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ class Probe:
     names a client certificate (`identities.CLIENTS`), `plain` or `tls` (TLS, no
     certificate). `destination` (`address:port`) is told by the PROXY protocol;
     empty is the listener's own. `{tokenN}` in `target` and header values stands
-    for the N-th of `tokens`. `data` makes the probe a TCP one: first bytes, no HTTP.
+    for the N-th of `tokens`. `scheme` is told over HTTP/2; without it the probe goes
+    over HTTP/1.1.
     """
 
     method: str = "GET"
@@ -38,6 +39,7 @@ class Probe:
     sni: str = ""
     source: str = "127.0.0.1"
     destination: str = ""
+    scheme: str = ""
     tokens: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod

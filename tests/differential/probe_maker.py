@@ -8,6 +8,7 @@ half of the time, something is bent: an edge of the path, a repeated header, ano
 from __future__ import annotations
 
 import random
+import string
 from collections.abc import Sequence
 
 from tests.differential.aim import aim
@@ -18,6 +19,7 @@ from tests.differential.model import PLAINTEXT, PolicySet, Probe
 
 # What Envoy refuses before any filter is asked tells nothing: it is sent only now and then.
 _ODD = 0.95
+_METHOD_CHARACTERS = frozenset(string.ascii_letters + "-")
 _UNSENDABLE = frozenset(" \r\n\t\0")
 
 
@@ -76,14 +78,15 @@ def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
         if rng.random() < _LEFT:
             headers.append(("x-leave", rng.choice(_LEAVINGS)))
     target = _sendable(draft.path) or "/"
-    if rng.random() < _ODD:
+    if not draft.scheme and rng.random() < _ODD:
         # Envoy's parser of HTTP/1 takes no such byte, and answers 400 on either side.
         target = "".join(char for char in target if char.isascii())
-    if not target.startswith("/") and rng.random() < _ODD:
+    is_whole = target.startswith("/") or ("://" in target and not draft.scheme)
+    if not is_whole and rng.random() < _ODD:
         target = "/" + target
     if query:
         target += "?" + _sendable(query)
-    method = "".join(char for char in draft.method if char.isascii() and char.isalpha()) or "GET"
+    method = "".join(char for char in draft.method if char in _METHOD_CHARACTERS) or "GET"
     if method == "CONNECT":
         target = "shop.example:443"
     host = draft.host
@@ -98,6 +101,7 @@ def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
         sni="" if draft.peer == PLAINTEXT else draft.sni,
         source=draft.source,
         destination=draft.destination,
+        scheme=draft.scheme,
         tokens=tokens,
     )
 

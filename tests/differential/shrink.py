@@ -18,6 +18,9 @@ from tests.differential.trial import Standing
 
 _ROUNDS = 40
 _IN_ONE_PUSH = 40
+_PARTS = (
+    "tokens", "sni", "destination", "method", "host", "source", "target", "peer", "scheme",
+)  # fmt: skip
 _KEPT_KEYS = frozenset(
     {"apiVersion", "kind", "metadata", "name", "namespace", "key", "spec", "issuer", "jwks"}
 )
@@ -105,7 +108,7 @@ def probe_candidates(probe: Probe) -> Iterator[Probe]:
 def _with_a_default(probe: Probe) -> Iterator[Probe]:
     """Yield requests in which one part is as in a request that says nothing."""
     default = Probe()
-    for name in ("tokens", "sni", "destination", "method", "host", "source", "target", "peer"):
+    for name in _PARTS:
         if getattr(probe, name) == getattr(default, name):
             continue
         smaller = replace(probe, **{name: getattr(default, name)})

@@ -78,6 +78,8 @@ def kinds_of(probe: Probe, *, is_tcp: bool) -> Iterator[str]:
         yield "proxy-protocol"
     if is_tcp:
         return
+    if probe.scheme:
+        yield "http2"
     if probe.tokens:
         yield "token" if not probe.tokens[0].get("fault") else "broken-token"
     names = [name.lower() for name, _ in probe.headers]

@@ -7,8 +7,8 @@ names, regular expression characters, other trust domains, other address familie
 from __future__ import annotations
 
 ISSUERS = ("https://issuer.example", "https://other.example/realm", "testing@secure.example")
-SUBJECTS = ("alice", "bob", "", "team/alice", "svc-reader")
-AUDIENCES = ("shop", "https://shop.example/", "admin", "*")
+SUBJECTS = ("alice", "bob", "", "team/alice", "svc-reader", "al\nice", "\n", "am\u00e9lie")
+AUDIENCES = ("shop", "https://shop.example/", "admin", "*", "sh\nop")
 
 PRINCIPALS = (
     "*",
@@ -37,6 +37,9 @@ PRINCIPALS = (
     "td1.example/ns/foo.bar/sa/aXb",
     "*foo.bar/sa/aXb",
     "sleep.foo.svc.cluster.local",
+    'td1/ns/foo,bar/sa/a"b',
+    "*/sa/two\nlines",
+    "*lines",
 )
 NAMESPACES = (
     "foo",
@@ -187,6 +190,15 @@ PATHS = (
     "/.well-known/x",
     "/app/",
     "/app",
+    "/{*}",
+    "/{**}",
+    "/caf\u00e9",
+    "/caf*",
+    "*\u00e9",
+    "http://shop.example/admin",
+    "//shop.example/admin",
+    "/a b",
+    "/%",
 )
 SNIS = ("a.example", "*.example", "a.*", "*", "A.example", "b.example", "outbound_.80_._.a.example")
 HEADER_NAMES = (
@@ -214,6 +226,15 @@ HEADER_NAMES = (
     "content-length",
     "accept",
     "x-envoy-external-address",
+    "connection",
+    "te",
+    "upgrade",
+    "forwarded",
+    "x-forwarded-host",
+    "x-forwarded-client-cert",
+    "x-envoy-original-path",
+    "x-envoy-internal",
+    "x-envoy-expected-rq-timeout-ms",
 )
 TOKEN_HEADERS = ("authorization", "x-token", "cookie", "x-payload", "x-claim-sub", ":path")
 HEADER_VALUES = (
@@ -257,6 +278,10 @@ CLAIM_KEYS = (
     "[Groups]",
 )
 CLAIM_VALUES = (
+    "a\nb",
+    "*\nb",
+    "a\u00e9*",
+    "\n",
     "*",
     "admin",
     "user",

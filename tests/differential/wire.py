@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.differential.identities import Identities, is_ipv6
 from tests.differential.model import PLAINTEXT, Answer, Probe
 from tests.differential.tokens import TokenMint
+from tests.differential.wire_http2 import Http2Connection
 
 _SECONDS = 10.0
 _TOKEN = re.compile(r"\{token(\d+)\}")
@@ -24,6 +25,8 @@ _BODILESS = (204, 304)
 _FIRST_BYTES = b"differential trial\n"
 
 Place = tuple[str, int]
+# What a connection is kept for: its place, peer, SNI, source and destination.
+_Kind = tuple[Place, str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +43,15 @@ class Client:
 
     identities: Identities
     mint: TokenMint
-    _open: dict[tuple[Place, str, str, str, str], socket.socket] = field(default_factory=dict)
+    _open: dict[_Kind, socket.socket] = field(default_factory=dict)
+    _open_http2: dict[_Kind, Http2Connection] = field(default_factory=dict)
 
     def ask(self, door: Door, probe: Probe) -> Answer:
         """Return the answer to one HTTP probe; a dead kept connection is opened anew."""
         place = door.ipv6 if is_ipv6(probe.source) else door.ipv4
         key = (place, probe.peer, probe.sni, probe.source, probe.destination)
+        if probe.scheme:
+            return self._ask_http2(place, key, probe)
         message = self.message(probe)
         kept = self._open.pop(key, None)
         if kept is not None:
@@ -57,6 +63,27 @@ class Client:
             return Answer(status=0, why="the connection was refused")
         answer = self._exchange(fresh, key, message, probe)
         return answer or Answer(status=0, why="the connection was closed")
+
+    def _ask_http2(self, place: Place, key: _Kind, probe: Probe) -> Answer:
+        """Return the answer over HTTP/2; a dead kept connection is opened anew."""
+        headers = self.header_list(probe)
+        kept = self._open_http2.pop(key, None) if probe.method != "CONNECT" else None
+        if kept is not None:
+            answer = kept.ask(headers)
+            if answer is not None:
+                self._open_http2[key] = kept
+                return answer
+            kept.close()
+        fresh = self._connect(place, probe)
+        if fresh is None:
+            return Answer(status=0, why="the connection was refused")
+        connection = Http2Connection(fresh)
+        answer = connection.ask(headers)
+        if answer is None or probe.method == "CONNECT":
+            connection.close()
+            return answer or Answer(status=0, why="the connection was closed")
+        self._open_http2[key] = connection
+        return answer
 
     def knock(self, door: Door, probe: Probe) -> Answer:
         """Return the answer to one TCP probe: 200 when bytes come back, else 403."""
@@ -76,22 +103,36 @@ class Client:
         """Close every kept connection."""
         for connection in self._open.values():
             connection.close()
+        for http2 in self._open_http2.values():
+            http2.close()
         self._open.clear()
+        self._open_http2.clear()
 
     def message(self, probe: Probe) -> bytes:
         """Return the bytes of the request."""
-        texts: Mapping[str, str] = {
-            str(number): self.mint.token(spec) for number, spec in enumerate(probe.tokens)
-        }
-
-        def fill(text: str) -> str:
-            return _TOKEN.sub(lambda found: texts.get(found[1], found[0]), text)
-
+        fill = self._filler(probe)
         lines = [f"{probe.method} {fill(probe.target)} HTTP/1.1"]
         if probe.host is not None:
             lines.append(f"Host: {probe.host}")
         lines += [f"{name}: {fill(value)}" for name, value in probe.headers]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    def header_list(self, probe: Probe) -> list[tuple[str, str]]:
+        """Return the header list of the request over HTTP/2, which knows no capital names."""
+        fill = self._filler(probe)
+        head = [(":method", probe.method), (":scheme", probe.scheme), (":path", fill(probe.target))]
+        if probe.method == "CONNECT":
+            head = head[:1]
+        if probe.host is not None:
+            head.append((":authority", probe.host))
+        return [*head, *((name.lower(), fill(value)) for name, value in probe.headers)]
+
+    def _filler(self, probe: Probe) -> Callable[[str], str]:
+        """Return what puts the probe's tokens where a text asks for them."""
+        texts: Mapping[str, str] = {
+            str(number): self.mint.token(spec) for number, spec in enumerate(probe.tokens)
+        }
+        return lambda text: _TOKEN.sub(lambda found: texts.get(found[1], found[0]), text)
 
     def _connect(self, place: Place, probe: Probe) -> socket.socket | None:
         """Return a new connection, its PROXY line sent and its handshake done."""
@@ -115,7 +156,7 @@ class Client:
     def _exchange(
         self,
         connection: socket.socket,
-        key: tuple[Place, str, str, str, str],
+        key: _Kind,
         message: bytes,
         probe: Probe,
     ) -> Answer | None:
