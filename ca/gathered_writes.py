@@ -44,8 +44,8 @@ class _GatheringProtocol(H2Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        if rest := self._whole.take(data):
-            super().data_received(rest)
+        if not self._whole.take(data):
+            super().data_received(data)
 
 
 class GatheringTransport(asyncio.Transport):

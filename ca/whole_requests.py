@@ -43,28 +43,25 @@ class WholeRequests:
         # By their blocks: what the decoder remembers of one, and that as grpclib has it.
         self._fields: dict[bytes, tuple[object, _Fields | None]] = {}
 
-    def take(self, data: bytes) -> bytes:
-        """Begin the calls that `data` begins with; return what is left to be read the long way."""
-        while data and (end := self._taken(data)):
-            data = data[end:]
-        return data
+    def take(self, data: bytes) -> bool:
+        """Begin the call that `data` is, all of it; return whether it was begun.
 
-    def _taken(self, data: bytes) -> int:
-        """Begin the first call of `data`, and return where it ends; 0 where it is not begun."""
+        WHY alone: of what h2 reads together nothing begins if one frame of it is an error.
+        """
         found = _frames_of(data)
         if found is None:
-            return 0
+            return False
         number, block, content = found
         # WHY private names: neither library has a public way to be told of a request as a whole.
         h2 = self._protocol.connection._connection
         if not self._can_begin(h2, number, len(content)):
-            return 0
+            return False
         fields = self._known_fields(h2.decoder, block)
         if fields is None:
-            return 0
+            return False
         _begin_in_h2(h2, number, len(content))
         self._begin_in_grpclib(number, content, fields)
-        return 2 * _HEAD_BYTES + len(block) + len(content)
+        return True
 
     def _can_begin(self, h2: Any, number: int, size: int) -> bool:
         """Return whether h2 would begin a call with so much data, without a word to the client."""
@@ -106,7 +103,7 @@ class WholeRequests:
 
 
 def _frames_of(data: bytes) -> tuple[int, bytes, bytes] | None:
-    """Return stream, header block and content of a request that `data` begins with, or None."""
+    """Return stream, header block and content of the request that `data` is, or None."""
     if len(data) < 2 * _HEAD_BYTES + _PREFIX_BYTES:
         return None
     kind, flags, number = _FRAME.unpack_from(data)
@@ -119,10 +116,11 @@ def _frames_of(data: bytes) -> tuple[int, bytes, bytes] | None:
         return None
     kind, flags, same = _FRAME.unpack_from(data, middle)
     begin = middle + _HEAD_BYTES
-    end = begin + (kind >> 8)
-    if kind & 0xFF != _DATA or flags != _END_STREAM or same != number or len(data) < end:
+    if kind & 0xFF != _DATA or flags != _END_STREAM or same != number:
         return None
-    content = data[begin:end]
+    content = data[begin:]
+    if len(content) != kind >> 8:
+        return None
     # gRPC: a byte that tells of compression, four of length, and the message.
     if len(content) != _PREFIX_BYTES + int.from_bytes(content[1:_PREFIX_BYTES]):
         return None
