@@ -9,7 +9,7 @@ from opa_bridge.builtin_table import BUILTINS, OPA_VERSION, OPERATORS, Builtin, 
 _HEADINGS = {
     Kind.NATIVE: (
         "Native",
-        "The embedded engine answers these as OPA does.",
+        "The embedded engine answers these as OPA does, but for what is noted.",
         "What to know",
     ),
     Kind.POLYFILL: (

@@ -55,7 +55,7 @@ _OPERATORS = words(
 )
 _NATIVE = words(
     """
-    abs array.concat array.flatten array.reverse array.slice ceil concat floor graph.reachable
+    abs array.concat array.flatten array.reverse array.slice graph.reachable
     intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.is_valid json.patch json.remove json.unmarshal
     numbers.range object.filter object.get object.keys object.remove round
@@ -64,9 +64,20 @@ _NATIVE = words(
     """
 )
 # What an author should know of a native one.
+_OTHER_TYPES = "between different types answers otherwise than OPA, of which loading warns"
+_BELOW_A_SCALAR = "answers otherwise than OPA for a path that leads on below a scalar"
 _NOTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "div": "keeps 16 digits of a fraction",
+        "gt": _OTHER_TYPES,
+        "gte": _OTHER_TYPES,
+        "lt": _OTHER_TYPES,
+        "lte": _OTHER_TYPES,
+        "minus": "keeps 16 digits of a fraction",
+        "mul": "keeps 16 digits of a fraction: `3 * 0.2` is not 0.6",
+        "plus": "keeps 16 digits of a fraction",
+        "json.filter": _BELOW_A_SCALAR,
+        "json.remove": _BELOW_A_SCALAR,
         "json.unmarshal": "stops at a text that holds `\\u`; numbers like `1e3` are undefined",
     }
 )
@@ -126,7 +137,9 @@ _POLYFILLS: Final[tuple[tuple[str, str, str], ...]] = (
         "members of several types, more than 200, or texts outside plain ASCII",
         "max min sort",
     ),
+    ("collections", "a set of more than 200 texts, or of texts outside plain ASCII", "concat"),
     ("collections", "", "product sum"),
+    ("rounding", "", "ceil floor"),
 )
 # The argument that, written as a text with a harmless beginning, needs no polyfill.
 _PLAIN_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(

@@ -47,6 +47,10 @@ _SCALAR_OUTPUTS: Final = {
 _library.regoNewInput.restype = c_void_p
 
 
+class _LongFractionError(Exception):
+    """An input holds a fraction that the library's interface would cut."""
+
+
 class LoadedPolicy:
     """A compiled bundle in an interpreter of its own, with its entrypoints. One thread only."""
 
@@ -85,8 +89,16 @@ class LoadedPolicy:
             _add(place, document, MAX_DEPTH)
             if _library.regoSetInput(self._interpreter._impl, place):
                 raise EngineError("the library does not take the input")
+        except _LongFractionError:
+            self._set_input_text(document)
         finally:
             _library.regoFreeInput(place)
+
+    def _set_input_text(self, document: Mapping[str, Any]) -> None:
+        """Set an input by its JSON text, which takes longer and keeps every digit."""
+        text = _spelled(document, MAX_DEPTH).encode()
+        if _library.regoSetInputTerm(self._interpreter._impl, text):
+            raise EngineError("the library does not take the input")
 
     def _read(self, output: int) -> Any:
         """Return the value in an output of the library."""
@@ -231,7 +243,7 @@ def _lowered(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one branch a JSON type
+def _add(place: int, value: Any, depth: int) -> None:
     """Add a value to an input under way, every string in JSON's escaped spelling."""
     if depth == 0:
         raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")
@@ -247,9 +259,7 @@ def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one bra
             raise EngineInputError("the input holds an integer of more than 64 bits")
         _library.regoInputInt(place, value)
     elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise EngineInputError("the input holds a number that is not finite")
-        _library.regoInputFloat(place, value)
+        _add_fraction(place, value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _add_text(place, key)
@@ -262,6 +272,43 @@ def _add(place: int, value: Any, depth: int) -> None:  # noqa: PLR0912 - one bra
         _library.regoInputArray(place, len(value))
     else:
         raise EngineInputError(f"the input holds a {type(value).__name__}, which is no JSON value")
+
+
+def _add_fraction(place: int, value: float) -> None:
+    """Add a fraction, where the interface keeps what is left of it.
+
+    Raises:
+        _LongFractionError: it would not: it writes six decimals, so that 1e-7 would be 0.
+    """
+    if not math.isfinite(value):
+        raise EngineInputError("the input holds a number that is not finite")
+    if value == 0:
+        # WHY: the library takes the sign of `-0.0 + -5` off.
+        _library.regoInputInt(place, 0)
+        return
+    if float(f"{value:.6f}") != value:
+        raise _LongFractionError
+    _library.regoInputFloat(place, value)
+
+
+def _spelled(value: Any, depth: int) -> str:
+    """Return a value as JSON text, within the bounds of `_add`."""
+    if depth == 0:
+        raise EngineInputError(f"the input is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, Mapping):
+        items = (f'"{_escaped_text(key)}":{_spelled(it, depth - 1)}' for key, it in value.items())
+        return f"{{{','.join(items)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_spelled(item, depth - 1) for item in value)}]"
+    if isinstance(value, str):
+        return f'"{_escaped_text(value)}"'
+    if isinstance(value, int) and not isinstance(value, bool) and value not in _INT64:
+        raise EngineInputError("the input holds an integer of more than 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EngineInputError("the input holds a number that is not finite")
+    if value is None or isinstance(value, (bool, int, float)):
+        return json.dumps(value or 0 if isinstance(value, float) else value)
+    raise EngineInputError(f"the input holds a {type(value).__name__}, which is no JSON value")
 
 
 def _add_text(place: int, text: str) -> None:

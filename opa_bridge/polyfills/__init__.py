@@ -29,6 +29,7 @@ _NEEDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "durations": ("times", "numbers", "stop"),
         "texts": ("stop",),
         "collections": ("stop",),
+        "rounding": (),
     }
 )
 

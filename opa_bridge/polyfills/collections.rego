@@ -77,3 +77,8 @@ all_numbers(collection) if {
 		is_number(member)
 	}
 }
+
+# The engine takes the members of a set in an order of its own.
+opa_concat(delimiter, texts) := concat(delimiter, texts) if is_array(texts)
+
+opa_concat(delimiter, texts) := concat(delimiter, opa_sort(texts)) if is_set(texts)

@@ -205,6 +205,18 @@ def members(rng: random.Random) -> Arguments:
     return [found + [None] * (rng.random() < 0.03)]
 
 
+def small_number(rng: random.Random) -> int | float | str:
+    """Return a number around zero, where signs get lost; rarely none."""
+    near = rng.choice([0, 0.5, -0.5, -1.0, 1.0, -0.0, 1e-7, -1e-7, 1 / 3, -1 / 3])
+    return rng.choice([near, rng.uniform(-3, 3), rng.uniform(-1e6, 1e6), number(rng)] * 9 + ["x"])
+
+
+def concat_call(rng: random.Random) -> Arguments:
+    """Return a delimiter and a list of texts, rarely of other things."""
+    found: list[Any] = [text(rng) for _ in range(rng.randrange(5))]
+    return [rng.choice([",", "", text(rng)]), found + [1] * (rng.random() < 0.03)]
+
+
 def numbers_only(rng: random.Random) -> Arguments:
     """Return whole numbers: OPA and the engine round fractions otherwise."""
     found: list[Any] = [rng.randrange(-50, 50) for _ in range(rng.randrange(6))]
@@ -265,9 +277,12 @@ OTHERS: dict[str, Callable[[random.Random], Arguments]] = {
     "base64.encode": texts(1),
     "base64url.encode": texts(1),
     "base64url.encode_no_pad": texts(1),
+    "ceil": lambda rng: [small_number(rng)],
+    "concat": concat_call,
     "contains": texts(2),
     "count": lambda rng: rng.choice([texts(1), members])(rng),
     "endswith": texts(2),
+    "floor": lambda rng: [small_number(rng)],
     "glob.match": glob_call,
     "indexof": texts(2),
     "json.marshal": marshal_call,

@@ -29,6 +29,8 @@ _ASK = """
 import json, sys
 from opa_bridge.errors import EngineError
 from opa_bridge.rego_library import LoadedPolicy, compile_bundle
+from opa_bridge.worker import limit_process
+limit_process()
 asked = json.load(sys.stdin)
 modules = [tuple(module) for module in asked["modules"]]
 policy = LoadedPolicy(compile_bundle(modules, ["t/r"], "{}"), ["t/r"])
