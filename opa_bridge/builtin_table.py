@@ -59,7 +59,7 @@ _NATIVE = words(
     intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.is_valid json.patch json.remove json.unmarshal
     numbers.range object.filter object.get object.keys object.remove round
-    semver.compare semver.is_valid startswith strings.any_prefix_match trim_prefix type_name
+    startswith strings.any_prefix_match trim_prefix type_name
     union walk
     """
 )
@@ -78,6 +78,9 @@ _NOTES: Final[Mapping[str, str]] = MappingProxyType(
         "plus": "keeps 16 digits of a fraction",
         "json.filter": _BELOW_A_SCALAR,
         "json.remove": _BELOW_A_SCALAR,
+        "numbers.range": "undefined for whole numbers that are written as fractions (`3.0`)",
+        "round": "numbers of more than 64 bits come out otherwise than from OPA",
+        "walk": "goes in an order of its own",
         "json.unmarshal": "stops at a text that holds `\\u`; numbers like `1e3` are undefined",
     }
 )
@@ -140,6 +143,11 @@ _POLYFILLS: Final[tuple[tuple[str, str, str], ...]] = (
     ("collections", "a set of more than 200 texts, or of texts outside plain ASCII", "concat"),
     ("collections", "", "product sum"),
     ("rounding", "", "ceil floor"),
+    (
+        "versions",
+        "a text other than `1.2.3` or `1.2.3-word`, with numbers of at most nine digits,",
+        "semver.compare semver.is_valid",
+    ),
 )
 # The argument that, written as a text with a harmless beginning, needs no polyfill.
 _PLAIN_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(

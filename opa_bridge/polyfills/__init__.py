@@ -30,6 +30,7 @@ _NEEDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "texts": ("stop",),
         "collections": ("stop",),
         "rounding": (),
+        "versions": ("stop",),
     }
 )
 

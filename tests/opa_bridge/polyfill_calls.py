@@ -205,6 +205,15 @@ def members(rng: random.Random) -> Arguments:
     return [found + [None] * (rng.random() < 0.03)]
 
 
+def version(rng: random.Random) -> Any:
+    """Return a version, one in twenty with too little, too much or no version at all."""
+    if rng.random() < 0.05:
+        odd = ["v1.2.3", "01.2.3", "1.2.3-", "1.2.3+", "1.2", "1.2.3-01", "", "1.2.3+b", 5, None]
+        return rng.choice(odd)
+    numbers = ".".join(str(rng.choice([0, 1, 2, 9, 10, 11, 100, 999_999_999])) for _ in range(3))
+    return numbers + rng.choice(["", "", "-alpha", "-beta", "-a", "-b", "-rc"])
+
+
 def small_number(rng: random.Random) -> int | float | str:
     """Return a number around zero, where signs get lost; rarely none."""
     near = rng.choice([0, 0.5, -0.5, -1.0, 1.0, -0.0, 1e-7, -1e-7, 1 / 3, -1 / 3])
@@ -294,6 +303,8 @@ OTHERS: dict[str, Callable[[random.Random], Arguments]] = {
     "regex.replace": lambda rng: [text(rng), pattern_call(rng)[0], text(rng)],
     "regex.split": pattern_call,
     "replace": texts(3),
+    "semver.compare": lambda rng: [version(rng), version(rng)],
+    "semver.is_valid": lambda rng: [version(rng)],
     "sort": members,
     "split": texts(2),
     "sprintf": sprintf_call,
