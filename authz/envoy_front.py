@@ -77,9 +77,10 @@ class EnvoyFront:
         with self._open:
             until = time.monotonic() + drain_seconds
             self._admin.let_port_go()
-            self._wait_until(
+            if not self._wait_until(
                 lambda: not self._admin.has_port(), min(_LET_GO_SECONDS, drain_seconds)
-            )
+            ):
+                _log.error("port_not_let_go")
             if not self._admin.send_away():
                 _log.error("clients_not_sent_away")
             self._wait_until(

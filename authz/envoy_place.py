@@ -15,7 +15,7 @@ STAT_PREFIX: Final = "checks"
 CERTIFICATE_SECRET: Final = "certificate"  # noqa: S105 - the name of an SDS resource
 ROOTS_SECRET: Final = "roots"  # noqa: S105 - the name of an SDS resource
 # Set for Envoy's sake only; the interpreter gives them back their former values for its children.
-LENT_VARIABLES: Final = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH")
+LENT_VARIABLES: Final = ("GLIBC_TUNABLES", "LD_PRELOAD", "PYTHONHOME", "PYTHONPATH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,10 @@ from authz.supervisor_plan import EnvoyPlan
 from authz.worker_process import StartWorker
 
 _PACKAGE: Final = Path(authz.__file__).parent
+# WHY: Envoy's allocator keeps what is freed by core where it may use the kernel's restartable
+# sequences, which the C library takes for itself unless it is told not to; else by thread, each of
+# them more and more for the better part of an hour.
+_BY_CORE: Final = "glibc.pthread.rseq=0"
 _KEPT_FROM_ENVOY: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -71,6 +75,7 @@ def _start(command: Sequence[str], library: str, place: EnvoyPlace) -> subproces
     path = [str(embedded), str(_PACKAGE.parent), *(each for each in sys.path if each)]
     environment = {
         **os.environ,
+        "GLIBC_TUNABLES": ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES"), _BY_CORE))),
         "LD_PRELOAD": library,
         "PYTHONHOME": f"{sys.prefix}{os.pathsep}{sys.exec_prefix}",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),

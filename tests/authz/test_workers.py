@@ -159,7 +159,7 @@ def test_replacing_all_workers_fails_nobody(served: Served) -> None:
         seen = asking.codes.total()
         served.wait_for(lambda: asking.codes.total() > seen + 50)
 
-    assert {"status 0"} == set(asking.codes), asking.codes
+    assert {"status 0"} == set(asking.codes), (asking.codes, (served.folder / "log").read_text())
 
 
 @pytest.mark.failure("worker-killed")
