@@ -271,6 +271,8 @@ def static_workload(settings: WorkloadSettings) -> Workload | None:
         namespace=settings.namespace,
         service_account=settings.service_account,
         labels=settings.labels,
+        # What is not configured Envoy may tell.
+        has_told_labels=bool(settings.labels),
     )
 
 

@@ -135,7 +135,9 @@ class WorkloadSettings(Section):
     namespace: str = Field(default="", description="Its namespace; empty: as Envoy says.")
     service_account: str = Field(default="", description="Its service account.")
     labels: dict[str, str] = Field(
-        default_factory=dict, description="Its labels; they win over those Envoy sends."
+        default_factory=dict,
+        description="Its labels; they win over those Envoy sends. Where neither tells any, and "
+        "policies that decide select by labels, requests are denied (`workload_unknown`).",
     )
 
 

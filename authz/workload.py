@@ -11,6 +11,9 @@ Never by anything the client can write: request headers are not looked at.
 - `meshwarden.service_entry`: the same for an Istio ServiceEntry.
 
 A waypoint whose policies hang on services denies what names neither of the last two.
+
+The labels are those that Envoy sends, with static ones laid over them. Where there are neither, and
+policies that select by labels could apply, the request is denied: it is not known which do.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ def resolve_workload(
         service_account=account,
         labels=labels,
         service=_service(extensions) or (static.service if static else None),
+        has_told_labels=bool(labels) or (static is not None and static.has_told_labels),
     )
 
 

@@ -15,6 +15,7 @@ from policies.request import Service, Workload
 
 GATEWAY_NAME_LABEL = "gateway.networking.k8s.io/gateway-name"
 _GATEWAY_GROUP = "gateway.networking.k8s.io"
+_GATEWAY = (_GATEWAY_GROUP, "Gateway")
 _WAYPOINT_CLASS = "istio-waypoint"
 # A target by group and kind, as the service kind it names.
 _SERVICE_KINDS = {
@@ -43,6 +44,17 @@ def is_attached(metadata: Metadata, attachment: Attachment, workload: Workload, 
 def names_service(attachment: Attachment) -> bool:
     """Whether a policy hangs on a service, so that a waypoint must know which one is asked for."""
     return any(_kind_of(ref) in _SERVICE_KINDS for ref in attachment.target_refs)
+
+
+def hangs_on_labels(attachment: Attachment, mesh: Mesh) -> bool:
+    """Whether the labels of a workload say if a policy applies to it, so that they must be told."""
+    names_gateway = any(_kind_of(ref) == _GATEWAY for ref in attachment.target_refs)
+    match mesh.mode:
+        case MeshMode.WAYPOINT:
+            return names_gateway
+        case MeshMode.GATEWAY:
+            return names_gateway or bool(attachment.selector)
+    return bool(attachment.selector) and not attachment.target_refs
 
 
 def _candidate_namespaces(workload: Workload, mesh: Mesh) -> tuple[str, ...]:
@@ -81,7 +93,7 @@ def _kind_of(ref: Mapping[str, str]) -> tuple[str, str]:
 
 def _names_gateway(ref: Mapping[str, str], metadata: Metadata, workload: Workload) -> bool:
     return (
-        _kind_of(ref) == (_GATEWAY_GROUP, "Gateway")
+        _kind_of(ref) == _GATEWAY
         and metadata.namespace == workload.namespace
         and ref.get("namespace", "") in ("", workload.namespace)
         and ref.get("name") == workload.labels.get(GATEWAY_NAME_LABEL)

@@ -28,12 +28,14 @@ class Workload:
     """The workload that is asked about: the destination of the request.
 
     `service` is what a request to a waypoint is for; None means nobody said.
+    `has_told_labels` is false where nobody said which labels it has: none is then no answer.
     """
 
     namespace: str
     service_account: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     service: Service | None = None
+    has_told_labels: bool = True
 
 
 # WHY no slots here: a walk makes several of one request, and a dict is copied six times as fast.

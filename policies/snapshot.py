@@ -12,7 +12,12 @@ from types import MappingProxyType
 
 from identity.jwt_rule import JwtRule
 from policies.attached import AttachedPolicies
-from policies.attachment import is_attached, names_service
+from policies.attachment import (
+    GATEWAY_NAME_LABEL,
+    hangs_on_labels,
+    is_attached,
+    names_service,
+)
 from policies.collection import collection_paused
 from policies.columns import Column, column_for
 from policies.decision import RuleRef
@@ -23,6 +28,7 @@ from policies.matchers import CompiledPolicy, compile_policy
 from policies.mesh import Mesh, MeshMode
 from policies.model import (
     Action,
+    Attachment,
     AuthorizationPolicy,
     PeerAuthentication,
     RequestAuthentication,
@@ -88,16 +94,19 @@ class Snapshot:
     """Whether a request must say which service it is for: to a waypoint, some policies ask."""
     needs: PolicyNeeds = field(init=False)
     """What the conditions of the policies look at."""
+    label_homes: frozenset[str] = field(init=False)
+    """The namespaces of policies that apply to workloads by their labels."""
     _attached: AttachedPolicies = field(init=False, repr=False, compare=False)
     pace: InitVar[Pace] = no_pace
 
     def __post_init__(self, pace: Pace) -> None:
         """Find out once what each decision asks."""
-        attachments = [policy.attachment for policy, _ in self.policies]
-        attachments += [found.attachment for found in self.request_authentications]
-        asks = self.mesh.mode is MeshMode.WAYPOINT and any(map(names_service, attachments))
-        object.__setattr__(self, "needs_service", asks)
         policies = [policy for policy, _ in self.policies]
+        told = self._attached_by_what_is_told(paced(policies, pace))
+        asks = self.mesh.mode is MeshMode.WAYPOINT and any(names_service(each) for _, each in told)
+        object.__setattr__(self, "needs_service", asks)
+        homes = frozenset(home for home, each in told if hangs_on_labels(each, self.mesh))
+        object.__setattr__(self, "label_homes", homes)
         object.__setattr__(self, "needs", needs_of(paced(policies, pace)))
         attached = AttachedPolicies(policies, pace)
         object.__setattr__(self, "_attached", attached)
@@ -159,6 +168,41 @@ class Snapshot:
             issuer_digests=issuer_digests(jwt_rules),
             needs=self.needs,
         )
+
+    def lacks_labels(self, workload: Workload) -> bool:
+        """Whether policies may apply to a workload by labels that nobody told.
+
+        WHY asked: a policy that is not known to apply would count as one that does not, a DENY too.
+        """
+        if self.mesh.mode is MeshMode.WAYPOINT:
+            # Istio gives every waypoint this label: one that is not there was not told.
+            return workload.namespace in self.label_homes and (
+                GATEWAY_NAME_LABEL not in workload.labels
+            )
+        homes = (workload.namespace, self.mesh.root_namespace)
+        return not workload.has_told_labels and not self.label_homes.isdisjoint(homes)
+
+    def _attached_by_what_is_told(
+        self, policies: Iterable[AuthorizationPolicy]
+    ) -> list[tuple[str, Attachment]]:
+        """Return namespace and attachment of everything that decides."""
+        # WHY not all: what never blocks must not do so by what is not known of a workload.
+        found = [
+            (policy.metadata.namespace, policy.attachment)
+            for policy in policies
+            if not policy.dry_run and policy.action is not Action.AUDIT
+        ]
+        found += [
+            (each.metadata.namespace, each.attachment) for each in self.request_authentications
+        ]
+        # "Selector policies in the root namespace are ignored."
+        if self.mesh.mode in (MeshMode.SIDECAR, MeshMode.ZTUNNEL):
+            found += [
+                (each.metadata.namespace, each.attachment)
+                for each in self.peer_authentications
+                if each.metadata.namespace != self.mesh.root_namespace
+            ]
+        return found
 
     def _is_enforceable(self, policy: AuthorizationPolicy, column: Column) -> bool:
         if column is Column.L4:

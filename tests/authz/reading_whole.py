@@ -50,4 +50,5 @@ def told(found: Outcome) -> str:
         return repr(found)
     policies = [policy for policy, _ in found.policies]
     others = (found.request_authentications, found.peer_authentications)
-    return repr((policies, others, found.warnings, found.needs, found.needs_service))
+    asked = (found.needs, found.needs_service, sorted(found.label_homes))
+    return repr((policies, others, found.warnings, asked))

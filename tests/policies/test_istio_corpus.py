@@ -262,7 +262,10 @@ def answer(case: dict[str, Any], snapshot: Snapshot, ask: dict[str, Any]) -> Out
 def workload_of(case: dict[str, Any], ask: dict[str, Any]) -> Workload:
     """Return the workload that is asked about."""
     labels = {**case.get("labels", {"app": "web"}), **ask.get("labels", {})}
-    return Workload(namespace=ask.get("namespace", case.get("namespace", "shop")), labels=labels)
+    namespace = ask.get("namespace", case.get("namespace", "shop"))
+    if ask.get("is_untold"):
+        return Workload(namespace=namespace, has_told_labels=False)
+    return Workload(namespace=namespace, labels=labels)
 
 
 # -- the tests ----------------------------------------------------------------------------------
@@ -400,4 +403,5 @@ def test_cases_are_named_apart() -> None:
     }
     known = {"peer", "cert", "ip", "to", "port", "context", "metadata", "tcp", "sni", "hides_sni"}
     known |= {"method", "host", "path", "claims", "headers", "joined", "labels", "namespace"}
+    known |= {"is_untold"}
     assert asked - known - {"want"} == set()
