@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -27,6 +27,9 @@ from authz.listen_tls_settings import ListenTlsSettings
 _log = structlog.get_logger(__name__)
 
 _Stamp = tuple[tuple[int, int, int], ...]
+# BUDGET: an Envoy that may not ask does so with each of its requests.
+_TOLD_AGAIN = timedelta(minutes=1)
+_TOLD_MOST = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class ListenerTls:
         self._clock = clock
         self._lock = threading.Lock()
         self._fault = ""
-        self._refused: _Stamp = ()
+        self._told: dict[str, datetime] = {}
         self._shown = self._read()
 
     @property
@@ -103,20 +106,31 @@ class ListenerTls:
         """Return whether a client of this verified SPIFFE ID (empty: it has none) may ask."""
         if self._settings.may_ask(spiffe_id):
             return True
-        _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=calls_from)
+        if self._is_news(spiffe_id):
+            _log.warning("client_refused", client=spiffe_id or "no SPIFFE ID", from_=calls_from)
         return False
+
+    def _is_news(self, spiffe_id: str) -> bool:
+        """Whether nobody was told of this client for a while."""
+        now = self._clock()
+        with self._lock:
+            last = self._told.get(spiffe_id)
+            if last is not None and timedelta(0) <= now - last < _TOLD_AGAIN:
+                return False
+            if len(self._told) >= _TOLD_MOST:
+                self._told.clear()
+            self._told[spiffe_id] = now
+            return True
 
     def _refresh(self) -> None:
         """Show what the files hold, if it is news and good."""
         try:
             stamp = self._look()
-            if stamp == self._shown.stamp:
-                self._fault = ""
-            elif stamp != self._refused:
-                self._refused = stamp
+            # WHY what was refused is read again: its owner, or the clock, may have been the fault.
+            if stamp != self._shown.stamp:
                 self._shown = self._read()
-                self._fault = ""
                 _log.info("certificate_reloaded", not_after=self._shown.not_after.isoformat())
+            self._fault = ""
         except ListenError as exc:
             if self._fault != str(exc):
                 _log.error("certificate_not_reloaded", error=str(exc))
@@ -128,12 +142,12 @@ class ListenerTls:
         return (settings.certificate_file, settings.key_file, *roots)
 
     def _look(self) -> _Stamp:
-        """Return what changes with the files."""
+        """Return what changes with the files; a copy may keep size and modification time."""
         try:
             found = [path.stat() for path in self._files()]
         except OSError as exc:
             raise ListenError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
-        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+        return tuple((each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
 
     def _read(self) -> ShownTls:
         """Return what the files hold, once it belongs together."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from cryptography import x509
@@ -33,6 +33,7 @@ from ca.errors import (
 from ca.key_kinds import PrivateKey
 from ca.keys import KeyStore
 from ca.making import AuthorityMaker, AuthorityPlan, PluggedAuthority
+from ca.retry import Retry
 from ca.slots import Slot, load_slot, load_slots, orphaned_keys, trusted_roots
 from ca.state import Manifest, ManifestStore, Phase, SlotEntry
 from ca.svid import to_pem
@@ -42,6 +43,9 @@ __all__ = ["Authority", "AuthorityKeeper", "AuthorityPlan", "PluggedAuthority", 
 
 _log = structlog.get_logger(__name__)
 _RENEW_AT_REMAINING = 3
+# WHY not at each call: with the root's key offline that would be a look at the disk and a line in
+# the log for every certificate, for a month.
+_RETRY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,7 @@ class AuthorityKeeper:
         self._maker = AuthorityMaker(plan, keys)
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
-        self.renewal_error = ""
+        self._renewing = Retry(_RETRY)
         with state.exclusively():
             found = state.load_manifest()
             self._take(found or self._make())
@@ -97,6 +101,11 @@ class AuthorityKeeper:
         state.publish_bundle(self.bundle_pem())
         if must_sign:
             self.current()
+
+    @property
+    def renewal_error(self) -> str:
+        """Why the renewal of the intermediate that is due has failed, empty where none has."""
+        return self._renewing.why
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -133,8 +142,8 @@ class AuthorityKeeper:
     def current(self) -> Authority:
         """Return the authority to sign with now, its intermediate renewed when that is due.
 
-        A renewal that fails is logged and tried again at the next call, as long as the old
-        intermediate holds.
+        A renewal that fails is logged, once for each cause, and tried again a little later; the old
+        intermediate signs as long as it holds.
 
         Raises:
             AuthorityExpiredError: there is nothing in force to sign with.
@@ -142,13 +151,15 @@ class AuthorityKeeper:
         with self._lock:
             now, slot = self._clock(), self._active
             check_in_force(slot.root, "root", now)
-            if _is_renewal_due(slot, now):
+            if not _is_renewal_due(slot, now):
+                self._renewing.note_success()
+            elif self._renewing.is_due(now):
                 try:
                     self._renew(now)
-                    self.renewal_error = ""
+                    self._renewing.note_success()
                 except CaError as exc:
-                    self.renewal_error = str(exc)
-                    _log.error("intermediate_renewal_failed", error=str(exc), code=exc.code)
+                    if self._renewing.note_failure(str(exc), now):
+                        _log.error("intermediate_renewal_failed", error=str(exc), code=exc.code)
             for certificate in self._active.chain:
                 check_in_force(certificate, "intermediate", now)
             return self._authority

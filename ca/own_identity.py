@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Lock
 from typing import Final
 
@@ -23,12 +23,14 @@ from cryptography import x509
 from ca.clock import Clock
 from ca.errors import CaError
 from ca.renewal import renew_at
+from ca.retry import Retry
 from ca.svid import X509Svid, to_pem
 from ca.tls import load_pem, server_context
 from ca.troubles import Trouble
 
 _log = structlog.get_logger(__name__)
 _CHECK_SECONDS: Final = 5.0
+_RETRY: Final = timedelta(seconds=_CHECK_SECONDS)
 # WHY one each: a client that offers both, as curl does, takes what it is answered for spoken.
 _HTTP_1: Final = "http/1.1"
 _HTTP_2: Final = "h2"
@@ -49,10 +51,7 @@ class OwnIdentityParts:
 
 
 class OwnIdentity:
-    """Contexts of the CA's own certificate. Any thread may ask.
-
-    `renewal_error` says why the renewal that is due has failed, empty while none has.
-    """
+    """Contexts of the CA's own certificate. Any thread may ask."""
 
     def __init__(self, parts: OwnIdentityParts) -> None:
         """Issue the first certificate.
@@ -62,7 +61,7 @@ class OwnIdentity:
         """
         self._parts = parts
         self._lock = Lock()
-        self.renewal_error = ""
+        self._renewing = Retry(_RETRY)
         self._svid, self._due_at = self._issued()
         self._roots: tuple[x509.Certificate, ...] = ()
         self._context: ssl.SSLContext | None = None
@@ -70,20 +69,23 @@ class OwnIdentity:
     def context(self) -> ssl.SSLContext:
         """Return a context of the certificate and the roots of this moment, for HTTP/1.1.
 
-        A renewal that fails is logged, and the certificate before serves as long as it holds.
+        A renewal that fails is logged, once for each cause, and tried again a little later; the
+        certificate before serves as long as it holds.
 
         Raises:
             ListenError: TLS does not take the certificate.
         """
         with self._lock:
             is_of_another = self._svid.chain[1:] != self._parts.chain()
-            if is_of_another or self._parts.clock() >= self._due_at:
+            now = self._parts.clock()
+            if (is_of_another or now >= self._due_at) and self._renewing.is_due(now):
                 try:
                     self._svid, self._due_at = self._issued()
-                    self._context, self.renewal_error = None, ""
+                    self._context = None
+                    self._renewing.note_success()
                 except CaError as exc:
-                    self.renewal_error = str(exc)
-                    _log.error("own_renewal_failed", error=str(exc), code=exc.code)
+                    if self._renewing.note_failure(str(exc), now):
+                        _log.error("own_renewal_failed", error=str(exc), code=exc.code)
             roots = tuple(self._parts.roots())
             if self._context is None or roots != self._roots:
                 self._context, self._roots = self._new_context(_HTTP_1), roots
@@ -91,12 +93,12 @@ class OwnIdentity:
 
     def troubles(self) -> Iterator[Trouble]:
         """Yield what is wrong with the certificate."""
-        if self.renewal_error:
+        if self._renewing.why:
             is_over = not self._svid.is_valid_at(self._parts.clock())
             yield Trouble(
                 code="own_certificate",
                 subject="signing endpoints",
-                message=self.renewal_error,
+                message=self._renewing.why,
                 is_failing=is_over,
             )
 

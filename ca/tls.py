@@ -79,6 +79,7 @@ class FileContext:
         self._certificate = certificate
         self._key = key
         self._lock = Lock()
+        self._fault = ""
         self._stamp = self._look()
         self._context = self._load()
 
@@ -89,17 +90,21 @@ class FileContext:
                 stamp = self._look()
                 if stamp != self._stamp:
                     self._context, self._stamp = self._load(), stamp
+                self._fault = ""
             except ListenError as exc:
-                _log.error("certificate_not_reloaded", error=str(exc))
+                # Every connection looks; one line tells of a fault.
+                if self._fault != str(exc):
+                    self._fault = str(exc)
+                    _log.error("certificate_not_reloaded", error=self._fault)
             return self._context
 
-    def _look(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what changes with the files."""
+    def _look(self) -> tuple[tuple[int, ...], ...]:
+        """Return what changes with the files; a copy may keep size and modification time."""
         try:
             found = [path.stat() for path in (self._certificate, self._key)]
         except OSError as exc:
             raise ListenError(f"`{exc.filename}` cannot be read: {exc.strerror}") from exc
-        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in found)
+        return tuple((each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
 
     def _load(self) -> ssl.SSLContext:
         """Return a context of the files."""

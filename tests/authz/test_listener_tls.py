@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from checking import make_authorizer, make_message
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from issuing_root import SERVER_NAME, Authority, write_pair
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from authz.errors import ListenError
 from authz.grpc_server import GrpcServer
@@ -151,6 +153,64 @@ def test_a_bad_replacement_leaves_the_last_good_one(
         (tmp_path / "roots.pem").write_bytes(authority.root_pem)
         assert "allow" == ask(port, authority.root_pem, authority.issue(GATEWAY))
         assert "" == tls.status().fault
+
+
+def test_a_refused_pair_that_was_mended_in_place_is_shown(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """A copy may keep inode, size and modification time of what was refused before."""
+    tls = tls_of(tmp_path, authority)
+    following = authority.issue(SERVER)
+    write_pair(tmp_path, (following[0], authority.issue(SERVER)[1]))
+    assert "is not the key of" in tls.status().fault
+    key = tmp_path / "server.key"
+    before = key.stat()
+    key.write_bytes(following[1])
+    os.utime(key, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert before.st_size == key.stat().st_size
+    assert following[0] == tls.shown().chain
+    assert "" == tls.status().fault
+
+
+def test_a_pair_that_a_wrong_clock_refused_is_shown_once_it_is_right(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """What was refused is judged anew, though the files are as they were then."""
+    roots, now = tmp_path / "roots.pem", [datetime.now(UTC)]
+    roots.write_bytes(authority.root_pem)
+    write_pair(tmp_path, authority.issue(SERVER))
+    files = {"certificateFile": tmp_path / "server.pem", "keyFile": tmp_path / "server.key"}
+    tls = ListenerTls(ListenTlsSettings.model_validate(files), clock=lambda: now[0])
+    now[0] += 2 * _HOUR
+    following = authority.issue(SERVER)
+    write_pair(tmp_path, following)
+    assert "ended at" in tls.status().fault
+    now[0] -= 2 * _HOUR
+
+    assert following[0] == tls.shown().chain
+
+
+def test_a_client_that_may_not_ask_is_named_once_a_minute(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """Such an Envoy asks with each of its requests; the log is for others as well."""
+    write_pair(tmp_path, authority.issue(SERVER))
+    (tmp_path / "roots.pem").write_bytes(authority.root_pem)
+    files = {"certificateFile": tmp_path / "server.pem", "keyFile": tmp_path / "server.key"}
+    more = {"clientCaFile": tmp_path / "roots.pem", "clientIds": [GATEWAY]}
+    now = [datetime.now(UTC)]
+    settings = ListenTlsSettings.model_validate(files | more)
+    tls = ListenerTls(settings, clock=lambda: now[0])
+    with capture_logs() as logs:
+        for seconds in (0, 30, 59, 61):
+            at, now[0] = now[0], now[0] + timedelta(seconds=seconds)
+            assert not tls.admits_id(STRANGER, "ipv4:10.0.0.1:1")
+            assert not tls.admits_id("", "ipv4:10.0.0.1:1")
+            assert tls.admits_id(GATEWAY, "ipv4:10.0.0.2:1")
+            now[0] = at
+
+    assert [STRANGER, "no SPIFFE ID"] * 2 == [each["client"] for each in logs]
 
 
 def _spoil(folder: Path, authority: Authority, fault: str) -> None:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from ca.errors import AuthorityExpiredError, CaError, KeyFileError, StateError
 
@@ -55,6 +56,37 @@ def test_failed_renewal_serves_on_until_the_end(keeper_of, tmp_path, clock):
         clock.now += timedelta(seconds=1)
         with pytest.raises(AuthorityExpiredError, match="the intermediate expired"):
             keeper.current()
+
+
+def test_a_failing_renewal_is_told_once(keeper_of, tmp_path, clock):
+    """With the root's key offline each certificate asks; one line says so, and it heals alone."""
+    with keeper_of(tmp_path / "s") as keeper, capture_logs() as logs:
+        first = keeper.current()
+        [key] = (tmp_path / "s/keys").glob("root-*")
+        key.rename(tmp_path / "offline.pem")
+        clock.now += timedelta(days=61)
+        for _ in range(100):
+            clock.now += timedelta(milliseconds=500)
+            assert keeper.current().intermediate == first.intermediate
+        assert [each["event"] for each in logs] == ["intermediate_renewal_failed"]
+        assert keeper.renewal_error
+        (tmp_path / "offline.pem").rename(key)
+        clock.now += timedelta(seconds=5)
+        assert keeper.current().intermediate != first.intermediate
+        assert not keeper.renewal_error
+
+
+def test_a_failing_renewal_is_tried_soon_after_the_clock_was_set_back(keeper_of, tmp_path, clock):
+    """The pause between tries is no reason to wait until the clock is where it was."""
+    with keeper_of(tmp_path / "s") as keeper:
+        first = keeper.current()
+        [key] = (tmp_path / "s/keys").glob("root-*")
+        key.rename(tmp_path / "offline.pem")
+        clock.now += timedelta(days=80)
+        keeper.current()
+        (tmp_path / "offline.pem").rename(key)
+        clock.now -= timedelta(days=10)
+        assert keeper.current().intermediate != first.intermediate
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from delivering import delivering_ca, write_certificate
+from structlog.testing import capture_logs
 
 from ca.bundle_endpoint import bundle_routes
 from ca.errors import KeyFileError, ListenError
@@ -98,6 +99,18 @@ class TestServer:
             files[1].write_bytes(renewed[1].read_bytes())
             assert httpx.get(url, verify=_trusting(renewed[0])).text == "hello"
 
+    def test_a_fault_of_the_files_is_told_once(self, tmp_path, files):
+        """Every connection looks at the files; the log has one line for each fault."""
+        (tmp_path / "next").mkdir()
+        renewed, whole = write_certificate(tmp_path / "next"), files[0].read_bytes()
+        context = FileContext(*files)
+        with capture_logs() as logs:
+            for spoilt in (renewed[0].read_bytes(), b"", whole, b""):
+                files[0].write_bytes(spoilt)
+                for _ in range(3):
+                    context()
+        assert [each["event"] for each in logs] == 3 * ["certificate_not_reloaded"]
+
     @pytest.mark.parametrize("wrong", ["missing", "mismatch", "garbage", "encrypted"])
     def test_certificates_that_do_not_serve(self, tmp_path, files, wrong):
         """A certificate that cannot be served is an error at the start, with the file's name."""
@@ -139,6 +152,11 @@ class TestServer:
             ("POST", "/", {"content-length": "9" * 5000}, b"", 413),
             ("POST", "/", {"content-length": "1\r\ncontent-length: 1"}, b"x", 400),
             ("POST", "/", {"authorization": "Bearer a\r\nAuthorization: Bearer b"}, b"x", 400),
+            ("POST", "/", {"content-length": "1\r\ntransfer-encoding : chunked"}, b"x", 400),
+            ("GET", "/", {"x y": "z"}, b"", 400),
+            ("GET", "/", {"content-length": "5"}, b"GET /", 400),
+            ("GET", "/", {"transfer-encoding": "chunked"}, b"0\r\n\r\n", 400),
+            ("GET", "/", {"content-length": "0"}, b"", 200),
             ("DELETE", "/", {}, b"", 501),
         ],
     )
@@ -151,6 +169,17 @@ class TestServer:
         with _serve(files) as server, _connect(server.port, files[0]) as connection:
             connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             assert connection.recv(1000).split()[1] == str(status).encode()
+
+    def test_what_follows_a_request_is_not_taken_for_another(self, files):
+        """A body where none belongs is nobody's request: the connection ends after the refusal."""
+        inner = "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\nx"
+        outer = f"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(inner)}\r\n\r\n"
+        with _serve(files) as server, _connect(server.port, files[0]) as connection:
+            connection.sendall((outer + inner).encode())
+            said = b""
+            while part := connection.recv(1000):
+                said += part
+        assert said.count(b"HTTP/1.1 ") == 1
 
     @pytest.mark.parametrize("is_told", [True, False])
     @pytest.mark.parametrize("sent", [0, 1, 99])

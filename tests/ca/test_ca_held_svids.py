@@ -155,10 +155,11 @@ def test_a_stuck_reader_is_ended(tmp_path):
 
 def test_own_identity_is_renewed(ca, clock, authority):
     """The endpoints' certificate is renewed half-way; a failure leaves the one before."""
-    state = {"fails": False, "count": 0}
+    state = {"fails": False, "count": 0, "failed": 0}
 
     def issue():
         if state["fails"]:
+            state["failed"] += 1
             raise StoreError("the ledger is away")
         state["count"] += 1
         return ca.issuance.issue(SpiffeId.parse(CART), CART_CALLER)
@@ -179,7 +180,9 @@ def test_own_identity_is_renewed(ca, clock, authority):
     assert (second is first, state["count"]) == (False, 2)
     state["fails"] = True
     clock.now += HOUR / 2
-    assert identity.context() is second
+    with capture_logs() as logs:
+        assert all(identity.context() is second for _ in range(20))
+    assert (state["failed"], [each["event"] for each in logs]) == (1, ["own_renewal_failed"])
     [trouble] = identity.troubles()
     assert (trouble.code, trouble.is_failing) == ("own_certificate", False)
     clock.now += HOUR

@@ -245,6 +245,7 @@ def test_expired_signer_is_saved_by_a_prepared_one(keeper_of, rotation_of, clock
         rotation.prepare()
         rotation.activate(force=True)
         assert keeper.current().number == 2
+        assert not keeper.renewal_error
     with keeper_of(tmp_path / "s") as keeper:
         assert keeper.current().number == 2
 
