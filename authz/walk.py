@@ -32,7 +32,6 @@ from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
 from policies.decision import Decision, Layer, Reason, ShadowVerdict
 from policies.http_path import normalize_path
-from policies.mesh import PathNormalization
 from policies.path_view import PathView
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
@@ -105,18 +104,15 @@ class Basis:
 
     `paths` tells what the policies see of a path, `seen` is the request as the DENY and ALLOW
     policies saw it, `asked` are the providers that were asked, in order, each with the revision
-    of its policy. `is_token_moved`: a provider left other tokens than came. `path_level` is what
-    was done to the path.
+    of its policy.
     """
 
     policies: WorkloadPolicies
     paths: PathView
     seen: Request
     is_token_refused: bool = False
-    is_token_moved: bool = False
     asked: tuple[tuple[str, str], ...] = ()
     default_provider: str = ""
-    path_level: PathNormalization = PathNormalization.AS_IS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,10 +259,8 @@ def _judged(
             paths=selection.paths,
             seen=judged.request,
             is_token_refused=failure is not None,
-            is_token_moved=tokens.is_moved,
             asked=tuple(asked),
             default_provider=state.terms.default,
-            path_level=state.snapshot.mesh.path_normalization,
         ),
         token_carriers=selection.token_carriers,
     )
