@@ -18,6 +18,7 @@ from authz.build import build_state
 from authz.bundle_parts import build_bundle_watch, watch_bundles
 from authz.candidate_parts import Candidate
 from authz.decision_memory import memory_for
+from authz.deny_list_parts import find_denied, open_deny_list, with_deny_list
 from authz.explain.trace import tracer
 from authz.http_endpoints import HttpEndpoints
 from authz.interpreter import set_up_for_serving
@@ -46,7 +47,7 @@ from authz.settings import ListenSettings, Settings, WorkloadSettings
 from authz.token_parts import TokenParts, build_token_parts
 from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
-from identity.deny_list import DenyListWatch, FindDenied, nobody_denied
+from identity.deny_list import DenyListWatch
 from policies.diagnostic import Diagnostic
 from policies.request import Workload
 
@@ -96,7 +97,7 @@ def serve(
         watch_keys(house.metrics, house.tokens.keys)
         watch_bundles(house.metrics, house.bundles)
         watch_policy_bundles(house.metrics.registry, house.policy_bundles)
-        around = _surroundings(house, stack)
+        around = _surroundings(house)
         candidate = _start_candidate(house, around, stack)
         if candidate is not None:
             around = replace(around, candidate=candidate.shadow.verdict)
@@ -115,6 +116,7 @@ def serve(
         ready = readiness(
             house.keeper, log, house.tokens.keys, house.bundles, stop, house.policy_bundles
         )
+        ready = with_deny_list(ready, house.denied)
         serving = _Serving(authorizer=authorizer, ready=ready, metrics=house.metrics, stop=stop)
         _run(settings, serving, seat, open_listener or _grpcio())
     _log.info("stopped")
@@ -144,6 +146,7 @@ class _House:
     settings: Settings
     tokens: TokenParts
     bundles: BundleWatch
+    denied: DenyListWatch | None
     policy_bundles: PolicyBundles
     keeper: StateKeeper
     build: Callable[[TakeBundle], ServingState]
@@ -159,6 +162,7 @@ def _open_house(settings: Settings, stack: ExitStack) -> _House:
     bundles = build_bundle_watch(settings.identity)
     stack.callback(bundles.stop)
     metrics, audit = Metrics(), LateAudit()
+    denied = open_deny_list(settings.identity, metrics, stack)
     policy_bundles = PolicyBundles(settings.bundles)
     stack.callback(policy_bundles.stop)
     memory, reading = ProviderMemory(), PolicyReading()
@@ -181,6 +185,7 @@ def _open_house(settings: Settings, stack: ExitStack) -> _House:
         settings=settings,
         tokens=tokens,
         bundles=bundles,
+        denied=denied,
         policy_bundles=policy_bundles,
         keeper=keeper,
         build=build,
@@ -199,7 +204,7 @@ def _open_log(house: _House, seat: Seat, stack: ExitStack) -> OpenLog:
     return log
 
 
-def _surroundings(house: _House, stack: ExitStack) -> Surroundings:
+def _surroundings(house: _House) -> Surroundings:
     """Return what a walk needs besides the request and the state."""
     settings, tokens = house.settings, house.tokens
     provider_metrics = ProviderMetrics(house.metrics.registry, house.keeper.current)
@@ -209,7 +214,7 @@ def _surroundings(house: _House, stack: ExitStack) -> Surroundings:
         verify_token=tokens.verify,
         static_workload=static_workload(settings.workload),
         headers=settings.identity_headers,
-        peer_rules=settings.identity.to_peer_rules(_watch_deny_list(settings, stack)),
+        peer_rules=settings.identity.to_peer_rules(find_denied(house.denied)),
         bundles=house.bundles.current,
         observe=provider_metrics.observe,
     )
@@ -239,21 +244,6 @@ def _begin_to_watch(house: _House, candidate: Candidate | None, stack: ExitStack
     house.policy_bundles.start(adopt)
     house.keeper.start()
     stack.callback(house.keeper.stop)
-
-
-def _watch_deny_list(settings: Settings, stack: ExitStack) -> FindDenied:
-    """Return what tells the deny list that counts now, kept fresh until `stack` closes.
-
-    Raises:
-        DenyListError: it is configured and cannot be read: nobody would be denied without it.
-    """
-    path = settings.identity.deny_list
-    if path is None:
-        return nobody_denied
-    watch = DenyListWatch(path)
-    stack.callback(watch.stop)
-    watch.start()
-    return watch.current
 
 
 def watched_paths(settings: Settings) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from identity.errors import IdentityError
+from identity.jose import unique_pairs
 
 _VERSION: Final = 1
 # BUDGET: 100,000 denials take some 15 MB.
 _MAX_BYTES: Final = 64 * 1024 * 1024
-_KINDS: Final = frozenset({"serial", "spki_sha256", "spiffe_id"})
+# What each kind of denial looks like; another text would fit nobody.
+_KINDS: Final = {
+    "serial": re.compile(r"[0-9a-f]{40,}", re.ASCII),
+    "spki_sha256": re.compile(r"[0-9a-f]{64}", re.ASCII),
+    "spiffe_id": re.compile(r"spiffe://.+"),
+}
 _SERIAL_DIGITS: Final = 40
 
 
@@ -72,12 +79,15 @@ def parse_deny_list(raw: bytes) -> DenyList:
         DenyListError: it is no such document; no part of it is believed then.
     """
     try:
-        document = json.loads(raw)
+        document = json.loads(raw, object_pairs_hook=unique_pairs)
         if document["version"] != _VERSION:
             raise DenyListError(f"the deny list is not of version {_VERSION}")
-        until = dict(map(_entry, document["denied"]))
+        until: dict[tuple[str, str], datetime | None] = {}
+        for mark, end in map(_entry, document["denied"]):
+            # Of two lines about one of them the one that denies for longer counts.
+            until[mark] = _later(until[mark], end) if mark in until else end
         return DenyList(until=until, revision=int(document["revision"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise DenyListError("the deny list cannot be read") from exc
 
 
@@ -85,9 +95,14 @@ def _entry(entry: Mapping[str, Any]) -> tuple[tuple[str, str], datetime | None]:
     """Return one line of the document."""
     kind, value, until = entry["kind"], entry["value"], entry["until"]
     # WHY an error and not passed over: a denial that is not understood would let somebody in.
-    if kind not in _KINDS or not isinstance(value, str):
-        raise DenyListError("the deny list holds a denial of an unknown kind")
+    if kind not in _KINDS or _KINDS[kind].fullmatch(value) is None:
+        raise DenyListError("the deny list holds a denial that fits nobody")
     return (kind, value), None if until is None else datetime.fromisoformat(until).astimezone(UTC)
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Return the later of two ends; without one is later than any."""
+    return None if one is None or other is None else max(one, other)
 
 
 @lru_cache(maxsize=1024)
@@ -108,8 +123,14 @@ def _marks_of(leaf: bytes) -> tuple[tuple[str, str], ...]:
 class DenyListWatch:
     """Keeps the newest list of one file; `error` says why the last look failed, empty otherwise."""
 
-    def __init__(self, path: Path, *, seconds: float = 1.0) -> None:
-        """Read the file.
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seconds: float = 1.0,
+        tell: Callable[[DenyListWatch], None] = lambda watch: None,
+    ) -> None:
+        """Read the file; `tell` hears when the list or the error is another than before.
 
         Raises:
             DenyListError: it cannot be read.
@@ -117,6 +138,7 @@ class DenyListWatch:
         self.error = ""
         self._path = path
         self._seconds = seconds
+        self._tell = tell
         self._raw = self._read()
         self._list = parse_deny_list(self._raw)
         self._stop = threading.Event()
@@ -138,13 +160,28 @@ class DenyListWatch:
 
     def look(self) -> None:
         """Look at the file once; never raises."""
+        before = self._list, self.error
         try:
-            raw = self._read()
-            if raw != self._raw:
-                self._list, self._raw = parse_deny_list(raw), raw
+            self._look()
             self.error = ""
         except DenyListError as exc:
             self.error = str(exc)
+        # WHY every exception: were this thread to die, no new denial would ever count.
+        except Exception as exc:
+            self.error = f"the deny list cannot be read: {type(exc).__name__}"
+        if before == (self._list, self.error):
+            return
+        try:
+            self._tell(self)
+        # WHY every exception: as above; the listener has its own log.
+        except Exception as exc:
+            self.error = f"the listener failed: {type(exc).__name__}"
+
+    def _look(self) -> None:
+        """Take what the file holds, where it is another text than before."""
+        raw = self._read()
+        if raw != self._raw:
+            self._list, self._raw = parse_deny_list(raw), raw
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):

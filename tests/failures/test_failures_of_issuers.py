@@ -237,3 +237,33 @@ def test_a_trust_bundle_that_is_gone(tmp_path: Path, broken: bytes | None) -> No
         place.write_bytes(pem(root))
         row.is_over(house)
         assert row.answers(show(house, leaf))
+
+
+DENIED, OTHER = (f"spiffe://cluster.local/ns/shop/sa/{name}" for name in ("bad", "good"))
+
+
+def denials(*names: str) -> bytes:
+    """Return a deny list of these SPIFFE IDs."""
+    denied = [{"kind": "spiffe_id", "value": name, "until": None} for name in names]
+    return json.dumps({"version": 1, "revision": len(names), "denied": denied}).encode()
+
+
+@pytest.mark.failure("deny-list-gone")
+@pytest.mark.parametrize("broken", [None, b"{", b'{"revision":1e999}'])
+def test_a_deny_list_that_is_gone(tmp_path: Path, broken: bytes | None) -> None:
+    """Who was denied stays denied, and the next good list counts."""
+    row = rows()["deny-list-gone"]
+    place = tmp_path / "denied.json"
+    files = {"policies.yaml": ANYBODY_KNOWN, "denied.json": denials(DENIED)}
+    with serving(tmp_path, files, identity={"denyList": "denied.json"}) as house:
+        assert row.answers(house.ask(peer=DENIED))
+        assert house.ask(peer=OTHER).code == 0
+        if broken is None:
+            place.unlink()
+        else:
+            place.write_bytes(broken)
+        row.is_told(house)
+        assert row.answers(house.ask(peer=DENIED))
+        place.write_bytes(denials(DENIED, OTHER))
+        row.is_over(house)
+        assert row.answers(house.ask(peer=OTHER))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import queue
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -23,6 +25,12 @@ def document(kind: str, value: str, until: datetime | None = None) -> bytes:
     """What the CA itself writes for one denial."""
     revocation = Revocation(kind=DeniedKind(kind), value=value, revoked_at=AT, expires_at=until)
     return encode_deny_list([revocation], revision=3, now=AT)
+
+
+def line(kind: str, value: str, until: str | None = None) -> bytes:
+    """A list of one denial, whatever it says."""
+    denied = [{"kind": kind, "value": value, "until": until}]
+    return json.dumps({"version": 1, "revision": 9, "denied": denied}).encode()
 
 
 def find(denied: bytes, principal: str = CART, at: datetime = AT):
@@ -60,6 +68,13 @@ def test_a_denial_ends_when_it_says() -> None:
         b'{"version": 1, "revision": 1, "denied": [{"kind": "serial", "value": "5"}]}',
         b'{"version": 1, "revision": 1, "denied": ["x"]}',
         b"[" * 100_000,
+        b'{"version": 1, "revision": 1e999, "denied": []}',
+        b'{"version": 1, "revision": 2, "denied": [], "denied": []}',
+        line("serial", "5"),
+        line("serial", "AB" * 20),
+        line("spki_sha256", "AB" * 32),
+        line("spiffe_id", "example.org/ns/shop/sa/cart"),
+        line("spiffe_id", CART, "0001-01-01T00:00:00+14:00"),
     ],
 )
 def test_a_list_that_is_not_understood_is_refused_as_a_whole(raw: bytes) -> None:
@@ -83,6 +98,57 @@ def test_a_new_list_counts_and_a_broken_one_leaves_the_last(tmp_path) -> None:
         watch.look()
         assert watch.error
         assert watch.current().denial_of([CART], None, AT) is not None
+
+
+def test_of_two_denials_of_one_the_longer_counts() -> None:
+    """A second line about somebody does not shorten the first."""
+    for ends in (["2026-03-01T13:00:00+00:00", None], [None, "2026-03-01T11:00:00+00:00"]):
+        lines = [{"kind": "spiffe_id", "value": CART, "until": each} for each in ends]
+        raw = json.dumps({"version": 1, "revision": 1, "denied": lines}).encode()
+        assert PeerFault.DENIED is find(raw, at=AT + timedelta(days=1)).fault
+
+
+ODD = [
+    b"{",
+    b'{"version": 1, "revision": 1e999, "denied": []}',
+    line("spiffe_id", CART, "0001-01-01T00:00:00+14:00"),
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_the_watch_outlives_whatever_the_file_holds(tmp_path, odd: bytes) -> None:
+    """After a list that cannot be read the next good one counts, and both are told of."""
+    path, told = tmp_path / "deny-list.json", queue.Queue()
+    path.write_bytes(encode_deny_list([], revision=1, now=AT))
+    watch = DenyListWatch(path, seconds=0.01, tell=lambda each: told.put(each.error))
+    watch.start()
+    try:
+        path.write_bytes(odd)
+        assert told.get(timeout=10)
+        new = tmp_path / "new"
+        new.write_bytes(document("spiffe_id", CART))
+        new.replace(path)
+        while told.get(timeout=10):
+            pass
+        assert watch.current().denial_of([CART], None, AT) is not None
+    finally:
+        watch.stop()
+
+
+def test_a_listener_that_fails_ends_nothing(tmp_path) -> None:
+    """What the listener raises is noted, and the list counts."""
+    path = tmp_path / "deny-list.json"
+    path.write_bytes(encode_deny_list([], revision=1, now=AT))
+
+    def fail(_watch: DenyListWatch) -> None:
+        raise OSError("the log is full")
+
+    watch = DenyListWatch(path, tell=fail)
+    path.write_bytes(document("spiffe_id", CART))
+    watch.look()
+    assert watch.error == "the listener failed: OSError"
+    assert watch.current().denial_of([CART], None, AT) is not None
 
 
 def test_without_its_list_an_authorizer_does_not_start(tmp_path) -> None:
