@@ -22,7 +22,7 @@ from jwt.exceptions import PyJWTError
 
 from identity.certificate_reading import ReadCertificate, read_certificate, split_pem
 from identity.errors import CertificateError, KeySourceError
-from identity.jose import unique_pairs
+from identity.jose import MAX_JSON_DEPTH, nesting_depth, unique_pairs
 from identity.jwks import Jwk, parse_jwk_set
 from identity.spiffe_id import TrustDomain
 from identity.trust_bundle import BundleError, TrustBundle
@@ -31,8 +31,11 @@ from identity.trust_bundle import BundleError, TrustBundle
 MAX_BUNDLE_KEYS: Final = 500
 # BUDGET: five hundred certificates of 2 KiB.
 MAX_BUNDLE_BYTES: Final = 1024 * 1024
+# BUDGET: the modulus of an RSA key of 16,384 bits takes 2,731 letters.
+_LONGEST_MEMBER: Final = 4096
 _X509: Final = "x509-svid"
 _JWT: Final = "jwt-svid"
+_PUBLIC_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e")
 # JWT-SVID §2.1: RS, ES and PS only; a key for anything else signs no JWT-SVID.
 JWT_SVID_ALGORITHMS: Final = frozenset(
     f"{family}{bits}" for family in ("RS", "ES", "PS") for bits in (256, 384, 512)
@@ -145,6 +148,9 @@ def _read_json(raw: bytes) -> dict[str, Any]:
         raise BundleError("the bundle is not a JSON object with each name once") from exc
     if not isinstance(document, dict):
         raise BundleError("the bundle is not a JSON object")
+    # WHY: what was read at one depth of calls cannot always be written at another.
+    if nesting_depth(document) > MAX_JSON_DEPTH:
+        raise BundleError("the bundle is nested too deeply")
     return document
 
 
@@ -193,9 +199,16 @@ def _read_x509_entry(entry: Mapping[str, Any]) -> x509.Certificate:
 
 
 def _key_of(entry: Mapping[str, Any]) -> Any:
-    """Return the public key that the members of an entry spell."""
+    """Return the public key that the members of an entry spell.
+
+    WHY the public ones alone: to find the primes of a modulus that somebody made up, with the
+    private exponent beside it, takes as long as they like.
+    """
+    public = {name: entry[name] for name in _PUBLIC_MEMBERS if name in entry}
+    if any(isinstance(each, str) and len(each) > _LONGEST_MEMBER for each in public.values()):
+        raise BundleError("its parameters do not make a key")
     try:
-        return PyJWK({**entry, "use": "sig", "alg": None}, _any_algorithm(entry)).key
+        return PyJWK(public, _any_algorithm(entry)).key
     # WHY `from None`: PyJWT quotes the whole key in some of its messages.
     except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):
         raise BundleError("its parameters do not make a key") from None
@@ -248,4 +261,4 @@ def _public_members(key: object) -> dict[str, Any]:
             members = ECAlgorithm.to_jwk(key, as_dict=True)
         case _:
             raise BundleError("only RSA and EC keys have a place in a bundle")
-    return {name: members[name] for name in ("kty", "crv", "x", "y", "n", "e") if name in members}
+    return {name: members[name] for name in _PUBLIC_MEMBERS if name in members}

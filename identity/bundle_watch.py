@@ -52,8 +52,9 @@ class WatchTimes:
         if not source.is_remote:
             return self.file_seconds
         hint = None if bundle is None else bundle.refresh_hint_seconds
-        wanted = self.default_seconds if hint is None else float(hint)
-        return min(max(wanted, self.shortest_seconds), self.longest_seconds)
+        wanted = self.default_seconds if hint is None else hint
+        # WHY last: a publisher may hint at more seconds than a float can hold.
+        return float(min(max(wanted, self.shortest_seconds), self.longest_seconds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,13 +177,12 @@ class BundleWatch:
             # §4.2: what operators "locally update ... is considered the latest".
             if watched.source.is_remote:
                 _check_sequence(watched.bundle, bundle)
+            self._keep(watched, bundle)
         except BundleError as exc:
             self._note_failure(watched, str(exc))
         # WHY every exception: were this thread to die, no bundle would ever change again.
         except Exception as exc:
             self._note_failure(watched, f"`{watched.source.name}` failed: {type(exc).__name__}")
-        else:
-            self._keep(watched, bundle)
         if watched.bundle != before or watched.last_error != error_before:
             self._tell(watched)
 

@@ -163,6 +163,9 @@ def _read_header(header: Mapping[str, Any]) -> tuple[str, str]:
     kid = header.get("kid", "")
     if not isinstance(kid, str):
         raise TokenFormatError("Jwt header [kid] field is not a string")
+    # RFC 7797 §7 forbids an unencoded payload in a JWT: others would read another text in it.
+    if header.get("b64", True) is not True:
+        raise TokenFormatError("Jwt verification fails")
     # RFC 7515 §4.1.11: extensions in `crit` that are not understood make the JWS invalid.
     if "crit" in header:
         raise TokenFormatError("Jwt verification fails")
@@ -209,7 +212,7 @@ def parse_json_object(raw: bytes) -> dict[str, Any]:
         raise ValueError("the JSON is nested too deeply") from exc
     if not isinstance(value, dict):
         raise ValueError("the JSON is not an object")
-    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
+    if raw.count(b"[") + raw.count(b"{") > MAX_JSON_DEPTH and nesting_depth(value) > MAX_JSON_DEPTH:
         raise ValueError("the JSON is nested too deeply")
     if b"\\u" in raw and _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError("the JSON holds half of a surrogate pair")
@@ -247,7 +250,7 @@ def _refuse_constant(_name: str) -> float:
     raise ValueError("a number is not a number")
 
 
-def _depth(value: object) -> int:
+def nesting_depth(value: object) -> int:
     """Return how deep lists and objects are nested, without recursion."""
     deepest, level = 0, [value]
     while level := [item for item in level if isinstance(item, (list, dict))]:

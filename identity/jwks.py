@@ -39,7 +39,8 @@ _EC_ALGORITHMS: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _RSA_ALGORITHMS: Final = frozenset(
     {f"{family}{bits}" for family in ("RS", "PS") for bits in (256, 384, 512)}
 )
-_OCT_ALGORITHMS: Final = frozenset({"HS256", "HS384", "HS512"})
+# RFC 7518 §3.2: "A key of the same size as the hash output (...) or larger MUST be used".
+_OCT_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,7 @@ def _read_key(entry: object, *, is_inline: bool) -> Jwk:
     # RFC 7517 §4.2: `use` says what the key is for; an encryption key signs nothing.
     if entry.get("use", "sig") != "sig":
         raise KeySourceError("its `use` is not `sig`")
-    _check_operations(entry)
+    _check_operations(entry, is_inline=is_inline)
     algorithms = _algorithms_of(entry)
     if alg and alg not in algorithms:
         raise KeySourceError("its `alg` does not fit its `kty` and `crv`")
@@ -145,6 +146,8 @@ def _read_key(entry: object, *, is_inline: bool) -> Jwk:
         _refuse_published_secrets(entry)
     public = {name: value for name, value in entry.items() if name not in _PRIVATE}
     key = _load_key(public, algorithms)
+    if isinstance(key, bytes):
+        algorithms = _algorithms_of_secret(key, alg)
     return Jwk(
         kid=kid,
         alg=alg,
@@ -176,14 +179,15 @@ def _thumbprint(entry: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
-def _check_operations(entry: Mapping[str, Any]) -> None:
+def _check_operations(entry: Mapping[str, Any], *, is_inline: bool) -> None:
     """Refuse a key that is there for something else than verifying."""
     operations = entry.get("key_ops", ["verify"])
     if not isinstance(operations, list):
         raise KeySourceError("its `key_ops` is not a list")
     # RFC 7517 §4.3: `key_ops` names the operations the key is intended for. A private key
     # of an inline set may say `sign`: its public half verifies.
-    if not {"verify", "sign"} & {each for each in operations if isinstance(each, str)}:
+    wanted = {"verify", "sign"} if is_inline and (_PRIVATE | {"k"}) & entry.keys() else {"verify"}
+    if not wanted & {each for each in operations if isinstance(each, str)}:
         raise KeySourceError("its `key_ops` do not hold `verify`")
 
 
@@ -197,7 +201,7 @@ def _algorithms_of(entry: Mapping[str, Any]) -> frozenset[str]:
         case "OKP", "Ed25519":
             return frozenset({"EdDSA"})
         case "oct", _:
-            return _OCT_ALGORITHMS
+            return frozenset(_OCT_BYTES)
         case _:
             raise KeySourceError("its `kty` or `crv` is not known")
 
@@ -213,12 +217,20 @@ def _refuse_published_secrets(entry: Mapping[str, Any]) -> None:
 def _load_key(public: dict[str, Any], algorithms: frozenset[str]) -> Any:
     """Return the key as PyJWT's algorithms take it, once it is strong enough."""
     try:
-        key = PyJWK(public, min(algorithms)).key
+        made = PyJWK(public, min(algorithms))
+        # A secret that is the text of a public key is one that everybody has.
+        key = made.Algorithm.prepare_key(made.key)
     # WHY `from None`: PyJWT quotes the whole key in some of its messages.
     except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):
         raise KeySourceError("its parameters do not make a key") from None
     if isinstance(key, RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         raise KeySourceError(f"an RSA key of {key.key_size} bits is not accepted")
-    if isinstance(key, bytes) and not key:
-        raise KeySourceError("the symmetric key is empty")
     return key
+
+
+def _algorithms_of_secret(secret: bytes, alg: str) -> frozenset[str]:
+    """Return what a symmetric key is long enough for."""
+    found = frozenset(name for name, least in _OCT_BYTES.items() if len(secret) >= least)
+    if not found or (alg and alg not in found):
+        raise KeySourceError(f"a symmetric key of {len(secret)} bytes is too short")
+    return found

@@ -138,6 +138,14 @@ LEFT_OUT = {
     "no DER": (x509_entry(authority(), x5c=["AAAA"]), "cannot be read"),
     "another key than the certificate's": (x509_entry(authority(), **jwt_key()), "another key"),
     "a leaf": (x509_entry(make(LEAF, authority())), "not that of a CA"),
+    "a modulus that somebody made up, with its exponents": (
+        x509_entry(authority(), kty="RSA", n="_" * 50_000, e="AQAB", d="_" * 50_000),
+        "make a key",
+    ),
+    "private exponents of another modulus": (
+        x509_entry(authority("rsa2048"), kty="RSA", n="_" * 342, e="AQAB", d="AQAB"),
+        "another key",
+    ),
     "half a key": (x509_entry(authority(), kty="EC", crv="P-256", x="AA"), "make a key"),
     "no kid": (jwt_entry(kid=None), "no `kid`"),
     "an empty kid": (jwt_entry(kid=""), "no `kid`"),
@@ -164,6 +172,14 @@ def test_entries_that_are_left_out(name: str) -> None:
     assert len(bundle.notes) == 1
     assert bundle.notes[0].startswith("key 0 is left out: ")
     assert why in bundle.notes[0]
+
+
+@pytest.mark.parametrize("depth", [99, 300, *range(900, 1000, 3), 5000])
+def test_a_nested_document_is_refused_as_a_whole(depth: int) -> None:
+    """Whatever depth can just be read, nothing but a named error comes of it."""
+    raw = b'{"keys":[{"use":"jwt-svid","kid":"a","x":' + b"[" * depth + b"]" * depth + b"}]}"
+    with pytest.raises(BundleError):
+        parse_bundle(EXAMPLE, raw)
 
 
 def test_no_key_of_one_kind_serves_the_other() -> None:

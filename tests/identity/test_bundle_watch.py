@@ -197,6 +197,18 @@ def test_https_spiffe_served_by_another_trust_domain(tmp_path: Path) -> None:
             assert names_in(running.watch.current().bundle_for(OTHER)) == ["other"]
 
 
+@pytest.mark.parametrize("hint", ["1" + "0" * 400, "1" + "0" * 4000, str(2**63), "0"])
+def test_no_hint_ends_the_watching(tmp_path: Path, hint: str) -> None:
+    """A refresh hint beyond any number of seconds is bounded, and the next bundle is had."""
+    first = b'{"keys": [], "spiffe_sequence": 1, "spiffe_refresh_hint": %s}' % hint.encode()
+    published = Published(first)
+    with serving(tmp_path, [web_leaf()], published) as port, watching(web(port)) as running:
+        running.until(lambda each: each.sequence == 1)
+        published.body = encode_bundle(bundle("root", sequence=2))
+
+        assert running.until(lambda each: each.sequence == 2).last_error == ""
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

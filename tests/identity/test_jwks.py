@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -53,6 +54,35 @@ def test_weak_rsa_keys(ring: Any) -> None:
         weak = jwk.RSAKey.generate_key(1024).as_dict(private=False)
     assert read(weak).keys == ()
     assert "1024 bits" in read(weak).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("length", "algorithms"),
+    [
+        (31, set()),
+        (32, {"HS256"}),
+        (47, {"HS256"}),
+        (48, {"HS256", "HS384"}),
+        (64, {"HS256", "HS384", "HS512"}),
+    ],
+)
+def test_short_secrets(length: int, algorithms: set[str]) -> None:
+    """A symmetric key serves the hashes that are no longer than it (RFC 7518 §3.2)."""
+    secret = base64.urlsafe_b64encode(b"k" * length).rstrip(b"=").decode()
+    entry = {"kty": "oct", "k": secret}
+    assert algorithms == set().union(*(key.algorithms for key in read(entry, is_inline=True).keys))
+    bound = read(entry | {"alg": "HS512"}, is_inline=True)
+    assert bool(bound.keys) is ("HS512" in algorithms)
+    assert bound.keys or "too short" in bound.notes[0]
+    assert secret not in str(bound.notes)
+
+
+def test_a_private_key_may_say_that_it_signs(ring: Any) -> None:
+    """`key_ops` of a private key that an operator wrote is that of its private half."""
+    private = ring.keys["rsa"].as_dict(private=True) | {"key_ops": ["sign"]}
+    assert len(read(private, is_inline=True).keys) == 1
+    for is_inline in (True, False):
+        assert read(ring.public_key("rsa") | {"key_ops": ["sign"]}, is_inline=is_inline).keys == ()
 
 
 def test_private_parts_inline(ring: Any) -> None:

@@ -1,7 +1,7 @@
 """The same requests to a real Envoy's `jwt_authn` filter and to ours: same answers.
 
 Known differences, all of them refusals where Envoy admits or another text:
-JSON that RFC 8259 forbids, `crit` headers, further spellings of one signature
+JSON that RFC 8259 forbids, `crit` and `b64` headers, further spellings of one signature
 (padding, a dot behind it, unused bits: `test_what_only_envoy_admits`), and Envoy's
 text for a signature of the wrong length for an Ed25519 key. Where one rule finds
 several good tokens, Envoy writes its output headers once for each of them; we write
@@ -315,6 +315,8 @@ def test_what_only_envoy_admits(ring: Any, envoy: Any, key_text: str) -> None:
     texts = [good + "==", good + ".", f"{head}.{payload}.{signature[:-1]}{last}"]
     claims = json.dumps({"iss": ring.issuer, "sub": "alice", "aud": "shop"}).encode()
     texts.append(_signed(ring, {"crit": ["exp"], "exp": 1}, claims))
+    # RFC 7797 §7: no JWT has an unencoded payload, whoever reads this one as if it had not.
+    texts.append(_signed(ring, {"b64": False}, claims))
     for text in texts:
         assert envoy.ask("/a/x", bearer(text), "GET").status == 200, text[-40:]
         mine = ours(ring, key_text, "http://h/a/x", bearer(text), "GET")
@@ -331,9 +333,9 @@ def _signed(ring: Any, header: dict[str, Any], payload: bytes) -> str:
 
 
 def test_header_fields_that_nobody_reads(ring: Any, envoy: Any, key_text: str) -> None:
-    """`typ`, `cty`, `zip`, `enc` and an undeclared `b64` change nothing, for Envoy and for us."""
+    """`typ`, `cty`, `zip`, `enc` and `b64` as ever change nothing, for Envoy and for us."""
     claims = json.dumps({"iss": ring.issuer, "sub": "alice", "aud": "shop"}).encode()
-    for header in ({"typ": "JWE"}, {"cty": "JWT"}, {"zip": "DEF"}, {"enc": "x"}, {"b64": False}):
+    for header in ({"typ": "JWE"}, {"cty": "JWT"}, {"zip": "DEF"}, {"enc": "x"}, {"b64": True}):
         text = _signed(ring, header, claims)
         assert compare(ring, envoy, key_text, headers=bearer(text)) == 200, header
 
