@@ -163,7 +163,8 @@ def _follow(pool: httpcore.ConnectionPool, call: _Call, deadline: Deadline) -> D
         if isinstance(answer, Document):
             return answer
         following = urljoin(current, answer.target)
-        if current.startswith("https:") and not following.startswith("https:"):
+        # WHY split: a scheme is the same in capitals (RFC 3986 §3.1).
+        if urlsplit(current).scheme == "https" and urlsplit(following).scheme != "https":
             raise KeySourceError(f"`{call.url}` redirects from https to something else")
         current = following
     raise KeySourceError(f"`{call.url}` redirects more than {MAX_REDIRECTS} times")

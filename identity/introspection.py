@@ -48,6 +48,8 @@ from identity.token_status import TokenStatus
 MAX_OPAQUE_CHARS: Final = 4096
 # BUDGET: an answer is about 1 KiB, so all of them are some tens of MiB.
 MAX_ANSWERS: Final = 20_000
+# BUDGET: the texts of all of them; what is kept of each is a small multiple.
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 # BUDGET: questions under way, waiting for a thread or for the endpoint.
 MAX_QUESTIONS: Final = 64
 _THREADS: Final = 4
@@ -82,12 +84,16 @@ class IntrospectionProvider:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """What an issuer said of a token: its payload, or in `why` why there is none."""
+    """What an issuer said of a token: its payload, or in `why` why there is none.
+
+    `length` is that of its text, in bytes.
+    """
 
     payload: Mapping[str, Any] | None = None
     claims: RegisteredClaims | None = None
     status: TokenStatus = TokenStatus.INACTIVE
     why: str = ""
+    length: int = 0
 
 
 class Introspector:
@@ -107,6 +113,7 @@ class Introspector:
         self._fraction = fraction
         self._lock = threading.Lock()
         self._answers: OrderedDict[tuple[str, bytes], tuple[_Answer, float]] = OrderedDict()
+        self._bytes = 0
         self._asked: dict[tuple[str, bytes], Future[_Answer]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="introspection")
 
@@ -189,11 +196,17 @@ class Introspector:
         with self._lock:
             del self._asked[key]
             if seconds > 0:
-                self._answers[key] = (answer, self._clock() + seconds)
-                self._answers.move_to_end(key)
-            while len(self._answers) > MAX_ANSWERS:
-                self._answers.popitem(last=False)
+                self._remember(key, answer, self._clock() + seconds)
         asked.set_result(answer)
+
+    def _remember(self, key: tuple[str, bytes], answer: _Answer, until: float) -> None:
+        """Keep an answer, and forget as many as it takes to stay within the bounds; lock held."""
+        before = self._answers.pop(key, None)
+        self._bytes += answer.length - (before[0].length if before is not None else 0)
+        self._answers[key] = (answer, until)
+        while len(self._answers) > MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
+            _, (forgotten, _) = self._answers.popitem(last=False)
+            self._bytes -= forgotten.length
 
     def _note_reached(self, endpoint: _Endpoint) -> None:
         """End the pause of an endpoint."""
@@ -272,7 +285,7 @@ def _read_answer(body: bytes, provider: IntrospectionProvider) -> _Answer:
         claims = read_registered_claims(payload)
     except TokenFormatError as exc:
         raise KeySourceError(f"`{provider.endpoint}` answered: {exc.public_text}") from exc
-    return _Answer(payload=payload, claims=claims)
+    return _Answer(payload=payload, claims=claims, length=len(body))
 
 
 def _payload_text(payload: Mapping[str, Any]) -> str:

@@ -100,7 +100,8 @@ def _header_fault(text: str) -> SvidRefusal | None:
     except (binascii.Error, ValueError):
         return SvidRefusal(SvidFault.TOKEN_FORMAT, "the header is not a JSON object")
     # §2.1: "a token with the `alg` parameter set to a different value MUST [be] reject[ed]".
-    if header.get("alg") not in JWT_SVID_ALGORITHMS:
+    alg = header.get("alg")
+    if not isinstance(alg, str) or alg not in JWT_SVID_ALGORITHMS:
         return SvidRefusal(SvidFault.ALGORITHM, "`alg` is none of those of a JWT-SVID")
     if not header.keys() <= _HEADERS:
         why = "the header holds more than `alg`, `kid` and `typ`"

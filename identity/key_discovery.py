@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from identity.document_fetch import Document
 from identity.errors import KeySourceError
@@ -94,7 +95,10 @@ def _discover(issuer: str, fetch: Fetch, timeout_seconds: float) -> str:
     if not isinstance(jwks_uri, str) or not jwks_uri:
         raise KeySourceError(f"the metadata of `{issuer}` names no `jwks_uri`")
     # WHY only for https: authlib knows no issuers on plain http, which a mesh may have inside.
-    if issuer.startswith("https:"):
+    if urlsplit(issuer).scheme == "https":
+        # WHY here too: a variable of the environment has authlib take any scheme.
+        if urlsplit(jwks_uri).scheme != "https":
+            raise KeySourceError(f"the `jwks_uri` of `{issuer}` is not an https URL")
         try:
             metadata.validate_issuer()
             metadata.validate_jwks_uri()

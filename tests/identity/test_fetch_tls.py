@@ -124,7 +124,8 @@ def test_an_unknown_root_is_refused(port: int) -> None:
         _fetcher(None).fetch(f"https://{NAME}:{port}/keys", timeout_seconds=PATIENCE)
 
 
-def test_no_way_down(pem: Path, port: int) -> None:
-    """A redirect from https to http is not followed."""
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "hTTps"])
+def test_no_way_down(pem: Path, port: int, scheme: str) -> None:
+    """A redirect from https to http is not followed, however the scheme is spelled."""
     with pytest.raises(KeySourceError, match="https to something else"):
-        _fetcher(pem).fetch(f"https://{NAME}:{port}/down", timeout_seconds=PATIENCE)
+        _fetcher(pem).fetch(f"{scheme}://{NAME}:{port}/down", timeout_seconds=PATIENCE)

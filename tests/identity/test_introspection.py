@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loopback_issuer import FETCHER, PATIENCE, Issuer, eventually
 
 from identity.document_fetch import Document
-from identity.introspection import IntrospectionProvider, Introspector
+from identity.introspection import MAX_ANSWER_BYTES, IntrospectionProvider, Introspector
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, verify_token
@@ -384,3 +384,28 @@ def test_any_answer_is_judged(body: bytes) -> None:
         assert document.get("iss", ISSUER) == ISSUER
         assert document.get("exp", NOW) >= NOW - 60 or document["exp"] < 1
         assert "active" not in verdict.payload
+
+
+def test_long_answers_are_bounded_together() -> None:
+    """What is remembered of answers has its bound in bytes, whatever an issuer says of a token."""
+    long = json.dumps(ACTIVE | {"note": "x" * 700_000}).encode()
+    asked: list[bytes] = []
+
+    def post(_url: str, *, body: bytes, **_fields: Any) -> Document:
+        asked.append(body)
+        return Document(body=long)
+
+    provider = IntrospectionProvider(
+        issuer=ISSUER,
+        endpoint="https://i.example/",
+        client_id="c",
+        client_secret="s",
+        timeout_seconds=PATIENCE,
+    )
+    introspector = Introspector([provider], post)
+    texts = [f"token-{number}" for number in range(2 * MAX_ANSWER_BYTES // len(long))]
+    for text in [*texts, texts[-1], texts[0]]:
+        assert isinstance(introspector.verify(text, RULE, NOW), VerifiedToken)
+    assert len(asked) == len(texts) + 1
+    assert sum(known.length for known, _ in introspector._answers.values()) <= MAX_ANSWER_BYTES
+    introspector.close()

@@ -118,6 +118,8 @@ def test_the_algorithms_are_those_of_the_standard() -> None:
         ({"cty": "JWT"}, SvidFault.TOKEN_HEADER),
         ({"b64": True}, SvidFault.TOKEN_HEADER),
         ({"crit": ["exp"]}, SvidFault.TOKEN_HEADER),
+        ({"alg": ["ES256"]}, SvidFault.ALGORITHM),
+        ({"alg": {"ES256": 1}}, SvidFault.ALGORITHM),
         ({"private": 1}, SvidFault.TOKEN_HEADER),
     ],
 )
