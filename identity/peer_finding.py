@@ -66,7 +66,7 @@ class PeerRules:
 
     A certificate that names anyone of `verified_domains`, or of a trust domain whose
     bundle is at hand, must verify, also while that bundle is not there; with
-    `verify_all` every peer must, and Envoy must send its certificate.
+    `verify_all` every peer must, and its certificate must come along.
     `forwarded_key` is the key of the call's metadata under which a waypoint's Envoy
     names the peer; empty: none does. `denied` returns the deny list that counts now.
     """
@@ -188,6 +188,9 @@ class _Search:
             why = f"the filter state names `{principal}`, the connection `{peer.principal}`"
             raise _Refused(PeerFault.FORWARDED_INVALID, why)
         self.steps.append(f"the filter state names `{principal}`")
+        if peer is None and self.rules.verify_all:
+            why = "the filter state brings no certificate to verify"
+            raise _Refused(PeerFault.CERTIFICATE_UNTRUSTED, why)
         return peer or Peer.from_principal(principal, proof=PeerProof.FILTER_STATE)
 
     def check_denied(self, peer: Peer | None, certificate: PeerCertificate | None) -> None:
@@ -225,6 +228,9 @@ class _Search:
             raise _Refused(PeerFault.XFCC_INVALID, found.refusal)
         if found.element is None:
             return direct, self._ignored(found.ignored) if found.ignored else ""
+        # A proxy that was stepped over had its word in this as the one in front of us had.
+        for element in found.passed:
+            self.check_denied(self._peer_of(element), None)
         peer = replace(self._peer_of(found.element), over_mtls=direct is not None)
         self.check_denied(peer, None)
         return peer, f"believed: it names `{peer.principal}`"
@@ -268,6 +274,9 @@ class _Search:
             names = certificate.names
             self._verified(certificate)
             self.check_denied(None, certificate)
+        elif self.rules.verify_all:
+            why = "the header brings no certificate to verify"
+            raise _Refused(PeerFault.CERTIFICATE_UNTRUSTED, why)
         peer = Peer.from_principal(next(filter(None, names), ""), names, PeerProof.XFCC)
         if peer is None:
             raise _Refused(PeerFault.XFCC_INVALID, "the header's certificate names nobody")

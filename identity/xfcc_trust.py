@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -91,13 +91,15 @@ class Forwarded:
     """The outcome: the element believed last (None: the direct peer is who asks), and why.
 
     `refusal` is not empty when a trusted proxy's header cannot be what it should be:
-    nobody can then be said to ask, and the request is denied.
+    nobody can then be said to ask, and the request is denied. `passed` are the elements of
+    the proxies that were stepped over on the way to `element`.
     """
 
     element: XfccElement | None = None
     refusal: str = ""
     ignored: str = ""
     steps: tuple[str, ...] = ()
+    passed: tuple[XfccElement, ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class _Walk:
 
     elements: list[XfccElement]
     steps: list[str]
-    believed: XfccElement | None = None
+    believed: list[XfccElement] = field(default_factory=list)
 
     def refused(self, why: str) -> Forwarded:
         return Forwarded(refusal=why, steps=(*self.steps, f"refused: {why}"))
@@ -150,11 +152,14 @@ def believe(
         element = walk.elements.pop()
         if forwarder.mode is ForwardMode.SANITIZE_SET:
             walk.elements.clear()
-        walk.believed = element
+        walk.believed.append(element)
         names = _names_of(element)
         peer, address = Peer.from_principal(names[0], names), ""
         walk.steps.append(f"`{names[0]}`: forwarded by {_told(forwarder)}")
-    return Forwarded(element=walk.believed, steps=tuple(walk.steps))
+    last, passed = walk.believed[-1:], walk.believed[:-1]
+    return Forwarded(
+        element=last[0] if last else None, steps=tuple(walk.steps), passed=tuple(passed)
+    )
 
 
 def _take_own(walk: _Walk, direct: Peer | None, digest: str, mode: ForwardMode) -> Forwarded | None:

@@ -11,6 +11,7 @@ from certificate_making import AUTHORITY, LEAF, NOW, Made, Recipe, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from identity.deny_list import DenyList
 from identity.errors import CertificateError
 from identity.mapping import MappingSet, RuleTexts, make_mapping
 from identity.peer import Peer, PeerProof
@@ -296,6 +297,52 @@ def test_memory() -> None:
     assert type(first) is not type(memory.verify(chain, BundleSet(), NOW))
     assert type(first) is not type(memory.verify(chain, BUNDLES, NOW + timedelta(days=3)))
     assert first == memory.verify(chain, BUNDLES, NOW)
+
+
+EDGE = "spiffe://example.org/ns/edge/sa/outer"
+ROW = XfccTrust(
+    forwarders=tuple(
+        parse_forwarder(each, mode=ForwardMode.APPEND_FORWARD) for each in (GATEWAY, EDGE)
+    ),
+    own_mode=ForwardMode.FORWARD_ONLY,
+    max_hops=2,
+)
+
+
+@pytest.mark.parametrize(("denied", "fault"), [(EDGE, PeerFault.DENIED), (None, None)])
+def test_a_denied_proxy_in_the_row_has_no_word(denied: str | None, fault: PeerFault | None) -> None:
+    """A proxy that was stepped over is a peer too: on the deny list, by name or certificate."""
+    outer = leaf(uris=(EDGE,))
+    serial = f"{outer.certificate.serial_number:040x}"
+    for mark in (("spiffe_id", EDGE), ("serial", serial)):
+        listed = DenyList(until={} if denied is None else {mark: None})
+        rules = PeerRules(xfcc=ROW, denied=lambda listed=listed: listed)
+        header = f'URI={CART},URI={EDGE};Cert="{encoded(outer)}"'
+        found = find(GATEWAY, rules, xfcc=header)
+        assert fault is found.fault, found.detail
+        assert fault or (found.peer is not None and found.peer.principal == CART)
+
+
+def test_a_proxy_in_the_row_must_be_its_certificate() -> None:
+    """What the header says of a proxy that is stepped over must not contradict itself."""
+    header = f'URI={CART},URI={EDGE};Cert="{encoded(GOOD)}"'
+    found = find(GATEWAY, PeerRules(xfcc=ROW), xfcc=header)
+    assert PeerFault.XFCC_INVALID is found.fault
+
+
+def test_who_must_verify_brings_a_certificate() -> None:
+    """Where every peer must verify, no word of a proxy or a waypoint takes the place of that."""
+    rules = PeerRules(verify_all=True, forwarded_key="k", xfcc=FORWARDING.xfcc)
+    gateway = {"certificate": encoded(leaf(uris=(GATEWAY,)))}
+    waypoint = find("", rules, BUNDLES, forwarded=(CART,))
+    bare = find(GATEWAY, rules, BUNDLES, xfcc=f"URI={CART}", **gateway)
+    for found in (waypoint, bare):
+        assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
+        assert "no certificate to verify" in found.detail
+    header = f'URI={CART};Cert="{encoded(GOOD)}"'
+    whole = find(GATEWAY, rules, BUNDLES, xfcc=header, **gateway)
+    assert whole.peer is not None, whole.detail
+    assert whole.peer.principal == CART
 
 
 @given(st.binary(max_size=300), st.text(max_size=60), st.text(max_size=60), st.booleans())
