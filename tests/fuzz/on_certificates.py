@@ -22,7 +22,7 @@ _BORN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @cache
-def _certificate() -> bytes:
+def make_certificate(*, is_authority: bool = False) -> bytes:
     """Return a certificate with every kind of name, DER."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a,b+c")])
     names: list[x509.GeneralName] = [
@@ -32,7 +32,7 @@ def _certificate() -> bytes:
     ]
     builder = x509.CertificateBuilder(name, name, _KEY.public_key(), 7, _BORN, _BORN)
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), True)
     return builder.sign(_KEY, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
@@ -41,7 +41,7 @@ def _run(data: bytes) -> None:
     if choices.is_yes():
         text = choices.rest().decode("utf-8", "surrogateescape")
     else:
-        text = quote(_pem(choices.edited(_certificate())) * (1 + choices.number(3)))
+        text = quote(_pem(choices.edited(make_certificate())) * (1 + choices.number(3)))
     try:
         found = read_peer_certificate(text)
     except CertificateError:
@@ -56,7 +56,7 @@ def _pem(der: bytes) -> str:
 
 
 def _seeds() -> list[bytes]:
-    whole = quote(_pem(_certificate())).encode()
+    whole = quote(_pem(make_certificate())).encode()
     return [b"\x01" + whole, b"\x01" + whole * 2, b"\x00", b"\x00\x01\x10\x20\x00\x41", b"\x01%"]
 
 

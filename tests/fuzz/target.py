@@ -25,10 +25,13 @@ class Target:
 _MODULES = {
     "check_request": "on_checks",
     "jwt": "on_tokens",
+    "jwt_beside_plain": "on_plain_tokens",
     "jwks": "on_key_sets",
     "xfcc": "on_forwarded_peers",
     "peer_certificate": "on_certificates",
     "spiffe_id": "on_spiffe_ids",
+    "trust_bundle": "on_trust_bundles",
+    "deny_list": "on_deny_lists",
     "csr": "on_csrs",
     "yaml": "on_policies",
     "rego_result": "on_rego_results",
