@@ -97,8 +97,9 @@ def open_columns(
                 )
                 found[segment.path] = known
             else:
-                target = file if is_there or _can_hold(file.parent) else store.scratch / file.name
-                is_kept = target.parent != store.scratch
+                is_held = is_there or _can_hold(file.parent)
+                target = file if is_held else store.scratch.folder() / file.name
+                is_kept = not store.scratch.holds(target)
                 is_read = chain is not Chain.UNASKED
                 wanted.append(_Task(segment, target, digest, is_kept, is_read))
         for columns in _made(wanted, tell):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from audit.chain import list_segments
@@ -25,25 +25,50 @@ class Segment:
     is_sealed: bool
 
 
+class Scratch:
+    """A folder of this process alone, made when it is first asked for.
+
+    WHY not before: nothing is kept there mostly, and a process that is killed leaves it behind.
+    """
+
+    def __init__(self) -> None:
+        """Make none yet."""
+        self._made: TemporaryDirectory[str] | None = None
+
+    def folder(self) -> Path:
+        """Return the folder."""
+        if self._made is None:
+            self._made = TemporaryDirectory(prefix="meshwarden-")
+        return Path(self._made.name)
+
+    def holds(self, file: Path) -> bool:
+        """Return whether `file` is one of the folder's."""
+        return self._made is not None and file.parent == self.folder()
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.cleanup()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnStore:
     """Where columns are kept: beside each log, in `folder` for all of them, or not at all."""
 
     is_kept: bool = True
     folder: Path | None = None
-    scratch: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meshwarden-")))
+    scratch: Scratch = field(default_factory=Scratch)
 
     def close(self) -> None:
         """Remove what is not kept."""
-        for file in self.scratch.iterdir():
-            file.unlink()
-        self.scratch.rmdir()
+        self.scratch.close()
 
     def file_of(self, segment: Segment, digest: str) -> Path:
         """Return the column file of a segment with that digest, whether there is one or not."""
         name = f"{segment.path.name}.{digest[:_DIGITS]}.{VERSION}.parquet"
         if not (self.is_kept and segment.is_sealed):
-            return self.scratch / name
+            return self.scratch.folder() / name
         return self.folder_of(segment.path.parent) / name
 
     def folder_of(self, log: Path) -> Path:

@@ -26,6 +26,7 @@ from authz.envoy_place import (
     secret_file,
 )
 from authz.ports import check_that_it_is_free
+from authz.server_folder import ServerFolder
 from authz.supervisor_plan import EnvoyPlan
 from authz.worker_process import StartWorker
 
@@ -37,8 +38,8 @@ _BY_CORE: Final = "glibc.pthread.rseq=0"
 _KEPT_FROM_ENVOY: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
-def envoy_worker(plan: EnvoyPlan, config: Path, grpc: str, folder: Path) -> StartWorker:
-    """Return what starts servers inside Envoy; each has a folder of its own below `folder`.
+def envoy_worker(plan: EnvoyPlan, config: Path, grpc: str, folder: ServerFolder) -> StartWorker:
+    """Return what starts servers inside Envoy; each has a folder of its own in `folder`.
 
     What it returns raises ListenError where somebody listens on `grpc` already, and the port is
     not one to share.
@@ -52,12 +53,13 @@ def envoy_worker(plan: EnvoyPlan, config: Path, grpc: str, folder: Path) -> Star
             config=str(config.resolve()),
             worker=name,
             leash=leash,
-            folder=str(folder / str(next(numbers))),
+            folder=str(folder.path / str(next(numbers))),
             executable=sys.executable,
             lent={each: os.environ.get(each) for each in LENT_VARIABLES},
         )
         _lay_out(place)
-        return _start([plan.envoy, *plan.arguments_in(Path(place.folder))], plan.library, place)
+        command = [plan.envoy, *plan.arguments_in(Path(place.folder))]
+        return _start(command, plan.library, place, folder.descriptor)
 
     return start
 
@@ -70,7 +72,9 @@ def _lay_out(place: EnvoyPlace) -> None:
         secret_file(place.secrets, name).write_text('{"resources": []}', "utf-8")
 
 
-def _start(command: Sequence[str], library: str, place: EnvoyPlace) -> subprocess.Popen[bytes]:
+def _start(
+    command: Sequence[str], library: str, place: EnvoyPlace, held: int
+) -> subprocess.Popen[bytes]:
     embedded = _PACKAGE / "embedded"
     path = [str(embedded), str(_PACKAGE.parent), *(each for each in sys.path if each)]
     environment = {
@@ -85,7 +89,7 @@ def _start(command: Sequence[str], library: str, place: EnvoyPlace) -> subproces
     try:
         return subprocess.Popen(
             command,
-            pass_fds=[place.leash],
+            pass_fds=[place.leash, held],
             env=environment,
             # WHY: pyvoy puts the working folder on the path; nothing of this one is a surprise.
             cwd=embedded,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from authz.commands.failing import clear_errors
 from authz.envoy_start import envoy_worker
 from authz.indexing import indexing
 from authz.plain_log import PlainLog
 from authz.ports import hold_port
+from authz.server_folder import server_folder
 from authz.supervisor_plan import SupervisorPlan
 from authz.worker_process import StartWorker
 from authz.worker_start import python_worker
@@ -49,8 +49,7 @@ def supervise(config: Path, plan: SupervisorPlan) -> None:
 def _starting(config: Path, plan: SupervisorPlan, stack: ExitStack) -> StartWorker:
     if plan.envoy is None:
         return python_worker(config)
-    folder = stack.enter_context(TemporaryDirectory(prefix="meshwarden-"))
-    return envoy_worker(plan.envoy, config, plan.grpc, Path(folder))
+    return envoy_worker(plan.envoy, config, plan.grpc, stack.enter_context(server_folder()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ Workload API.
 Theory of operation. The agent is the workload as far as the Workload API is concerned, so it runs
 as the workload's user. Each state that the stream sends is checked as a peer would check it before
 a file is touched; what does not hold is logged, and the files before stay. A stream that ends is
-opened again, with pauses that grow; the files stay meanwhile, good until their end.
+opened again, with pauses that grow; the files stay meanwhile, good until their end. Two agents on
+one folder would sweep each other's sets: who has the first one to write holds the folder from then
+on, and the other ends.
 
 Spec: SPIFFE Workload API §5.2 and its client rules (§4.3: INVALID_ARGUMENT is not tried again).
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +35,14 @@ from ca.envoy_files import (
     encode_envoy_roots,
     encode_envoy_svid,
 )
-from ca.errors import KeyRefusedError, StateError, SvidInvalidError, WorkloadApiError
+from ca.errors import (
+    FolderHeldError,
+    KeyRefusedError,
+    StateError,
+    SvidInvalidError,
+    WorkloadApiError,
+)
+from ca.folder_hold import FolderHold
 from ca.key_kinds import check_private_key
 from ca.svid import X509Svid, to_pem
 from ca.validate import verify_x509_svid
@@ -84,10 +94,17 @@ async def run_agent(plan: AgentPlan, stop: asyncio.Event) -> None:
 
     Raises:
         WorkloadApiError: the other side does not speak the Workload API, or refuses for good.
+        FolderHeldError: another process keeps these files.
         StateError: the files cannot be written, and never could.
     """
+    with closing(FolderHold(plan.folder)) as hold:
+        await _run(plan, stop, hold)
+
+
+async def _run(plan: AgentPlan, stop: asyncio.Event, hold: FolderHold) -> None:
+    """Keep the files, whose folder `hold` is to hold, as `run_agent` does."""
     stopping = asyncio.create_task(stop.wait())
-    keeping = asyncio.create_task(_keep(plan))
+    keeping = asyncio.create_task(_keep(plan, hold))
     try:
         await asyncio.wait({stopping, keeping}, return_when=asyncio.FIRST_COMPLETED)
         if keeping.done():
@@ -98,19 +115,22 @@ async def run_agent(plan: AgentPlan, stop: asyncio.Event) -> None:
         await asyncio.gather(stopping, keeping, return_exceptions=True)
 
 
-async def _keep(plan: AgentPlan) -> None:
+async def _keep(plan: AgentPlan, hold: FolderHold) -> None:
     """Follow one stream after the other."""
     pause, has_written = _FIRST_PAUSE_SECONDS, False
     while True:
         has_heard = False
         try:
             async for response in _states(plan.socket):
-                if _take(plan, response):
+                if _take(plan, hold, response):
                     has_written = True
                     if plan.is_once:
                         return
                 has_heard = True
             why = "the stream ended"
+        except FolderHeldError:
+            # Somebody else does what is to be done, with the same files.
+            raise
         except StateError as exc:
             # A disk that took files before may take them again, well before they end. One that
             # never did is a mistake, which whoever starts us has to see.
@@ -141,10 +161,11 @@ async def _states(socket: Path) -> AsyncIterator[Any]:
             yield response
 
 
-def _take(plan: AgentPlan, response: Any) -> bool:
+def _take(plan: AgentPlan, hold: FolderHold, response: Any) -> bool:
     """Write what a state says, where it holds; return whether it did.
 
     Raises:
+        FolderHeldError: another process keeps these files.
         StateError: the files cannot be written.
     """
     now = plan.clock()
@@ -156,6 +177,7 @@ def _take(plan: AgentPlan, response: Any) -> bool:
     except (SvidInvalidError, KeyRefusedError, BundleError) as exc:
         _log.error("workload_state_refused", error=str(exc), code=exc.code)
         return False
+    hold.take()
     publish_files(plan.folder, files, now=now)
     _log.info("svid_written", spiffe_id=str(svid.spiffe_id), expires_at=svid.expires_at.isoformat())
     plan.written(svid)

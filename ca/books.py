@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Lock
 
 import structlog
@@ -23,7 +24,7 @@ from ca.issuance import Issuance, IssuanceParts
 from ca.ledger import delete_ended
 from ca.ledger_check import CaughtUp, catch_up
 from ca.limits import CallerLimit, RefusalLines
-from ca.published import publish_crls, publish_deny_list
+from ca.published import publish_crls, publish_deny_list, sweep_unpublished
 from ca.recorder import Recorder
 from ca.refusal import Refusal
 from ca.registry import Registry, RegistryState
@@ -42,7 +43,7 @@ class Books:
     """What belongs together; `publish_error` says what was not published, empty when all was.
 
     `crls` are the revocation lists that were published last, `listeners` are told of new ones, in
-    the thread that published them.
+    the thread that published them. `look_back` brings a ledger up that is behind its chain.
     """
 
     store: Store
@@ -52,23 +53,42 @@ class Books:
     desk: Desk
     publish: Callable[[], None]
     record_intermediates: Callable[[], None]
+    look_back: Callable[[], CaughtUp | None]
     crls: tuple[x509.CertificateRevocationList, ...] = ()
     listeners: list[Callable[[], None]] = field(default_factory=list)
     publish_error: str = ""
     ledger_error: str = field(default="")
     checkpoints: Checkpoints | None = None
     caught_up: str = ""
+    _revision: int = field(default=0, init=False)
 
     def refresh(self) -> None:
         """Take up what other replicas changed, publish it, and look what works again."""
         try:
             self.recorder.probe(is_suspect=bool(self.ledger_error))
             self.issuance.record_held_back()
-            if self.registry.refresh_if_changed():
+            is_other = self.registry.refresh_if_changed() or bool(self.ledger_error)
+            # Before it is published: what an older ledger forgot must not be good again anywhere.
+            if self._has_caught_up() or is_other:
                 self.publish()
             self.ledger_error = ""
         except CaError as exc:
             self.ledger_error = str(exc)
+
+    def _has_caught_up(self) -> bool:
+        """Bring the ledger up where it may be an older one than it was; return whether it was.
+
+        It may be where it was away, or where its revision, which only grows, has fallen.
+        """
+        revision, self._revision = self._revision, self.registry.state.revision
+        if self._revision >= revision and not self.ledger_error:
+            return False
+        lacked = self.look_back()
+        if lacked is None:
+            return False
+        self.registry.refresh()
+        self.note_caught_up(lacked)
+        return True
 
     def forget_ended(self, kept_since: datetime | None) -> int:
         """Remove the rows of what ended before `kept_since`, a few at a time; return how many.
@@ -123,14 +143,14 @@ def open_books(
         StoreError: ledger or audit chain cannot be opened.
     """
     records, folder = settings.records, settings.state_folder
+    sweep_unpublished(records.deny_list_in(folder), records.crl_in(folder))
     store = Store(records.ledger_url_in(folder), clock=clock)
     try:
         chain = AuditChain(records.audit_folder_in(folder), node=records.node_name, clock=clock)
         recorder = Recorder(store, chain)
         try:
-            caught_up = catch_up(
-                records.audit_folder_in(folder), store, records.kept_since(clock())
-            )
+            look_back = partial(_look_back, settings, store, clock)
+            caught_up = look_back()
             registry = Registry(store)
             parts = IssuanceParts(
                 authority=keeper.current,
@@ -144,7 +164,7 @@ def open_books(
                 count_issued=count_issued,
                 count_refused=count_refused,
             )
-            books = _books(settings, parts, recorder, store, keeper)
+            books = _books(settings, parts, recorder, store, keeper, look_back)
             if caught_up is not None:
                 books.note_caught_up(caught_up)
             # Before the first of them signs anything.
@@ -161,12 +181,20 @@ def open_books(
         store.close()
 
 
+def _look_back(settings: CaSettings, store: Store, clock: Clock) -> CaughtUp | None:
+    """Bring the ledger up from the audit chain; return what it lacked, None where nothing."""
+    records = settings.records
+    audit = records.audit_folder_in(settings.state_folder)
+    return catch_up(audit, store, records.kept_since(clock()))
+
+
 def _books(
     settings: CaSettings,
     parts: IssuanceParts,
     recorder: Recorder,
     store: Store,
     keeper: AuthorityKeeper,
+    look_back: Callable[[], CaughtUp | None],
 ) -> Books:
     """Return the books over open records, with what they publish."""
     records, folder, registry = settings.records, settings.state_folder, parts.registry
@@ -198,6 +226,7 @@ def _books(
             recorder=recorder,
             clock=clock,
             published=publish,
+            node=parts.node,
             in_use=lambda: _in_use(keeper),
         )
     )
@@ -211,6 +240,7 @@ def _books(
         record_intermediates=lambda: record_intermediates(
             keeper, store, recorder, node=parts.node, now=clock()
         ),
+        look_back=look_back,
     )
     return books
 

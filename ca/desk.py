@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from audit.record import AuditEvent, EventName
+from ca.acts import ACT, count_act
 from ca.clock import Clock
 from ca.entries import RegistrationEntry, check_entry, delete_entry, insert_entry
 from ca.errors import IssueRefusedError
@@ -38,7 +39,8 @@ _KEEP_TOKENS = timedelta(days=1)
 class DeskParts:
     """What the desk needs; `published` is called after every change of what is denied.
 
-    `in_use` returns the serials and keys of the authority that signs now.
+    `node` names this replica, as on its audit chain; `in_use` returns the serials and keys of the
+    authority that signs now.
     """
 
     trust_domain: TrustDomain
@@ -47,6 +49,7 @@ class DeskParts:
     recorder: Recorder
     clock: Clock
     published: Callable[[], None]
+    node: str
     in_use: Callable[[], Collection[str]] = frozenset
 
 
@@ -68,10 +71,12 @@ class Desk:
         check_entry(entry, parts.trust_domain)
         with parts.store.write() as connection:
             insert_entry(connection, entry)
+            act = count_act(connection, parts.node)
         parts.registry.refresh()
         self._record(
             EventName.ENTRY_ADDED,
             {
+                ACT: act,
                 "entry_id": entry.entry_id,
                 "spiffe_id": entry.spiffe_id,
                 "selectors": sorted(entry.selectors),
@@ -88,13 +93,14 @@ class Desk:
         parts = self._parts
         with parts.store.write() as connection:
             is_gone = delete_entry(connection, entry_id)
+            act = count_act(connection, parts.node) if is_gone else 0
         parts.registry.refresh()
         if not is_gone:
             raise IssueRefusedError(
                 f"there is no entry `{entry_id[:256]}`",
                 help="`meshwarden ca entries list` begins each line with its entry",
             )
-        self._record(EventName.ENTRY_REMOVED, {"entry_id": entry_id})
+        self._record(EventName.ENTRY_REMOVED, {ACT: act, "entry_id": entry_id})
 
     def entries(self) -> tuple[RegistrationEntry, ...]:
         """Return every entry, the oldest first.
@@ -160,11 +166,12 @@ class Desk:
         )
         with parts.store.write() as connection:
             is_new = insert_revocation(connection, revocation)
+            act = count_act(connection, parts.node) if is_new else 0
         parts.registry.refresh()
         # Before the line, which the disk may refuse: authorizers have to learn of it all the same.
         parts.published()
         if is_new:
-            details = {"kind": kind.value, "value": value, "reason": reason.value}
+            details = {ACT: act, "kind": kind.value, "value": value, "reason": reason.value}
             self._record(EventName.REVOKED, details)
         return revocation
 
@@ -181,11 +188,12 @@ class Desk:
         parts, value = self._parts, canonical_value(kind, text)
         with parts.store.write() as connection:
             was_denied = delete_revocation(connection, kind, value)
+            act = count_act(connection, parts.node) if was_denied else 0
         parts.registry.refresh()
         if not was_denied:
             raise IssueRefusedError(f"`{value}` is not denied")
         parts.published()
-        self._record(EventName.REVOCATION_LIFTED, {"kind": kind.value, "value": value})
+        self._record(EventName.REVOCATION_LIFTED, {ACT: act, "kind": kind.value, "value": value})
 
     def record_rotation(self, details: Mapping[str, object]) -> None:
         """Put a step of a rotation on the audit chain.

@@ -8,6 +8,7 @@ CaError
 ├── RotationRefusedError     a step of a rotation would break traffic, or its slot is not free
 ├── OperatorError            something on this machine must be put right by its operator
 │   ├── StateError           the state folder cannot be believed, read or written
+│   │   └── FolderHeldError  another process publishes in this folder
 │   ├── KeyFileError         a key file is missing, unreadable or open to others
 │   ├── PluggedCaError       an existing CA to sign with cannot be read, or may not sign here
 │   ├── ControlError         the CA process cannot be asked over its control socket
@@ -87,6 +88,12 @@ class StateError(OperatorError):
     """The state folder cannot be believed, read or written."""
 
     code = "ca.state"
+
+
+class FolderHeldError(StateError):
+    """Another process publishes in this folder."""
+
+    code = "ca.folder_held"
 
 
 class KeyFileError(OperatorError):

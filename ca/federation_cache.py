@@ -15,7 +15,12 @@ import structlog
 
 from ca.clock import Clock
 from ca.errors import StateError
-from ca.files import make_private_folder, read_private_file, write_private_file
+from ca.files import (
+    make_private_folder,
+    read_private_file,
+    sweep_temporary_files,
+    write_private_file,
+)
 from identity.bundle_document import encode_bundle, parse_bundle
 from identity.bundle_source import BundleSource, SpiffeEndpoint, WebEndpoint
 from identity.spiffe_id import TrustDomain
@@ -39,6 +44,7 @@ class BundleCache:
         self._clock = clock
         self._fetched: set[TrustDomain] = set()
         make_private_folder(self._folder)
+        sweep_temporary_files(self._folder)
 
     def primed(self, source: BundleSource) -> BundleSource:
         """Return `source` with the bundle that it gave last, where that still counts."""

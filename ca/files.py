@@ -7,6 +7,7 @@ new, never a mixture. Leftover temporary files begin with `.tmp-` and are swept 
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from pathlib import Path
@@ -36,10 +37,20 @@ def make_private_folder(folder: Path) -> None:
     _check_private(folder, status, help=f"run chmod 700 {folder}, as the user who runs the CA")
 
 
-def sweep_temporary_files(folder: Path) -> None:
-    """Remove what a killed writer left behind in `folder`."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+def sweep_temporary_files(folder: Path, name: str = "") -> None:
+    """Remove what a killed writer left behind in `folder`, of one file alone where it has a `name`.
+
+    Only for whom nobody else writes there, or that file.
+    """
+    for path in folder.glob(
+        f"{_TEMPORARY}[0-9]*-{glob.escape(name)}" if name else f"{_TEMPORARY}*"
+    ):
         path.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name beside `path` under which this process writes what is to replace it."""
+    return path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
 
 
 def write_private_file(path: Path, content: bytes, *, replace: bool = True) -> None:
@@ -48,7 +59,7 @@ def write_private_file(path: Path, content: bytes, *, replace: bool = True) -> N
     Raises:
         StateError: the disk refused, or `path` exists and `replace` is false.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         _write_synced(temporary, content)
         if replace:

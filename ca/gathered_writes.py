@@ -12,14 +12,14 @@ import asyncio
 from typing import Any, cast
 
 from grpclib.protocol import H2Protocol
-from grpclib.server import Server
 
 from ca.remembered_headers import RememberingDecoder, RememberingEncoder
+from ca.tolerant_server import TolerantProtocol, TolerantServer
 from ca.whole_requests import WholeRequests
 
 
-class GatheringServer(Server):
-    """grpclib's server, on connections that gather."""
+class GatheringServer(TolerantServer):
+    """The server, on connections that gather."""
 
     def _protocol_factory(self) -> H2Protocol:
         """Return the protocol of one more connection.
@@ -30,8 +30,8 @@ class GatheringServer(Server):
         return _GatheringProtocol(plain.handler, plain.config, plain.h2_config)
 
 
-class _GatheringProtocol(H2Protocol):
-    """grpclib's protocol over a transport that gathers, with a memory of header blocks."""
+class _GatheringProtocol(TolerantProtocol):
+    """The protocol over a transport that gathers, with a memory of header blocks."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to speak."""

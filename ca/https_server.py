@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, cast
 
@@ -28,6 +29,7 @@ _TIMEOUT_SECONDS: Final = 10.0
 MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_DIGITS: Final = len(str(MAX_BODY_BYTES))
 _ONCE: Final = ("authorization", "content-length")
+_UNCLEAR: Final = (MissingHeaderBodySeparatorDefect, FirstHeaderLineIsContinuationDefect)
 # BUDGET: a thread takes some 50 KiB; more at once is no use of this server.
 _MAX_CONNECTIONS: Final = 256
 # BUDGET: from the first byte of a handshake or request to the last; who sends a byte now and then
@@ -117,7 +119,8 @@ class _Server(ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         # Since when each open connection owes us a whole request.
         self._owing: dict[ssl.SSLSocket, float] = {}
-        super().__init__(address, _handler(routes))
+        self.routes = routes
+        super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve in a thread of its own, unless there are too many."""
@@ -165,72 +168,115 @@ def _wrapped(context: ssl.SSLContext, request: Any) -> ssl.SSLSocket:
     return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 
-def _handler(routes: Mapping[tuple[str, str], Answer]) -> type[BaseHTTPRequestHandler]:
-    paths = {path for _, path in routes}
+class _Handler(BaseHTTPRequestHandler):
+    """The requests of one connection, one after the other."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = _TIMEOUT_SECONDS
+    protocol_version = "HTTP/1.1"
+    timeout = _TIMEOUT_SECONDS
 
-        def do_GET(self) -> None:
+    def do_GET(self) -> None:
+        """Answer a request that has no body."""
+        if self._is_clear() and self._has_no_body():
             self._route(b"")
 
-        def do_POST(self) -> None:
-            length = self.headers.get("content-length", "")
-            # RFC 9112 §6.1: a body of unknown length; none of our clients has one.
-            if not length.isdecimal() or "transfer-encoding" in self.headers:
-                self._refuse(411, "the request has no content-length")
-            elif len(length) > _MAX_DIGITS or int(length) > MAX_BODY_BYTES:
-                self._refuse(413, f"the request is longer than {MAX_BODY_BYTES} bytes")
-            elif len(body := self.rfile.read(int(length))) == int(length):
-                self._route(body)
-            else:
-                # RFC 9112 §8: a message that ends before its length is incomplete. What it came
-                # with, a token of one use say, is not looked at.
-                self.close_connection = True
+    def do_POST(self) -> None:
+        """Answer a request with its body."""
+        if self._is_clear() and (body := self._body()) is not None:
+            self._route(body)
 
-        def _route(self, body: bytes) -> None:
-            # RFC 9112 §6.3, and of two tokens neither is believed.
-            if any(len(self.headers.get_all(name, ())) > 1 for name in _ONCE):
-                self._refuse(400, "a header comes twice")
-                return
-            path = self.path.partition("?")[0]
-            answer = routes.get((self.command, path))
-            if answer is None:
-                self._refuse(405 if path in paths else 404, "there is nothing here")
-                return
-            self._send(
-                answer(
-                    HttpRequest(
-                        method=self.command,
-                        path=path,
-                        headers={name.lower(): value for name, value in self.headers.items()},
-                        body=body,
-                        address=str(self.client_address[0]),
-                        chain=peer_chain(self.connection),
-                    )
-                )
-            )
+    def version_string(self) -> str:
+        """Say no version: whoever wants to know may ask elsewhere."""
+        return "meshwarden"
 
-        def _refuse(self, status: int, why: str) -> None:
-            self.close_connection = True
-            self._send(HttpAnswer(status=status, body=f"{why}\n".encode(), kind="text/plain"))
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: what counts is on the audit chain."""
 
-        def _send(self, answer: HttpAnswer) -> None:
-            self.send_response(answer.status)
-            self.send_header("content-type", answer.kind)
-            self.send_header("content-length", str(len(answer.body)))
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(answer.body)
-            cast(_Server, self.server).note_answered(self.connection)
+    def _is_clear(self) -> bool:
+        """Return whether nobody can read the header otherwise; the client is told where not.
 
-        def version_string(self) -> str:
-            """Say no version: whoever wants to know may ask elsewhere."""
-            return "meshwarden"
+        What a proxy before us reads otherwise ends elsewhere for it, and somebody else's request
+        begins there.
+        """
+        # RFC 9112 §5.1: "No whitespace is allowed between the field name and colon"; the parser
+        # takes such a line for the end of the header.
+        if any(isinstance(each, _UNCLEAR) for each in self.headers.defects):
+            self._refuse(400, "a header line cannot be read")
+            return False
+        # RFC 9112 §6.3, and of two tokens neither is believed.
+        if any(len(self.headers.get_all(name, ())) > 1 for name in _ONCE):
+            self._refuse(400, "a header comes twice")
+            return False
+        return True
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing: what counts is on the audit chain."""
+    def _has_no_body(self) -> bool:
+        """Return whether nothing follows the header; the client is told where not."""
+        # RFC 9110 §9.3.1: content of a GET means nothing. Left unread it would be the next request.
+        if self.headers.get("content-length", "0") == "0" and not self._is_coded():
+            return True
+        self._refuse(400, "a request of this method has no content")
+        return False
 
-    return Handler
+    def _is_coded(self) -> bool:
+        """Return whether the body is not sent as it is (RFC 9112 §6.1)."""
+        return "transfer-encoding" in self.headers
+
+    def _body(self) -> bytes | None:
+        """Return the body, None where it cannot be had; the client is told why then."""
+        length = self.headers.get("content-length", "")
+        # RFC 9112 §6.3: a body of unknown length; none of our clients has one.
+        if not length.isdecimal() or self._is_coded():
+            self._refuse(411, "the request has no content-length")
+            return None
+        if len(length) > _MAX_DIGITS or int(length) > MAX_BODY_BYTES:
+            self._refuse(413, f"the request is longer than {MAX_BODY_BYTES} bytes")
+            return None
+        body = self.rfile.read(int(length))
+        if len(body) == int(length):
+            return body
+        # RFC 9112 §8: a message that ends before its length is incomplete. What it came with, a
+        # token of one use say, is not looked at.
+        self.close_connection = True
+        return None
+
+    def _route(self, body: bytes) -> None:
+        """Answer by the route of the method and path."""
+        path, routes = self.path.partition("?")[0], self._serving.routes
+        answer = routes.get((self.command, path))
+        if answer is not None:
+            self._send(answer(self._request(path, body)))
+        elif any(path == known for _, known in routes):
+            self._refuse(405, "there is nothing here")
+        else:
+            self._refuse(404, "there is nothing here")
+
+    def _request(self, path: str, body: bytes) -> HttpRequest:
+        """Return what was asked, and how."""
+        return HttpRequest(
+            method=self.command,
+            path=path,
+            headers={name.lower(): value for name, value in self.headers.items()},
+            body=body,
+            address=str(self.client_address[0]),
+            chain=peer_chain(self.connection),
+        )
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Say why there is no answer, and hang up."""
+        self.close_connection = True
+        self._send(HttpAnswer(status=status, body=f"{why}\n".encode(), kind="text/plain"))
+
+    def _send(self, answer: HttpAnswer) -> None:
+        """Send an answer."""
+        self.send_response(answer.status)
+        self.send_header("content-type", answer.kind)
+        self.send_header("content-length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.body)
+        self._serving.note_answered(self.connection)
+
+    @property
+    def _serving(self) -> _Server:
+        """The server that this is a connection of."""
+        return cast(_Server, self.server)

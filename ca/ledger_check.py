@@ -10,12 +10,16 @@ again, in one transaction. What only gives, an entry or a lifted denial, is left
 who is told; a loss of power does not take it, for it was synced.
 
 An older copy may lack acts and no issuance, where none came after it. So what the chain's end says
-of acts, after that row, is held against the ledger too. Where replicas share the ledger that is no
-proof: another replica, with a chain of its own, may have lifted or added since. There acts count
-again only where an issuance is missing.
+of acts, after that row, is held against the ledger too. Where replicas share the ledger another
+one, with a chain of its own, may have lifted or added since: an act that the ledger has counted
+(`ca.acts`) was there and counts no more, one beyond its count is missing. Lines of before acts had
+numbers prove that only where nothing can be undone (a certificate's denial, a token's use), or
+where an issuance is missing too.
 
-INVARIANT: a good ledger costs one read of the chain's end, one question, and one for each act
-that stands there.
+The same is looked for when a ledger that was away is back, for it may be another one then.
+
+INVARIANT: a good ledger costs one read of the chain's end, two questions, and one for each act of
+before acts had numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, select
 
 from audit.record import EventName
+from ca.acts import ACT, count_up_to, counted_acts
 from ca.caller import Method
 from ca.chain_end import Event, events_after, events_from_end
 from ca.entries import delete_entry, missing_entries
@@ -120,8 +125,13 @@ class CaughtUp:
 
 @dataclass(slots=True)
 class _Acts:
-    """What the chain says of denials, entries and join tokens, as of its end."""
+    """What the chain says of denials, entries and join tokens, as of its end, and the ledger lacks.
 
+    `counted` is how many acts of each node the ledger has counted.
+    """
+
+    counted: Mapping[str, int]
+    numbers: dict[str, int] = field(default_factory=dict)
     denied: dict[tuple[str, str], Event] = field(default_factory=dict)
     lifted: set[tuple[str, str]] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
@@ -131,6 +141,11 @@ class _Acts:
     def take(self, event: Event) -> None:
         """Take in one line."""
         details = event["details"]
+        if number := details.get(ACT, 0):
+            node = event["node"]
+            if number <= self.counted.get(node, 0):
+                return
+            self.numbers[node] = max(number, self.numbers.get(node, 0))
         match event["event"]:
             case "revoked":
                 self.denied[details["kind"], details["value"]] = event
@@ -149,6 +164,11 @@ class _Acts:
                 if token := details.get("evidence", {}).get("token_sha256"):
                     self.used_tokens.setdefault(str(token), _moment(event))
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the ledger has what the chain says, as far as its counts tell."""
+        return not (self.denied or self.lifted or self.removed or self.added or self.used_tokens)
+
     def apply(self, connection: Connection, found: CaughtUp) -> None:
         """Let what restricts count in the ledger; note what was new to it, and what it lacks."""
         for (kind, value), event in self.denied.items():
@@ -163,6 +183,8 @@ class _Acts:
         for kind, value in sorted(self.lifted):
             if is_denied(connection, DeniedKind(kind), value):
                 found.not_taken_up.append(f"lifted denial of `{value}`")
+        for node, number in self.numbers.items():
+            count_up_to(connection, node, number)
 
 
 def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> CaughtUp | None:
@@ -177,7 +199,7 @@ def catch_up(folder: Path, store: Store, kept_since: datetime | None = None) -> 
         begin = _find_begin(folder, store, kept_since)
         if begin.is_behind:
             return _brought_up(folder, store, kept_since, begin)
-        return None if store.is_shared else _acts_brought_up(folder, store, begin)
+        return _acts_brought_up(folder, store, begin)
     except OSError as exc:
         raise StoreError(f"the audit log cannot be read: {exc.strerror}") from exc
     except (KeyError, TypeError, ValueError) as exc:
@@ -235,22 +257,38 @@ def _acts_brought_up(folder: Path, store: Store, begin: _Begin) -> CaughtUp | No
     for segment, event in events_from_end(folder, _ACTS):
         if (segment, event["seq"]) <= (begin.segment, begin.seq):
             break
-        events.append(event)
+        if not store.is_shared or _is_proof(event):
+            events.append(event)
     if not events:
         return None
-    found, acts = CaughtUp(), _Acts()
+    with store.read() as connection:
+        acts = _Acts(counted_acts(connection))
     for event in reversed(events):
         acts.take(event)
+    if acts.is_empty:
+        return None
+    found = CaughtUp()
     with store.write() as connection:
         acts.apply(connection, found)
     return found if found.lacked_acts else None
 
 
+def _is_proof(event: Event) -> bool:
+    """Return whether what a line says holds for certain, whatever other replicas did since."""
+    details = event["details"]
+    # RFC 5280 §5.3.1: a revoked certificate stays revoked; nor is a token ever unused again.
+    is_final = details.get("kind") == DeniedKind.SERIAL or "token_sha256" in details.get(
+        "evidence", {}
+    )
+    return ACT in details or is_final
+
+
 def _brought_up(folder: Path, store: Store, kept_since: datetime | None, begin: _Begin) -> CaughtUp:
     """Read the chain after `begin` into the ledger, whole or not at all; return what lacked."""
-    found, acts = CaughtUp(has_gap=begin.has_gap), _Acts()
+    found = CaughtUp(has_gap=begin.has_gap)
     events = events_after(folder, begin.segment, begin.seq)
     with store.write() as connection:
+        acts = _Acts(counted_acts(connection))
         while batch := list(islice(events, _BATCH)):
             for event in batch:
                 acts.take(event)

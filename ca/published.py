@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 
 from ca.crl import ListIssuer, build_crl
 from ca.errors import StateError
-from ca.files import sync_folder
+from ca.files import sweep_temporary_files, sync_folder, temporary_name
 from ca.key_kinds import check_public_key
 from ca.ledger import AUTHORITY_KIND, LedgerFilter, LedgerRow, find_rows
 from ca.profile import key_identifier
@@ -65,6 +66,16 @@ def publish_crls(
         lists.append(build_crl(issuer, mine, number=number, now=now))
     _replace(path, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists))
     return tuple(lists)
+
+
+def sweep_unpublished(*paths: Path) -> None:
+    """Remove what a CA that was killed left of files that it was to publish; what stays harms not.
+
+    Only for the process that publishes them.
+    """
+    for path in paths:
+        with suppress(OSError):
+            sweep_temporary_files(path.parent, path.name)
 
 
 def revoked_rows(
@@ -122,7 +133,7 @@ def _is_good(crl: x509.CertificateRevocationList, issuer: x509.Certificate, now:
 
 def _replace(path: Path, content: bytes) -> None:
     """Put `content` in the place of `path` as a whole, readable by everybody."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -133,4 +144,6 @@ def _replace(path: Path, content: bytes) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as exc:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StateError(f"file `{path}` cannot be written: {exc.strerror}") from exc

@@ -22,6 +22,8 @@ from grpclib.protocol import H2Protocol, Stream
 from h2.connection import AllowedStreamIDs, ConnectionState
 from h2.stream import StreamState
 
+from ca.tolerant_server import HEADER_ENCODING
+
 _DATA, _HEADERS = 0x0, 0x1
 _END_STREAM, _END_HEADERS = 0x1, 0x4
 _FRAME: Final = struct.Struct(">IBI")
@@ -143,10 +145,9 @@ def _readable(headers: Any) -> _Fields | None:
     """Return headers as grpclib gets them, None for those that h2 has a word to say of."""
     if any(name in _LOOKED_AT for name, _ in headers):
         return None
-    try:
-        return [(name.decode("ascii"), value.decode("ascii")) for name, value in headers]
-    except UnicodeDecodeError:
-        return None
+    return [
+        (name.decode(HEADER_ENCODING), value.decode(HEADER_ENCODING)) for name, value in headers
+    ]
 
 
 class _WholeStream(Stream):

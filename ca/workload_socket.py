@@ -12,11 +12,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from grpclib.server import Server
-
 from ca.errors import SocketError
 from ca.grpc_companions import with_companions
 from ca.sockets import prepare_socket_path, remove_socket
+from ca.tolerant_server import TolerantServer
 from ca.unix_peer import PeerSocket
 from ca.wire_messages import WORKLOAD_API_POOL
 from ca.workload_api import WorkloadApi, WorkloadApiParts
@@ -36,7 +35,7 @@ async def serve_workload_api(path: Path, parts: WorkloadApiParts) -> AsyncIterat
         SocketError: the socket cannot be bound.
     """
     listener = _bind(path)
-    server = Server(with_companions(WorkloadApi(parts), WORKLOAD_API_POOL, parts.is_able))
+    server = TolerantServer(with_companions(WorkloadApi(parts), WORKLOAD_API_POOL, parts.is_able))
     try:
         await server.start(sock=listener, backlog=_BACKLOG)
         yield

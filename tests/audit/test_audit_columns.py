@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,29 @@ def test_nothing_is_kept_where_that_is_not_wanted(log: Path, tmp_path: Path) -> 
     assert len(list(own.glob("*/*.parquet"))) == len(list_segments(log))
 
 
-def test_a_log_that_cannot_be_written_can_be_asked(log: Path) -> None:
+def test_a_log_that_cannot_be_written_can_be_asked(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where columns cannot be kept they are made for one question, and removed after it."""
-    blocked = log / COLUMNS
-    blocked.write_text("in the way")
-    store = ColumnStore()
-    assert len(_seqs(log, store=store)) == 40
-    assert not store.scratch.exists()
-    assert blocked.read_text() == "in the way"
+    scratch, made = tmp_path / "scratch", []
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    asked = LogQueries.records
+
+    def watched(self: LogQueries, query: Query) -> Iterator[Any]:
+        made.extend(scratch.iterdir())
+        return asked(self, query)
+
+    monkeypatch.setattr(LogQueries, "records", watched)
+    assert len(_seqs(log)) == 40
+    # Nothing is made that a killed process would leave, where columns are kept beside the log.
+    assert made == []
+    shutil.rmtree(log / COLUMNS)
+    (log / COLUMNS).write_text("in the way")
+    assert len(_seqs(log)) == 40
+    assert len(made) == 1
+    assert list(scratch.iterdir()) == []
+    assert (log / COLUMNS).read_text() == "in the way"
 
 
 def test_columns_of_what_is_gone_are_forgotten(log: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import queue
 import ssl
 import stat
 import subprocess
+import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +40,8 @@ from ca.agent import (
 from ca.agent_files import PublishedFile, publish_files
 from ca.clock import utc_now
 from ca.envoy_files import ENVOY_ROOTS_FILE, ENVOY_SVID_FILE
-from ca.errors import StateError, SvidInvalidError, WorkloadApiError
+from ca.errors import FolderHeldError, StateError, SvidInvalidError, WorkloadApiError
+from ca.folder_hold import FolderHold
 from ca.wire_messages import WORKLOAD_API
 from identity.bundle_document import parse_bundle
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -153,6 +156,56 @@ class TestFiles:
         assert len(list(tmp_path.iterdir())) == 3
 
 
+HOLD = """
+import sys, time
+from pathlib import Path
+from ca.folder_hold import FolderHold
+hold = FolderHold(Path(sys.argv[1]))
+hold.take()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+class TestHold:
+    """The lock of a folder."""
+
+    def test_it_falls_with_its_process(self, tmp_path):
+        """Of a holder that is killed nothing is left: no lock, and no file."""
+        command = [sys.executable, "-c", HOLD, str(tmp_path)]
+        other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with other, closing(FolderHold(tmp_path)) as hold:
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(FolderHeldError):
+                hold.take()
+            other.kill()
+            other.wait()
+            hold.take()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_another_folder_of_the_name(self, tmp_path):
+        """Who replaces a folder that is held has the new one held before the next set."""
+        folder = tmp_path / "certs"
+        with closing(FolderHold(folder)) as one, closing(FolderHold(folder)) as two:
+            one.take()
+            folder.rename(tmp_path / "away")
+            two.take()
+            with pytest.raises(FolderHeldError):
+                one.take()
+            two.close()
+            one.take()
+
+    def test_a_disk_without_locks(self, tmp_path, monkeypatch):
+        """Where the file system knows no locks, files are written all the same."""
+
+        def refuse(*_) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("ca.folder_hold.fcntl.flock", refuse)
+        with closing(FolderHold(tmp_path)) as hold:
+            hold.take()
+
+
 class TestAgent:
     """The agent on a CA that serves."""
 
@@ -228,6 +281,27 @@ class TestAgent:
             )
             with pytest.raises(StateError, match="cannot be written"):
                 asyncio.run(run_agent(plan, asyncio.Event()))
+
+    def test_two_agents_on_one_folder(self, tmp_path):
+        """Who comes second says so and ends, the files stay the first one's; later it may."""
+        folder = tmp_path / "certs"
+        with delivering_ca(tmp_path) as ca:
+            ca.add(CART, MINE)
+            other = AgentPlan(
+                socket=ca.socket,
+                folder=folder,
+                clock=utc_now,
+                random=lambda: 0.0,
+                is_once=True,
+            )
+            with _agent(ca.socket, folder) as written:
+                written.get(timeout=WAIT)
+                before = {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+                with pytest.raises(FolderHeldError, match="another process keeps"):
+                    asyncio.run(run_agent(other, asyncio.Event()))
+                assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} == before
+            asyncio.run(run_agent(other, asyncio.Event()))
+            assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} != before
 
     def test_which_id(self, tmp_path):
         """Of several IDs the wanted one is written."""

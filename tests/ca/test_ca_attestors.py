@@ -50,6 +50,7 @@ def desk(ca, clock):
         recorder=ca.recorder,
         clock=clock,
         published=lambda: None,
+        node="one",
     )
     return Desk(parts)
 
@@ -253,7 +254,8 @@ def test_a_denied_svid_renews_nothing(ca, desk, attest_svid, kind):
     value = {"serial": row.serial, "spki_sha256": row.spki_sha256, "spiffe_id": CART}[kind.value]
     desk.revoke(kind, value)
     assert _reason(attest_svid, _chain(issued)) is Refusal.CALLER_REVOKED
-    assert ca.events("revoked") == [{"kind": kind.value, "value": value, "reason": "unspecified"}]
+    told = {"act": 1, "kind": kind.value, "value": value, "reason": "unspecified"}
+    assert ca.events("revoked") == [told]
 
 
 def _deny_elsewhere(ca, clock, kind, value) -> None:

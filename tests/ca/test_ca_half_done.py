@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
-from issuing import CART, CART_CALLER, open_ca, request_of
+from issuing import CART, CART_CALLER, open_ca, request_of, settings_in
 
+from ca.books import open_books
 from ca.desk import Desk, DeskParts
 from ca.errors import StoreError
+from ca.federation_cache import BundleCache
 from ca.revocations import DeniedKind
 from ca.store import Store
 from identity.spiffe_id import TrustDomain
+
+
+def test_what_a_killed_ca_left_half_written_goes(keeper_of, tmp_path, clock):
+    """The next start removes it, wherever it lies, and nothing that is another's."""
+    settings = settings_in(tmp_path, "s")
+    published = tmp_path / "s/published"
+    names = ("deny-list.json", "crl.pem")
+    with keeper_of(tmp_path / "s") as keeper, open_books(settings, keeper, clock) as books:
+        books.publish()
+        files = sorted(published.iterdir())
+        for name in (*names, "other"):
+            (published / f".tmp-4242-{name}").write_bytes(b"half")
+    with keeper_of(tmp_path / "s") as keeper, open_books(settings, keeper, clock):
+        assert sorted(published.iterdir()) == [published / ".tmp-4242-other", *files]
+    federated = tmp_path / "s/federated"
+    federated.mkdir(mode=0o700)
+    (federated / ".tmp-4242-bundle-example.com.json").write_bytes(b"half")
+    BundleCache(tmp_path / "s", timedelta(days=1), clock)
+    assert list(federated.iterdir()) == []
 
 
 def test_a_full_database_is_called_full(tmp_path):
@@ -37,6 +59,7 @@ def test_a_revocation_whose_line_cannot_be_written_is_published(authority, clock
                 recorder=ca.recorder,
                 clock=clock,
                 published=lambda: published.append(set(ca.registry.state.denied)),
+                node="one",
             )
         )
         ca.audit.rename(tmp_path / "away")

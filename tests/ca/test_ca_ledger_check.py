@@ -10,6 +10,8 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives import serialization
 from issuing import entry_of, make_csr, settings_in
+from postgresql_server import postgresql_server
+from sqlalchemy import delete, insert, select
 
 from audit.verify import verify_folder
 from ca.books import open_books
@@ -22,6 +24,15 @@ from ca.ledger_check import catch_up
 from ca.renewing import PeerChain, SvidAttestor
 from ca.revocations import DeniedKind
 from ca.store import Store
+from ca.store_schema import (
+    COUNTER,
+    CRL_NUMBER,
+    ENTRY,
+    ISSUANCE,
+    JOIN_TOKEN,
+    REGISTRY_REVISION,
+    REVOCATION,
+)
 from ca.svid import X509Svid
 from identity.spiffe_id import SpiffeId
 from identity.trust_bundle import TrustBundle
@@ -145,7 +156,9 @@ ACTS = {
         "1 denials and 0 removed",
     ),
     "a certificate's denial": (
-        lambda desk, clock: desk.revoke(DeniedKind.SERIAL, desk.find(LedgerFilter())[0].serial),
+        lambda desk, clock: desk.revoke(
+            DeniedKind.SERIAL, desk.find(LedgerFilter(kinds=("x509",)))[0].serial
+        ),
         "1 denials and 0 removed",
     ),
     "a removal": (lambda desk, clock: desk.remove_entry("gone"), "0 denials and 1 removed"),
@@ -201,6 +214,168 @@ def test_a_token_that_was_used_last(opened, tmp_path, clock):
         assert "1 join tokens are used up" in books.caught_up
         with pytest.raises(AttestationError, match="used before"):
             JoinTokenAttestor(books.store, clock)(JoinToken(token))
+
+
+class Shared:
+    """A ledger that two replicas share, each with a chain of its own."""
+
+    def __init__(self, url, keeper_of, folder, clock) -> None:
+        self.url, self._keeper_of, self._folder, self._clock = url, keeper_of, folder, clock
+
+    @contextmanager
+    def opened(self, node):
+        """Open the books of a replica."""
+        settings = settings_in(self._folder, node)
+        records = settings.records.model_copy(update={"ledger_url": self.url, "node_name": node})
+        settings = settings.model_copy(update={"records": records})
+        with (
+            self._keeper_of(self._folder / node) as keeper,
+            open_books(settings, keeper, self._clock) as books,
+        ):
+            yield books
+
+    def tables(self):
+        """Return all that the ledger holds, as a backup does."""
+        with closing(Store(self.url)) as store, store.read() as connection:
+            return {
+                table.name: [dict(row._mapping) for row in connection.execute(select(table))]
+                for table in _ALL
+            }
+
+    def restore(self, tables) -> None:
+        """Put a backup in the place of what the ledger holds, under whoever has it open."""
+        with closing(Store(self.url)) as store, store.write() as connection:
+            for table in _ALL:
+                connection.execute(delete(table))
+                if tables[table.name]:
+                    connection.execute(insert(table), tables[table.name])
+
+
+_ALL = (COUNTER, ISSUANCE, ENTRY, JOIN_TOKEN, REVOCATION)
+
+
+@pytest.fixture(scope="module")
+def server_url():
+    """A PostgreSQL server for all of these tests."""
+    with postgresql_server() as server:
+        yield server.url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.postgresql)])
+def shared(request, keeper_of, tmp_path, clock, monkeypatch):
+    """An empty ledger that replicas share."""
+    if request.param == "sqlite":
+        # What tells the two apart here is this word alone.
+        monkeypatch.setattr("ca.store.Store.is_shared", True)
+        return Shared(f"sqlite:///{tmp_path}/shared.db", keeper_of, tmp_path, clock)
+    found = Shared(request.getfixturevalue("server_url"), keeper_of, tmp_path, clock)
+    counters = [{"name": name, "value": 0} for name in (REGISTRY_REVISION, CRL_NUMBER)]
+    found.restore(dict.fromkeys((table.name for table in _ALL), ()) | {COUNTER.name: counters})
+    return found
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_a_shared_ledger_that_lacks_the_last_act(shared, clock, name):
+    """A denial or removal after which nothing was issued counts again, for all who share it."""
+    act, told = ACTS[name]
+    with shared.opened("one") as books:
+        books.desk.add_entry(entry_of("gone", clock))
+        _issue(books)
+        backup = shared.tables()
+        act(books.desk, clock)
+        books.registry.refresh()
+        denied, entries = dict(books.registry.state.denied), set(_entry_ids(books))
+    with shared.opened("one") as books:
+        assert books.caught_up == ""
+    shared.restore(backup)
+    with shared.opened("one") as books, shared.opened("two") as other:
+        assert told in books.caught_up
+        for each in (books, other):
+            assert set(each.registry.state.denied) == set(denied)
+            assert set(_entry_ids(each)) == entries - {"new"}
+        # The next act is known by its number again.
+        backup = shared.tables()
+        books.desk.revoke(DeniedKind.SPIFFE_ID, "spiffe://example.org/next")
+    shared.restore(backup)
+    with shared.opened("one") as books:
+        assert "1 denials and 0 removed" in books.caught_up
+
+
+def test_what_another_replica_undid_stays_undone(shared, clock):
+    """A denial that the other one lifted, an entry that it added again: the ledger is not older."""
+    with shared.opened("one") as one, shared.opened("two") as two:
+        one.desk.add_entry(entry_of("back", clock))
+        _issue(one)
+        one.desk.revoke(DeniedKind.SPIFFE_ID, str(CART))
+        one.desk.remove_entry("back")
+        two.desk.lift(DeniedKind.SPIFFE_ID, str(CART))
+        two.desk.add_entry(entry_of("back", clock))
+    for node in ("one", "two", "one"):
+        with shared.opened(node) as books:
+            assert books.caught_up == ""
+            assert books.registry.state.denied == {}
+            assert _entry_ids(books) == ["back"]
+
+
+def test_other_acts_do_not_hide_that_one_is_missing(shared, clock):
+    """However much another replica did to the older ledger, this one's denial is missed."""
+    with shared.opened("one") as one:
+        _issue(one)
+        backup = shared.tables()
+        one.desk.revoke(DeniedKind.SPIFFE_ID, str(CART))
+    shared.restore(backup)
+    with shared.opened("two") as two:
+        for number in range(5):
+            two.desk.add_entry(entry_of(f"entry-{number}", clock))
+        assert two.caught_up == ""
+    with shared.opened("one") as one:
+        assert "1 denials and 0 removed" in one.caught_up
+        assert [value for _, value in one.registry.state.denied] == [str(CART)]
+
+
+def test_a_ledger_that_is_restored_under_a_running_ca(shared, tmp_path, clock):
+    """What was denied since the copy counts again within a look, before anything is published."""
+    with shared.opened("one") as books:
+        svid = _issue(books)
+        books.refresh()
+        backup = shared.tables()
+        books.desk.revoke(DeniedKind.SPIFFE_ID, str(CART))
+        lost = _issue_other(books)
+        books.refresh()
+        assert books.caught_up == ""
+        published = []
+        books.listeners.append(lambda: published.append(len(books.registry.state.denied)))
+        shared.restore(backup)
+        books.refresh()
+        assert "1 issuances, 1 denials and 0 removed" in books.caught_up
+        assert set(published) == {1}
+        assert books.registry.state.denial_of(CART, svid.leaf, clock()) is not None
+        serials = {row.serial for row in books.desk.find(LedgerFilter(kinds=("x509",)))}
+        assert serials == {_serial(svid), _serial(lost)}
+        said = len(published)
+        books.refresh()
+        assert len(published) == said
+    assert verify_folder(tmp_path / "one/audit").intact
+
+
+def test_lines_of_before_acts_had_numbers(shared, clock, monkeypatch):
+    """They prove what nobody can undo; what another replica may have undone they do not."""
+    with monkeypatch.context() as patched:
+        patched.setattr("ca.desk.ACT", "was")
+        with shared.opened("one") as books:
+            svid = _issue(books)
+            backup = shared.tables()
+            books.desk.revoke(DeniedKind.SPIFFE_ID, str(CART))
+            books.desk.revoke(DeniedKind.SERIAL, _serial(svid))
+    shared.restore(backup)
+    with shared.opened("one") as books:
+        assert "1 denials and 0 removed" in books.caught_up
+        assert [value for _, value in books.registry.state.denied] == [_serial(svid)]
+
+
+def _issue_other(books) -> X509Svid:
+    other = SpiffeId.parse("spiffe://example.org/ns/shop/sa/other")
+    return books.issuance.issue(other, Caller(method=Method.OPERATOR, granted=other))
 
 
 def test_a_clock_that_runs_far_ahead(restored, tmp_path, clock):
