@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.x509 import load_der_x509_certificate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from identity.jwt_verify import VerifiedToken
+from identity.deny_list import DenyList
+from identity.jwt_verify import VerifiedToken, verify_token
+from identity.spiffe_id import TrustDomain
+from identity.trust_bundle import TrustBundle
 from identity.xfcc import parse_xfcc
 from opa_bridge.result import read_verdict
 from policies.snapshot import build_snapshot
 from tests.fuzz import (
     on_checks,
     on_csrs,
+    on_deny_lists,
     on_forwarded_peers,
+    on_plain_tokens,
     on_policies,
     on_rego_results,
     on_spiffe_ids,
     on_tokens,
+    on_trust_bundles,
 )
+from tests.fuzz.on_certificates import make_certificate
 from tests.fuzz.target import NAMES, load
 
 _CORPORA = Path(__file__).parent / "corpora"
@@ -62,6 +70,8 @@ def _believe_all(_text: str, *_asking: object) -> VerifiedToken:
 
 
 _LAX = on_checks.make_check(on_checks._recorder, on_checks._POLICIES.replace("GET", "POST"))
+_LEAF = load_der_x509_certificate(make_certificate())
+_BUNDLE_OF_A_LEAF = TrustBundle(trust_domain=TrustDomain("example.org"), x509_authorities=(_LEAF,))
 _PLANTED = {
     "an allow that no policy gives": Planted(on_checks, "_check", _LAX, b"\x00\x00\x00\x00\x01"),
     "a forged token": Planted(on_tokens, "verify_token", _believe_all, b"\x00a.b.c"),
@@ -77,6 +87,16 @@ _PLANTED = {
     "an allow of `allowed: 1`": Planted(
         on_rego_results, "read_verdict", lambda *_: read_verdict(True), b'\x01{"allowed": 1}'
     ),
+    "a token of another issuer": Planted(
+        on_plain_tokens,
+        "verify_token",
+        lambda text, rule, *asked: verify_token(text, replace(rule, issuer=""), *asked),
+        bytes(13) + b"\x06",
+    ),
+    "a leaf among the authorities": Planted(
+        on_trust_bundles, "load_bundle", lambda *_: _BUNDLE_OF_A_LEAF, b"\x01{}"
+    ),
+    "a denial lost": Planted(on_deny_lists, "parse_deny_list", lambda _: DenyList(), b"\x00\x01"),
     "an ID with an odd letter": Planted(
         on_spiffe_ids, "SpiffeId", SimpleNamespace(parse=str), b"spiffe://A/b"
     ),
