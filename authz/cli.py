@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from authz.commands.late import LateGroup
-from authz.commands.policy import policy_main
+from authz.commands.policy import EXIT_CODES, policy_main
 
 
 def _serve() -> click.Command:
@@ -64,6 +64,7 @@ def _completion() -> click.Command:
         "audit": _audit,
         "completion": _completion,
     },
+    epilog=EXIT_CODES,
 )
 @click.version_option(package_name="meshwarden")
 def main() -> None:

@@ -72,7 +72,7 @@ def _wanted(fields: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]
 )  # fmt: skip
 @click.option(
     "--format", "format_", type=click.Choice(list(RECORD_FORMATS)), default="table",
-    show_default=True,
+    show_default=True, help="For people, or for programs.",
 )  # fmt: skip
 @column_options
 def query_command(  # noqa: PLR0913 - one parameter an option
@@ -149,8 +149,9 @@ query_command.epilog = "Columns of --where and --by: " + ", ".join(COLUMNS) + ".
 )  # fmt: skip
 @_field_options
 @click.option(
-    "--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+    "--format", "format_", type=click.Choice(["table", "json"]), default="table",
+    show_default=True, help="For people, or for programs.",
+)  # fmt: skip
 def tail_command(
     log: Path, is_following: bool, lines: int, format_: str, **fields: tuple[str, ...]
 ) -> None:

@@ -144,7 +144,11 @@ def entries_remove_command(config: Path, entry_id: str) -> None:
 @ca_config_option()
 @click.option("--spiffe-id", required=True, help="The ID that its holder gets.")
 @click.option(
-    "--lifetime", type=click.IntRange(min=1), default=600, show_default=True, help="In seconds."
+    "--lifetime",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="Seconds until it is over.",
 )
 def token_command(config: Path, spiffe_id: str, lifetime: int) -> None:
     """Make a join token, good for one first certificate, and print it."""
@@ -161,7 +165,13 @@ def token_command(config: Path, spiffe_id: str, lifetime: int) -> None:
 @click.option("--until", default="", help="Only those issued before this moment (RFC 3339).")
 @click.option("--in-force", is_flag=True, help="Only those that count now.")
 @click.option("--authorities", is_flag=True, help="The intermediates that our roots signed.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Only the newest N.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(config: Path, as_json: bool, **options: Any) -> None:
     """List what was issued, the newest first."""
@@ -201,6 +211,7 @@ def list_command(config: Path, as_json: bool, **options: Any) -> None:
     type=click.Choice([reason.value for reason in RevocationReason]),
     default=RevocationReason.UNSPECIFIED.value,
     show_default=True,
+    help="Why, as it stands on record and in revocation lists.",
 )
 @click.option("--lift", is_flag=True, help="Deny a key or an ID no longer.")
 @click.argument("value")

@@ -6,6 +6,11 @@ import click
 
 from authz.commands.late import LateGroup
 
+EXIT_CODES = (
+    "Exit codes, where a command names no others: 0 it did what was asked; 2 it could not, and "
+    "says why on standard error."
+)
+
 
 def _validate() -> click.Command:
     from authz.commands.policy_validate import validate_command
@@ -82,6 +87,7 @@ def _promote() -> click.Command:
         "shadow": _shadow,
         "promote": _promote,
     },
+    epilog=EXIT_CODES,
 )
 def policy_main() -> None:
     """Check, try, test and compile policies without a mesh; replay what was recorded."""

@@ -69,8 +69,9 @@ class _PlainDumper(yaml.SafeDumper):
     "one provider deny what they match.",
 )
 @click.option(
-    "-o", "--output", type=click.Choice(("yaml", "json")), default="yaml", show_default=True
-)
+    "-o", "--output", type=click.Choice(("yaml", "json")), default="yaml", show_default=True,
+    help="The form of what is printed.",
+)  # fmt: skip
 def compile_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     paths: tuple[Path, ...],
     workload: Workload,

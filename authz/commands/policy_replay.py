@@ -58,8 +58,9 @@ _EVERY_KIND = tuple(kind.value for kind in Kind)
     help="Take the mesh settings from this configuration of the server.",
 )  # fmt: skip
 @click.option(
-    "--format", "format_", type=click.Choice(list(FORMATS)), default="table", show_default=True
-)
+    "--format", "format_", type=click.Choice(list(FORMATS)), default="table", show_default=True,
+    help="For people, for programs, or for a pull request.",
+)  # fmt: skip
 @click.option(
     "--fail-on", type=click.Choice(["new-deny", "new-allow", "any"]), default=None,
     help="Exit with 1 when an answer changes so.",

@@ -31,8 +31,9 @@ def shadow_group() -> None:
     help="The record: a folder of segments, or one segment.",
 )  # fmt: skip
 @click.option(
-    "--format", "format_", type=click.Choice(list(FORMATS)), default="table", show_default=True
-)
+    "--format", "format_", type=click.Choice(list(FORMATS)), default="table", show_default=True,
+    help="For people, for programs, or for a pull request.",
+)  # fmt: skip
 @click.option("--since", help="Begin of the range: RFC 3339, or an age such as `24h` or `7d`.")
 @click.option("--until", help="End of the range, exclusive.")
 def report_command(log: Path, format_: str, since: str | None, until: str | None) -> None:
