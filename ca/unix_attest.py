@@ -29,7 +29,6 @@ from ca.unix_peer import UnixPeer
 DEFAULT_MAX_BINARY_BYTES: Final = 512 * 1024 * 1024
 # BUDGET: more programs than run on one machine; a digest takes 200 bytes.
 _MAX_DIGESTS: Final = 1024
-_CHUNK_BYTES: Final = 1 << 20
 _Version = tuple[int, int, int, int, int]
 
 

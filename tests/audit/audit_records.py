@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 from audit.record import (
@@ -46,12 +43,3 @@ def make_record(number: int = 1, **changes: Any) -> AuditRecord:
         ),
     }
     return AuditRecord(**(facts | changes))
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until the condition holds, or fail."""
-    end = time.monotonic() + seconds
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        tick.wait(0.005)

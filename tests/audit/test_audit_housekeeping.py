@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from audit.retaining import find_removal, remove
 from audit.settings import AuditSettings, RetentionSettings
 from audit.signed_note import NoteVerifier, load_signer, new_private_key
 from audit.verify import verify_folder
+from tests.waiting import until
 
 _NOW = 1_700_000_000.0
 _ORIGIN = "example.org/log"
@@ -43,13 +43,6 @@ def _bytes(folder: Path) -> int:
         return sum(path.stat().st_size for _, path in list_segments(folder))
     except FileNotFoundError:
         return sys.maxsize
-
-
-def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture
@@ -97,7 +90,7 @@ def open_log(tmp_path: Path, key: Path, clock: list[float]) -> Iterator[Callable
 def _fill(log: OpenLog, record, numbers: range) -> None:
     for number in numbers:
         log.writer.offer(record(number))
-    _until(lambda: log.writer.waiting == 0)
+    until(lambda: log.writer.waiting == 0)
 
 
 def _numbers(path: Path) -> list[int]:
@@ -136,7 +129,7 @@ class TestAge:
         log.writer._segments._clock = lambda: _NOW + 1000 * (time.time() - start)
         _fill(log, record, range(2))
         folder = log.writer._segments.folder
-        _until(lambda: log.writer.committed[0] > 1)
+        until(lambda: log.writer.committed[0] > 1)
         newest = log.writer.committed[0]
         assert (folder / checkpoint_name(newest - 1)).is_file()
         log.close()
@@ -177,7 +170,7 @@ class TestCompression:
         for start in (0, 40):
             log = open_log(compression="gzip")
             _fill(log, record, range(start, start + 40))
-            _until(lambda log=log: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
+            until(lambda log=log: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
             log.close()
             assert log.keeper.fault is None
         assert verify_folder(tmp_path / "log", verifier=verifier).problems == ()
@@ -192,7 +185,7 @@ class TestCompression:
         sinks = {"uploads": [upload | {"url": gone.url}]}
         log = open_log(compression="gzip", sinks=sinks)
         _fill(log, record, range(40))
-        _until(lambda: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
+        until(lambda: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
         with serving(gone):
             gone.wait(lambda: len(gone.events()) >= 40)
             log.close()
@@ -255,7 +248,7 @@ class TestRetention:
         for start in range(0, 100, 10):
             _fill(log, record, range(start, start + 10))
         folder = tmp_path / "log"
-        _until(lambda: _bytes(folder) < 36_000)
+        until(lambda: _bytes(folder) < 36_000)
         log.close()
         first = list_segments(folder)[0][0]
         assert first > 1
@@ -277,7 +270,7 @@ class TestRetention:
         clock[0] += 8 * _DAY
         log = open_log(retention={"max_age_days": 7})
         _fill(log, record, range(60, 70))
-        _until(lambda: log.keeper.removed >= newest - 1)
+        until(lambda: log.keeper.removed >= newest - 1)
         log.close()
         assert _segments(folder)[0] == f"audit-{newest:08d}.jsonl"
         assert verify_folder(folder, verifier=verifier).problems == ()
@@ -304,7 +297,7 @@ class TestRetention:
             log = open_log(**options)
             gone.wait(lambda: len(gone.events()) >= 60)
             _fill(log, record, range(60, 80))
-            _until(lambda: log.keeper.removed > 0)
+            until(lambda: log.keeper.removed > 0)
             log.close()
         assert _segments(tmp_path / "log")[0] != "audit-00000001.jsonl"
         found = [int(event["decision_id"], 16) for event in gone.events()]
@@ -343,7 +336,7 @@ class TestRetention:
     def _retained(self, open_log, record) -> Path:
         log = open_log(retention={"max_bytes": 12_000})
         _fill(log, record, range(60))
-        _until(lambda: log.keeper.removed > 0)
+        until(lambda: log.keeper.removed > 0)
         log.close()
         return log.writer._segments.folder
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_records import until
 
 from audit.accepted_count import AcceptedCount
 from audit.errors import AuditUnavailable
 from audit.reader import read_records
 from audit.verify import verify_folder
+from tests.waiting import until
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]

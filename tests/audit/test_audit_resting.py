@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,13 +15,7 @@ from audit.reader import read_records
 from audit.settings import AuditSettings
 from audit.signed_note import load_signer, new_private_key
 from audit.verify import verify_folder
-
-
-def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        threading.Event().wait(0.01)
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -95,8 +86,8 @@ def test_log_at_rest_is_compressed_and_retained(tmp_path: Path, gone: Service) -
         _write(settings, "1b", range(30))
     newest = list_segments(resting)[-1][0]
     log = OpenLog(settings.for_worker("1", node="front"), node="front", instance=settings)
-    _until(lambda: list_segments(resting)[0][0] >= newest)
-    _until(lambda: not list(resting.glob(f"audit-{newest - 2:08d}.*")))
+    until(lambda: list_segments(resting)[0][0] >= newest)
+    until(lambda: not list(resting.glob(f"audit-{newest - 2:08d}.*")))
     log.close()
     events = [each["event"] for each in read_records(resting, kinds=("event",))]
     assert events[-3:] == ["start", "segments_removed", "stop"]

@@ -13,7 +13,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from audit_records import until
 
 from audit.chain import list_segments
 from audit.document import LINE_ADAPTER, json_schema
@@ -21,6 +20,7 @@ from audit.errors import AuditFolderError, AuditLockedError, AuditUnavailable
 from audit.reader import read_records
 from audit.record import AuditEvent, EventName
 from audit.verify import verify_folder
+from tests.waiting import until
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]

@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from raw_http2 import CHECK
 
 from tests.loopback import free_port
+from tests.waiting import until
 
 POLICY = """apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -76,12 +76,7 @@ class Served:
 
     def wait_for(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds, as long as a busy machine may need."""
-        pause = threading.Event()
-        for _ in range(600):
-            if holds():
-                return
-            pause.wait(0.1)
-        raise AssertionError(self.log[-3000:])
+        until(holds, told=lambda: self.log[-3000:])
 
     def ask(self) -> int | str:
         """Return the status of a check's answer, or of the error."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import shutil
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +30,7 @@ from authz.check_response import encode_check_response
 from authz.grpc_server import GrpcServer
 from policies.decision import Decision, Effect, Layer, Reason
 from policies.request import Request
+from tests.waiting import envoy_ports
 
 GATEWAY = "spiffe://td/ns/edge/sa/gateway"
 SIDECAR = "spiffe://td/ns/shop/sa/orders"
@@ -190,31 +189,12 @@ def running(folder: Path, routes: Sequence[dict[str, Any]]) -> Iterator[Proxies]
     command += ["--admin-address-path", str(folder / "admin"), "--log-path", "envoy.log"]
     process = subprocess.Popen(command, cwd=folder, text=True)
     try:
-        ports = _wait_for_ports(process, folder, ("main", "gateway", "waypoint"))
+        ports = envoy_ports(process, folder, ("main", "gateway", "waypoint"))
         yield Proxies(authority, ear, ports)
     finally:
         process.terminate()
         process.wait(10)
         server.stop(1)
-
-
-def _wait_for_ports(
-    process: subprocess.Popen[str], folder: Path, names: tuple[str, ...]
-) -> dict[str, int]:
-    """Return the listeners' ports once Envoy has them."""
-    admin = folder / "admin"
-    for _ in range(200):
-        assert process.poll() is None, (folder / "envoy.log").read_text()[-2000:]
-        if admin.exists():
-            try:
-                text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-            except httpx.HTTPError:
-                text = ""
-            found = dict(re.findall(r"(\w+)::127\.0\.0\.1:(\d+)", text))
-            if set(names) <= set(found):
-                return {name: int(found[name]) for name in names}
-        threading.Event().wait(0.05)
-    raise AssertionError("envoy does not listen")
 
 
 def _bootstrap(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import yaml
 
 from authz.config_file import load_settings
 from authz.serve import serve
+from tests.waiting import envoy_ports, until
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 _ID = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%"
@@ -32,14 +31,6 @@ spec:
   action: ALLOW
   rules: [{to: [{operation: {methods: [GET]}}]}]
 """
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until the condition holds, or fail."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        threading.Event().wait(0.02)
 
 
 @dataclass(slots=True)
@@ -121,28 +112,10 @@ def _envoy(folder: Path) -> Iterator[int]:
     command += ["--file-flush-interval-msec", "50"]
     process = subprocess.Popen(command, cwd=folder)
     try:
-        yield _port(process, folder)
+        yield envoy_ports(process, folder, ["main"])["main"]
     finally:
         process.terminate()
         process.wait(20)
-
-
-def _port(process: subprocess.Popen[bytes], folder: Path) -> int:
-    found: list[int] = []
-
-    def listens() -> bool:
-        assert process.poll() is None, (folder / "envoy.log").read_text()[-2000:]
-        if (folder / "admin").exists():
-            try:
-                url = f"http://{(folder / 'admin').read_text().strip()}/listeners"
-                text = httpx.get(url, timeout=2, trust_env=False).text
-            except httpx.HTTPError:
-                return False
-            found.extend(map(int, re.findall(r"main::127\.0\.0\.1:(\d+)", text)))
-        return bool(found)
-
-    until(listens)
-    return found[0]
 
 
 def _bootstrap(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_by_envoy import Recorded, recorded, until
+from recorded_by_envoy import Recorded, recorded
 
 from audit.access_log import AccessLogs
 from audit.chain import ChainState, link_line, list_segments, parse_line, read_raw_lines
@@ -22,6 +22,8 @@ from audit.verify import verify_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
 from decision_log_service import HANG, Service, serving
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.envoy
 

@@ -8,7 +8,6 @@ write the same keys into their access log, each under its own filter's name.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from checking import MemoryRecorder, NoKeys
@@ -33,6 +31,7 @@ from policies.mesh import Mesh
 from policies.rbac import compile_filters
 from policies.request import Workload
 from policies.snapshot import Snapshot, build_snapshot
+from tests.waiting import envoy_ports
 
 pytestmark = pytest.mark.envoy
 
@@ -168,22 +167,6 @@ def envoy_config(folder: Path, snapshot: Snapshot, grpc_port: int) -> str:
     return json.dumps({"admin": {"address": address(0)}, "static_resources": resources})
 
 
-def wait_for_ports(process: subprocess.Popen[str], admin: Path) -> dict[str, int]:
-    """Return the ports of the listeners once Envoy has them all."""
-    for _ in range(400):
-        assert process.poll() is None, "envoy ended"
-        if admin.exists():
-            try:
-                text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-            except httpx.HTTPError:
-                text = ""
-            found = dict(re.findall(r"([\w-]+)::127\.0\.0\.1:(\d+)", text))
-            if len(found) == 2 * len(SETS):
-                return {name: int(port) for name, port in found.items()}
-        threading.Event().wait(0.05)
-    raise AssertionError("envoy does not listen")
-
-
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, int], Path]]:
     """Return the listeners' ports and the folder of their access logs."""
@@ -204,7 +187,8 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, 
     command += ["--admin-address-path", str(folder / "admin")]
     process = subprocess.Popen(command, cwd=folder, text=True)
     try:
-        yield wait_for_ports(process, folder / "admin"), folder
+        names = [f"{name}-{side}" for name in SETS for side in ("istio", "ours")]
+        yield envoy_ports(process, folder, names), folder
     finally:
         process.terminate()
         process.wait(10)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from audit.chain import ChainState, link_line, segment_name
 from authz.indexing import indexing
+from tests.waiting import until
 
 _SERVER = """
 import subprocess, sys
@@ -19,13 +18,6 @@ with indexing(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
 """
-
-
-def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never held"
-        time.sleep(0.02)
 
 
 def _write_segment(folder: Path) -> None:
@@ -51,7 +43,7 @@ def test_columns_come_while_a_server_runs(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     with indexing(folder):
         _write_segment(folder)
-        _until(lambda: bool(list(folder.glob("columns/*.parquet"))))
+        until(lambda: bool(list(folder.glob("columns/*.parquet"))))
     assert not _runs(folder)
 
 
@@ -70,8 +62,8 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
     try:
         assert server.stdout is not None
         server.stdout.readline()
-        _until(lambda: _runs(folder))
+        until(lambda: _runs(folder))
     finally:
         server.kill()
         server.communicate()
-    _until(lambda: not _runs(folder))
+    until(lambda: not _runs(folder))

@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "opa_bridge"))
 
 from bundling import FILES, Signer, packed, revised, write_folder
 from policy_bundle_server import BundleServer, bundle_server
+
+from tests.waiting import until
 
 POLICY = (
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
@@ -287,13 +288,6 @@ audit: {folder: audit}
 """
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    """Ask until it is so."""
-    end = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < end
-
-
 def test_serve_follows_a_bundle_service(tmp_path: Path, policies: Path) -> None:
     """From a rotated revision at the service to another answer for Envoy, and a clean stop."""
     with bundle_server(packed(revised("r1"))) as service:
@@ -327,7 +321,7 @@ def test_serve_follows_a_bundle_service(tmp_path: Path, policies: Path) -> None:
 
                 assert (True, False) == (is_allowed("GET"), is_allowed("PUT"))
                 service.serve(packed(revised("r2", methods=["PUT"])))
-                eventually(lambda: is_allowed("PUT"))
+                until(lambda: is_allowed("PUT"))
                 assert not is_allowed("GET")
         finally:
             stop.set()
@@ -426,7 +420,7 @@ def test_a_killed_server_comes_back_without_the_service(tmp_path: Path, policies
         path.write_text(text.replace("URL", service.url.removesuffix("/bundles/b")))
         with process(path, socket) as channel:
             service.serve(packed(revised("r2", methods=["PUT"])))
-            eventually(lambda: allowed(channel, "PUT"))
+            until(lambda: allowed(channel, "PUT"))
             # It is kept after it serves; the next request is made after that.
             service.wait_for_requests(len(service.seen) + 1)
     socket.unlink(missing_ok=True)

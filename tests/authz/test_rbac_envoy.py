@@ -7,18 +7,15 @@ keeps the decoded request and lets it pass, then `rbac` with what Istio makes of
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -29,6 +26,7 @@ from policies.decision import Decision, Effect, Layer, Reason
 from policies.mesh import Mesh
 from policies.request import Request
 from policies.snapshot import build_snapshot
+from tests.waiting import envoy_ports
 
 pytestmark = pytest.mark.envoy
 
@@ -135,21 +133,6 @@ def envoy_config(grpc_port: int) -> str:
     return json.dumps({"admin": {"address": address(0)}, "static_resources": resources})
 
 
-def wait_for_port(process: subprocess.Popen[str], admin: Path) -> int:
-    """Return the listener's port once Envoy has one."""
-    for _ in range(200):
-        assert process.poll() is None, "envoy ended"
-        if admin.exists():
-            try:
-                text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-            except httpx.HTTPError:
-                text = ""
-            if found := re.search(r"main::127\.0\.0\.1:(\d+)", text):
-                return int(found[1])
-        threading.Event().wait(0.05)
-    raise AssertionError("envoy does not listen")
-
-
 @pytest.fixture(scope="module")
 def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Eavesdropper]]:
     """Return the port of a running Envoy and who hears its checks."""
@@ -162,7 +145,7 @@ def envoy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Eaves
     command += ["--admin-address-path", str(folder / "admin"), "--log-path", "envoy.log"]
     process = subprocess.Popen(command, cwd=folder, text=True)
     try:
-        yield wait_for_port(process, folder / "admin"), ear
+        yield envoy_ports(process, folder, ["main"])["main"], ear
     finally:
         process.terminate()
         process.wait(10)

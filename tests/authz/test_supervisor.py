@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from authz.errors import ListenError
 from authz.supervising import plan_supervisor
 from authz.supervisor_plan import SOME_FOLDER, EnvoyPlan, SupervisorPlan
 from tests.loopback import free_port
+from tests.waiting import until
 
 POLICY = """apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -80,16 +79,6 @@ def write_configuration(folder: Path, **listen: object) -> Path:
     return path
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Wait until something holds, as long as a busy machine may need."""
-    pause = threading.Event()
-    for _ in range(1200):
-        if holds():
-            return
-        pause.wait(0.05)
-    raise AssertionError("it never held")
-
-
 def children(process: int) -> list[int]:
     """Return the ids of a process's children."""
     told = Path(f"/proc/{process}/task/{process}/children").read_text()
@@ -137,18 +126,18 @@ def test_orphans_are_let_go_of(tmp_path: Path) -> None:
         )
     os.close(reading)
     try:
-        wait_for(lambda: "serving" in (tmp_path / "log").read_text())
+        until(lambda: "serving" in (tmp_path / "log").read_text())
         # The child in between ended long ago; its own child is there yet, beside Envoy.
-        wait_for(lambda: len(children(served.pid)) == 2)
+        until(lambda: len(children(served.pid)) == 2)
         assert {"S"} == {state(each) for each in children(served.pid)} - {"R", "D"}
 
         os.close(writing)
-        wait_for(lambda: len(children(served.pid)) == 1)
+        until(lambda: len(children(served.pid)) == 1)
         envoy = children(served.pid)[0]
 
         # Its own are still waited for, and replaced.
         os.kill(envoy, signal.SIGKILL)
-        wait_for(lambda: (tmp_path / "log").read_text().count("serving ") == 2)
+        until(lambda: (tmp_path / "log").read_text().count("serving ") == 2)
         assert "code=-9" in (tmp_path / "log").read_text()
     finally:
         served.terminate()
@@ -166,14 +155,14 @@ def test_workers_end_when_it_is_killed(tmp_path: Path) -> None:
             [sys.executable, "-m", "authz", "serve", "-c", str(config)], stderr=log
         )
     try:
-        wait_for(lambda: "workers=2" in (tmp_path / "log").read_text())
+        until(lambda: "workers=2" in (tmp_path / "log").read_text())
         started = children(served.pid)
         assert 3 == len(started)
     finally:
         served.kill()
         served.wait()
 
-    wait_for(lambda: not any(state(each) not in {"", "Z"} for each in started))
+    until(lambda: not any(state(each) not in {"", "Z"} for each in started))
     verify = [sys.executable, "-m", "authz", "audit", "verify", str(tmp_path / "audit")]
     assert not subprocess.run(verify, capture_output=True, timeout=60, check=False).returncode
 
@@ -185,7 +174,7 @@ def test_it_is_the_same_process_and_small(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: bool(children(served.pid)))
+        until(lambda: bool(children(served.pid)))
         told = Path(f"/proc/{served.pid}/cmdline").read_bytes()
     finally:
         served.terminate()

@@ -8,11 +8,9 @@ the same.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from authz.grpc_server import GrpcServer
 from authz.mutation_sequence import as_changed, in_sequence, on_denial, settled
 from policies.decision import Decision, Effect, Layer, Mutations, Reason
 from policies.request import Request
+from tests.waiting import envoy_ports
 
 pytestmark = pytest.mark.envoy
 
@@ -174,29 +173,12 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     command += ["--admin-address-path", str(folder / "admin"), "--log-path", "envoy.log"]
     process = subprocess.Popen(command, cwd=folder, text=True)
     try:
-        yield wait_for_ports(process, folder)
+        yield envoy_ports(process, folder, ("one", "two"))
     finally:
         process.terminate()
         process.wait(10)
         for server in servers.values():
             server.stop(0)
-
-
-def wait_for_ports(process: subprocess.Popen[str], folder: Path) -> dict[str, int]:
-    """Return the listeners' ports once Envoy has them."""
-    admin = folder / "admin"
-    for _ in range(200):
-        assert process.poll() is None, (folder / "envoy.log").read_text()[-2000:]
-        if admin.exists():
-            try:
-                text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-            except httpx.HTTPError:
-                text = ""
-            found = dict(re.findall(r"(\w+)::127\.0\.0\.1:(\d+)", text))
-            if {"one", "two"} <= set(found):
-                return {name: int(port) for name, port in found.items()}
-        threading.Event().wait(0.05)
-    raise AssertionError("envoy does not listen")
 
 
 def test_two_in_a_row_are_one(ports: dict[str, int]) -> None:

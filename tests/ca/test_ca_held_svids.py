@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import ssl
-import threading
 from datetime import timedelta
 
 import grpc
@@ -24,6 +23,7 @@ from ca.errors import CaError, StoreError
 from ca.held_svids import HeldSvids, HoldingParts
 from ca.own_identity import OwnIdentity, OwnIdentityParts
 from identity.spiffe_id import SpiffeId
+from tests.waiting import until
 
 HOUR = timedelta(hours=1)
 
@@ -147,7 +147,7 @@ def test_a_stuck_reader_is_ended(tmp_path):
                     workload_pb2.X509SVIDRequest(), metadata=(("workload.spiffe.io", "true"),)
                 )
                 assert next(calls).svids[0].spiffe_id == CART
-                assert _until(lambda: any(e["event"] == "workload_reader_stuck" for e in logs))
+                until(lambda: any(e["event"] == "workload_reader_stuck" for e in logs))
                 ca.keeper.prepare()
                 assert next(calls).svids[0].spiffe_id == CART
                 assert len(ca.streams) == 1
@@ -190,12 +190,6 @@ def test_own_identity_is_renewed(ca, clock, authority):
     state["fails"] = False
     assert identity.context() is not second
     assert not [*identity.troubles()]
-
-
-def _until(is_so) -> bool:
-    """Wait for something that another thread brings about, at most ten seconds."""
-    pause = threading.Event()
-    return any(is_so() or pause.wait(0.05) for _ in range(200))
 
 
 def _request_without_window() -> bytes:

@@ -118,7 +118,7 @@ class TestIstio:
 class TestRest:
     """`POST /v1/sign`."""
 
-    def testtoken_of(self, ca):
+    def test_a_service_accounts_token(self, ca):
         """A service account's token gets a certificate, in JSON."""
         body = {"csr": make_csr().decode(), "lifetime_seconds": 600}
         answer = ca.post(token_of(), body)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from signing_clients import CART, ISSUER, KEY, PAY, SigningCa, token_of
 from audit.verify import verify_folder
 from authz.cli import main
 from tests.loopback import free_port
+from tests.waiting import until
 
 WORKERS = 2
 
@@ -98,10 +98,7 @@ class Served:
 
     def wait_for(self, holds: Callable[[], object]) -> None:
         """Wait until something holds, as long as a busy machine may need."""
-        end, pause = time.monotonic() + 60, threading.Event()
-        while not holds():
-            assert time.monotonic() < end, self.log()[-3000:]
-            pause.wait(0.1)
+        until(holds, told=lambda: self.log()[-3000:])
 
     def recorded(self) -> set[int]:
         """The serials on the audit chain."""

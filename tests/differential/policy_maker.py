@@ -19,7 +19,6 @@ Plain = dict[str, Any]
 Word = Callable[[random.Random], str]
 
 _WILD = "*"
-_PEER_FIELDS = ("principals", "namespaces", "serviceAccounts", "trustDomains")
 _CUSTOM_KEYS = (
     "source.ip",
     "remote.ip",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from joserfc import jwk, jws
+
+from tests.waiting import envoy_ports
 
 NOW = 1_800_000_000
 ISSUER = "https://issuer.example"
@@ -198,34 +199,19 @@ def start_envoy(config: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
     output: list[str] = []
     reader = threading.Thread(target=_drain, args=(process, output), daemon=True)
     reader.start()
-    for _ in range(200):
-        if process.poll() is not None:
-            reader.join(5)
-            pytest.fail("envoy ended: " + "".join(output)[:500])
-        port = _listener_port(folder / "admin")
-        if port:
-            return process, f"http://127.0.0.1:{port}"
-        threading.Event().wait(0.05)
-    process.kill()
-    pytest.fail("envoy did not listen: " + "".join(output)[:500])
+    try:
+        port = envoy_ports(process, folder, ["main"])["main"]
+    except AssertionError as exc:
+        process.kill()
+        reader.join(5)
+        pytest.fail(f"{exc}{''.join(output)[:500]}")
+    return process, f"http://127.0.0.1:{port}"
 
 
 def _drain(process: subprocess.Popen[str], output: list[str]) -> None:
     """Keep what Envoy writes, so that its pipe never fills."""
     assert process.stderr is not None
     output.extend(process.stderr)
-
-
-def _listener_port(admin: Path) -> int:
-    """Return the port Envoy listens on, or 0 while it does not yet."""
-    if not admin.exists():
-        return 0
-    try:
-        text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-    except httpx.HTTPError:
-        return 0
-    found = re.search(r"main::127\.0\.0\.1:(\d+)", text)
-    return int(found[1]) if found else 0
 
 
 def provider(issuer: str, jwks: str, **fields: Any) -> dict[str, Any]:

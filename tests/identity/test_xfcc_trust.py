@@ -12,7 +12,6 @@ from identity.xfcc_trust import Forwarded, ForwardMode, XfccTrust, believe, pars
 GW, EDGE, ME = "spiffe://td/gw", "spiffe://td/edge", "spiffe://td/me"
 ALICE, BOB = "spiffe://td/ns/a/sa/alice", "spiffe://td/ns/b/sa/bob"
 OWN = f",By={ME};URI={GW}"
-APPEND = ForwardMode.APPEND_FORWARD
 
 
 def trust(

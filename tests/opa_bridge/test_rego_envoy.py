@@ -37,6 +37,7 @@ from policies.diagnostic import LoadError
 from policies.mesh import Mesh
 from policies.request import Workload
 from policies.snapshot import build_snapshot
+from tests.waiting import envoy_ports
 
 pytestmark = pytest.mark.envoy
 
@@ -175,21 +176,6 @@ def envoy_config(grpc_port: int, upstream_port: int, log: Path) -> str:
     return json.dumps({"admin": {"address": address(0)}, "static_resources": resources})
 
 
-def wait_for_port(process: subprocess.Popen[bytes], admin: Path) -> int:
-    """Return the listener's port once Envoy has one."""
-    for _ in range(400):
-        assert process.poll() is None, "envoy ended"
-        if admin.exists():
-            try:
-                text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=2).text
-            except httpx.HTTPError:
-                text = ""
-            if found := re.search(r"main::127\.0\.0\.1:(\d+)", text):
-                return int(found[1])
-        threading.Event().wait(0.05)
-    raise AssertionError("envoy does not listen")
-
-
 @dataclass(slots=True)
 class Front:
     """A running Envoy before a server whose policies a test puts in."""
@@ -246,7 +232,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     command += ["--file-flush-interval-msec", "50"]
     process = subprocess.Popen(command, cwd=folder)
     try:
-        found.port = wait_for_port(process, folder / "admin")
+        found.port = envoy_ports(process, folder, ["main"])["main"]
         yield found
     finally:
         process.terminate()

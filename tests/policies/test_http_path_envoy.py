@@ -9,16 +9,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from policies.http_path import normalize_path
 from policies.mesh import PathNormalization
+from tests.waiting import envoy_ports
 
 pytestmark = pytest.mark.envoy
 
@@ -124,30 +123,15 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     (folder / "envoy.json").write_text(json.dumps(config))
     command = [binary, "-c", str(folder / "envoy.json"), "--concurrency", "1"]
     command += ["--use-dynamic-base-id", "--log-level", "error", "--admin-address-path"]
-    log = (folder / "log").open("w")
+    log = (folder / "envoy.log").open("w")
     with (
         log,
         subprocess.Popen([*command, str(folder / "admin")], stderr=log, stdout=log) as process,
     ):
         try:
-            yield _listening(process, folder)
+            yield envoy_ports(process, folder, LEVELS)
         finally:
             process.terminate()
-
-
-def _listening(process: subprocess.Popen[bytes], folder: Path) -> dict[str, int]:
-    """Return the ports once every listener is up."""
-    admin = folder / "admin"
-    for _ in range(400):
-        if process.poll() is not None:
-            pytest.fail("envoy ended: " + (folder / "log").read_text()[:500])
-        if admin.exists() and admin.read_text().strip():
-            text = httpx.get(f"http://{admin.read_text().strip()}/listeners", timeout=5).text
-            found = re.findall(r"^(\w+)::127\.0\.0\.1:(\d+)$", text, re.MULTILINE)
-            if len(found) == len(LEVELS):
-                return {name: int(port) for name, port in found}
-        threading.Event().wait(0.05)
-    pytest.fail("envoy did not listen")
 
 
 class Connection:
