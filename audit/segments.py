@@ -77,6 +77,7 @@ class SegmentFolder:
         self._size = 0
         self._state = ChainState()
         self._dirty = False
+        self._is_cut_due = False
         self._committed = (0, 0)
         self._checkpoints = CheckpointKeeper(folder, signer) if signer is not None else None
         try:
@@ -187,6 +188,7 @@ class SegmentFolder:
             OSError: the folder is still not there.
             AuditFolderError: another process has taken it.
         """
+        self._cut_back()
         if self._is_in_place():
             return
         self._close_segment()
@@ -299,13 +301,24 @@ class SegmentFolder:
             if sync:
                 os.fsync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, self._size)
+            self._is_cut_due = True
+            self._cut_back()
             raise
         self._size += len(data)
         self._state = state
         self._committed = (self._number, self._size)
         self._dirty = not sync
         self._note_committed(lines)
+
+    def _cut_back(self) -> None:
+        """Take away what a failed write left behind the committed lines, if it did.
+
+        Raises:
+            OSError: the file cannot be cut now either; `reopen` tries again.
+        """
+        if self._is_cut_due:
+            os.ftruncate(self._fd, self._size)
+            self._is_cut_due = False
 
     def _note_committed(self, lines: list[bytes]) -> None:
         if self._checkpoints is not None:
@@ -335,6 +348,7 @@ class SegmentFolder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self._is_cut_due = False
 
 
 def _write_all(fd: int, data: bytes) -> None:

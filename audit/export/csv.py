@@ -2,18 +2,23 @@
 
 A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line end for a formula.
 Strangers choose paths and host names, so such a cell gets a `'` before it, also when only white
-space stands before the sign.
+space stands before the sign. Where lists are written with semicolons, a spreadsheet splits lines at
+those, in the middle of a cell: what follows one is held to the same. A surrogate, which stands for
+a byte that was no text, is shown by its number, for it has no place in a file.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 from audit.export.columns import COLUMNS
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_SPLIT: Final = re.compile(rf"(;)(?=\s*[{re.escape(''.join(_FORMULA))}])")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def write_rows(names: Iterable[str], rows: Iterable[Sequence[object]], out: TextIO) -> int:
@@ -38,5 +43,8 @@ def safe_cell(value: object) -> str:
     if isinstance(value, bool | int | float):
         return str(value)
     text = "" if value is None else str(value).replace("\0", "")
+    if not text.isascii():
+        text = _SURROGATE.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", text)
+    text = _SPLIT.sub(r"\1'", text) if ";" in text else text
     is_formula = text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA)
     return "'" + text if is_formula else text

@@ -23,7 +23,7 @@ from audit.export.charts import day_columns
 from audit.export.csv import safe_cell
 from audit.export.run import FILE_FORMATS, FORMATS, Export, run_export
 from audit.logs import worker_folder
-from audit.record import PeerFacts, RequestFacts, ShadowFacts
+from audit.record import PeerFacts, RequestFacts, ShadowFacts, SubjectFacts
 from audit.report import Day
 from audit.settings import AuditSettings
 from audit.time_range import TimeRange, parse_range
@@ -181,6 +181,38 @@ def test_formula_is_quoted(text: str) -> None:
     """A cell that would be evaluated begins with a quote; a number does not."""
     assert safe_cell(text) == "'" + text
     assert safe_cell(-1) == "-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/x;=1+1", "/x;'=1+1"),
+        ("a; @SUM(A1);b", "a;' @SUM(A1);b"),
+        ("a;;-1;\t+1", "a;;'-1;'\t+1"),
+        ("a;b=c", "a;b=c"),
+    ],
+)
+def test_formula_behind_a_semicolon_is_quoted(text: str, shown: str) -> None:
+    """Nor does a text become a cell of its own where lines are split at semicolons."""
+    assert safe_cell(text) == shown
+
+
+def test_bytes_that_are_no_text_do_not_stop_an_export(
+    tmp_path: Path, open_writer: Any, record: Any
+) -> None:
+    """A subject or header with half a surrogate pair is in every form of an export."""
+    writer = open_writer()
+    odd = "a\ud800b\udcff"
+    writer.offer(record(1, subject=SubjectFacts(issuer=odd, sub=odd)))
+    writer.offer(record(2, peer=PeerFacts(principal=f"CN={odd}")))
+    writer.offer(record(3))
+    writer.close()
+    for format in FORMATS:
+        for names in ((), ("decisions",)):
+            wanted = Export(log=tmp_path / "log", format=format, names=names)
+            assert run_export(wanted, tmp_path / f"out.{format}").count == 3, (format, names)
+    shown = (tmp_path / "out.csv").read_text(encoding="utf-8")
+    assert "a\\u{d800}b\\u{dcff}" in shown
 
 
 @pytest.mark.parametrize(

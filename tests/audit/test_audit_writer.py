@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from audit import segments
 from audit.chain import list_segments
 from audit.document import LINE_ADAPTER, json_schema
 from audit.errors import AuditFolderError, AuditLockedError, AuditUnavailable
@@ -300,3 +302,36 @@ def test_record_that_cannot_be_written_leaves_a_fault(tmp_path, open_writer, rec
     assert [int(event["details"]["decision_id"], 16) for event in faults] == [1, 2, 3]
     assert [int(found["decision_id"], 16) for found in read_records(tmp_path / "log")] == [4]
     assert verify_folder(tmp_path / "log").problems == ()
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_file_that_could_not_be_cut_back_is_cut_later(
+    tmp_path, open_writer, record, monkeypatch, is_whole: bool
+) -> None:
+    """What a failed write left, which could not be taken away at once, breaks no chain."""
+    writer = open_writer(mode="strict", queue_wait_milliseconds=5000)
+    writer.offer(record(1))
+    write, cut, is_broken = segments._write_all, os.ftruncate, True
+
+    def write_and_fail(fd: int, data: bytes) -> None:
+        write(fd, data if is_whole or not is_broken else data[:50])
+        if is_broken:
+            raise OSError(errno.EIO, "the disk is gone")
+
+    def refuse_to_cut(fd: int, size: int) -> None:
+        if is_broken:
+            raise OSError(errno.EROFS, "nothing is written")
+        cut(fd, size)
+
+    monkeypatch.setattr(segments, "_write_all", write_and_fail)
+    monkeypatch.setattr(os, "ftruncate", refuse_to_cut)
+    with pytest.raises(AuditUnavailable):
+        writer.offer(record(2))
+    is_broken = False
+    until(lambda: writer.health() is None)
+    writer.offer(record(3))
+    writer.close()
+    assert verify_folder(tmp_path / "log").intact
+    assert [each["decision_id"] for each in read_records(tmp_path / "log")] == [
+        f"{number:032x}" for number in (1, 3)
+    ]
