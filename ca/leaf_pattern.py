@@ -46,6 +46,13 @@ class LeafFields:
     spiffe_id: SpiffeId
     key: PublicKey = field(repr=False)
     dns_names: tuple[str, ...] = ()
+    spki: bytes = field(init=False, repr=False)
+    """The key as a SubjectPublicKeyInfo."""
+
+    def __post_init__(self) -> None:
+        """Encode the key, once for all who look at it."""
+        der, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        object.__setattr__(self, "spki", self.key.public_bytes(der, form))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +73,7 @@ class LeafPattern:
 
     def encode(self, leaf: LeafFields) -> bytes:
         """Return the TBSCertificate of a leaf."""
-        spki = leaf.key.public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        spki = leaf.spki
         identifier = _tlv(_OCTET_STRING, _tlv(_OCTET_STRING, _key_identifier(spki)))
         extensions = (
             _tlv(_SEQUENCE, self.key_identifier_head + identifier)
@@ -133,16 +138,16 @@ def _pattern_of(issuer: x509.Certificate, kind: type[PrivateKey], key_size: int)
 
 def _taken_apart(tbs: bytes, scheme: ec.ECDSA | None) -> LeafPattern:
     """Return the parts of a sample: the key's identifier is the first extension, names the next."""
-    version, _serial, algorithm, issuer, _validity, subject, _spki, wrapped = _elements(tbs)
-    [extensions] = _elements(wrapped)
-    identifier, names, *others = _elements(extensions)
+    version, _serial, algorithm, issuer, _validity, subject, _spki, wrapped = elements_of(tbs)
+    [extensions] = elements_of(wrapped)
+    identifier, names, *others = elements_of(extensions)
     return LeafPattern(
         version=version,
         algorithm=algorithm,
         issuer=issuer,
         subject=subject,
-        key_identifier_head=b"".join(_elements(identifier)[:-1]),
-        names_head=b"".join(_elements(names)[:-1]),
+        key_identifier_head=b"".join(elements_of(identifier)[:-1]),
+        names_head=b"".join(elements_of(names)[:-1]),
         extensions=b"".join(others),
         scheme=scheme,
     )
@@ -202,7 +207,7 @@ def _tlv(tag: int, content: bytes) -> bytes:
     return bytes((tag, _LONG_FORM | len(octets))) + octets + content
 
 
-def _elements(encoded: bytes) -> list[bytes]:
+def elements_of(encoded: bytes) -> list[bytes]:
     """Return the elements within one constructed element."""
     found, at = [], len(encoded) - _content_length(encoded)
     while at < len(encoded):

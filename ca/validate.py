@@ -9,7 +9,7 @@ Spec: X509-SVID §2-§5, RFC 5280 §4.1.2.6 and §6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ca.by_identity import by_identity
 from ca.errors import KeyRefusedError, SvidInvalidError
 from ca.key_kinds import PublicKey, check_public_key
+from ca.leaf_form import LeafForm, form_of
 from ca.leaf_pattern import LeafFields
 from ca.svid import X509Svid
 from identity.errors import SpiffeIdError
@@ -30,8 +31,14 @@ from identity.spiffe_id import SpiffeId, TrustDomain
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 _MAX_SERIAL_BITS = 160
-# Key identifier, names, basic constraints, key usage, extended key usage, authority's identifier.
-_LEAF_EXTENSIONS = 6
+_LEAF_EXTENSIONS = {
+    *(x509.SubjectKeyIdentifier, x509.SubjectAlternativeName, x509.BasicConstraints),
+    *(x509.KeyUsage, x509.ExtendedKeyUsage, x509.AuthorityKeyIdentifier),
+}
+# BUDGET: forms that are kept, some 1.5 KiB each.
+_MAX_FORMS = 1024
+# INVARIANT: a form holds the tuples by whose places it is found, so nothing else can be there.
+_forms: dict[tuple[int, int, str, tuple[str, ...]], LeafForm] = {}
 _BOTH_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
@@ -83,12 +90,21 @@ def read_made(
         SvidInvalidError: naming the first requirement it breaks.
     """
     leaf = _read(encoded)
+    key = (id(authorities), id(roots), str(wanted.spiffe_id), wanted.dns_names)
+    form = _forms.get(key)
+    if form is not None and form.fits(leaf, encoded, wanted, now):
+        return leaf
     extensions = _Extensions(leaf)
     _verify_leaf(leaf, extensions, wanted.spiffe_id)
     _verify_as_wanted(leaf, extensions, wanted)
     above = _read_back_authorities(authorities) if authorities else ()
     domain = wanted.spiffe_id.trust_domain
-    _verify_signed(leaf, above, domain, _read_back_authorities(roots), now=now)
+    issuers = _verify_signed(leaf, above, domain, _read_back_authorities(roots), now=now)
+    form = form_of(encoded, wanted, authorities, roots, issuers)
+    if form is not None:
+        if len(_forms) >= _MAX_FORMS:
+            _forms.clear()
+        _forms[key] = form
     return leaf
 
 
@@ -103,6 +119,9 @@ def verify_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
 
 def _verify_leaf(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
     """Check all of a leaf that needs no other certificate."""
+    # RFC 5280 §4.1.2.1: "When extensions are used, as expected in this profile, version MUST be 3".
+    if leaf.version is not x509.Version.v3:
+        raise SvidInvalidError("the leaf is not a certificate of version 3")
     _verify_names(leaf, extensions, spiffe_id)
     _verify_leaf_usage(extensions)
     if not 0 < leaf.serial_number.bit_length() <= _MAX_SERIAL_BITS:
@@ -162,8 +181,8 @@ def _verify_signed(
     roots: tuple[x509.Certificate, ...],
     *,
     now: datetime,
-) -> None:
-    """Check all of a leaf that its authorities decide."""
+) -> tuple[x509.Certificate, ...]:
+    """Check all of a leaf that its authorities decide; return these, nearest first."""
     if above:
         issuers = _issuers_above(above, roots, trust_domain)
     else:
@@ -174,6 +193,7 @@ def _verify_signed(
             raise SvidInvalidError("a certificate of the chain is not in its validity")
     if above and not _is_issued_by(leaf, issuers[0]):
         raise SvidInvalidError("a certificate of the chain is not signed by the next")
+    return issuers
 
 
 def _verify_names(leaf: x509.Certificate, extensions: _Extensions, spiffe_id: SpiffeId) -> None:
@@ -235,7 +255,7 @@ def _verify_as_wanted(leaf: x509.Certificate, extensions: _Extensions, wanted: L
     found = extensions.value(x509.SubjectAlternativeName)
     if [(type(name), name.value) for name in found] != names:
         raise SvidInvalidError("the names are not those that were granted")
-    if len(extensions) != _LEAF_EXTENSIONS:
+    if extensions.kinds() != _LEAF_EXTENSIONS:
         raise SvidInvalidError("the leaf holds more than its profile")
 
 
@@ -255,9 +275,9 @@ class _Extensions:
         self._values: dict[Any, Any] = {type(value): value for value, _ in read}
         self._by_kind = {type(value): each for value, each in read}
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._by_kind)
+    def kinds(self) -> Set[type]:
+        """Return which there are."""
+        return self._by_kind.keys()
 
     def one(self, kind: type[_Extension]) -> x509.Extension[_Extension]:
         """Return an extension that must be there."""
@@ -344,5 +364,5 @@ def _read(encoded: bytes) -> x509.Certificate:
     """Return a certificate as a peer reads it."""
     try:
         return x509.load_der_x509_certificate(encoded)
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         raise SvidInvalidError("a certificate cannot be read from its bytes") from exc
