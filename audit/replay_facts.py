@@ -29,8 +29,11 @@ class ReplayFacts:
     `looked_at_*` are what the policies name. `rules_headers` are the headers as the DENY and
     ALLOW policies saw them. `sni` is None where nobody knows it. `token` is `none`,
     `verified` or `refused`; `token_rules` digests all rules that were tried, `token_rule` the
-    one that verified. `asked` are the providers that were asked, each with the revision of
-    its policy; `default_provider` is asked where no policy sends a request to another.
+    one that verified. `labels_untold`: nobody said which the workload has.
+    `is_token_moved` says that a provider left other tokens than came.
+    `asked` are the providers that were asked, each with the revision of its policy;
+    `default_provider` is asked where no policy sends a request to another. `paths` is what was
+    done to the path before it was matched, empty for nothing.
     """
 
     is_http: bool = True
@@ -48,11 +51,14 @@ class ReplayFacts:
     peer_possible: tuple[str, ...] = ()
     peer_over_mtls: bool = True
     service: tuple[str, str, str] | None = None
+    labels_untold: bool = False
     token: str = "none"  # noqa: S105 - a state, no secret
     token_rules: str = ""
     token_rule: str = ""
+    is_token_moved: bool = False
     asked: tuple[tuple[str, str], ...] = ()
     default_provider: str = ""
+    paths: str = ""
 
 
 @with_config(_STRICT)
@@ -108,11 +114,16 @@ class ReplayPart(TypedDict):
     peer_hidden: NotRequired[bool]
     peer_plaintext: NotRequired[bool]
     service: NotRequired[ServicePart]
+    labels_untold: NotRequired[Annotated[bool, Field(description="nobody said which there are")]]
     token: NotRequired[str]
     token_rules: NotRequired[str]
     token_rule: NotRequired[str]
+    token_moved: NotRequired[Annotated[bool, Field(description="a provider left other tokens")]]
     asked: NotRequired[list[AskedPart]]
     default_provider: NotRequired[str]
+    paths: NotRequired[
+        Annotated[str, Field(description="how the path was normalized before it was matched")]
+    ]
 
 
 def replay_part(  # noqa: PLR0913 - keyword-only parts of one record
@@ -171,12 +182,15 @@ def standing_part(facts: ReplayFacts, redactor: Redactor) -> dict[str, Any]:
         "scheme": redactor.text(facts.scheme),
         "destination": facts.destination_address,
         "merged": facts.headers_merged,
+        "labels_untold": facts.labels_untold,
         "peer_plaintext": not facts.peer_over_mtls,
         "token": "" if facts.token == "none" else facts.token,  # noqa: S105 - a state
         "token_rules": facts.token_rules,
         "token_rule": facts.token_rule,
+        "token_moved": facts.is_token_moved,
         "asked": [{"provider": name, "revision": revision} for name, revision in facts.asked],
         "default_provider": facts.default_provider,
+        "paths": facts.paths,
     }
     kept = _filled(part)
     if facts.sni != "":

@@ -48,7 +48,7 @@ _decision_key = attrgetter(
 _standing_key = attrgetter(
     *("scheme", "destination_address", "sni", "headers_merged", "peer_names", "peer_sure"),
     *("peer_possible", "peer_over_mtls", "service", "token", "token_rules", "token_rule"),
-    *("asked", "default_provider"),
+    *("labels_untold", "is_token_moved", "asked", "default_provider", "paths"),
 )
 
 

@@ -24,7 +24,7 @@ from authz.metrics import Metrics
 from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings
-from authz.workload import NAMESPACE_EXTENSION
+from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
 from dryrun.shadow import TOGETHER
 from policies.decision import Reason
 from policies.diagnostic import shown
@@ -61,12 +61,18 @@ class Evaluator:
     """Answers lines one after the other; not for several threads at once."""
 
     def __init__(
-        self, state: ServingState, around: Surroundings, fallback_namespace: str = ""
+        self,
+        state: ServingState,
+        around: Surroundings,
+        fallback_namespace: str = "",
+        *,
+        is_workload_said: bool = False,
     ) -> None:
         """Judge by `state`; each line sets the clock of `around`.
 
         `fallback_namespace` is that of the workload where neither the static one
-        nor the request names any; `fallbacks` counts how often it was taken.
+        nor the request names any; `fallbacks` counts how often it was taken. With
+        `is_workload_said` the static one counts, whatever a request says.
         """
         self._clock = _Clock()
         self._recorder = _LastRecord()
@@ -78,6 +84,7 @@ class Evaluator:
         )
         static = around.static_workload
         self._fallback = "" if static and static.namespace else fallback_namespace
+        self._is_workload_said = is_workload_said
         self.fallbacks = 0
 
     def answer(self, line: bytes) -> Answer:
@@ -103,6 +110,9 @@ class Evaluator:
         at = _read_time(document.pop("at", None))
         message = _to_message(document)
         attributes = message.attributes
+        if self._is_workload_said:
+            for name in (NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION):
+                attributes.context_extensions.pop(name, None)
         # A principal of this side names the namespace, as it does for the server.
         if (
             self._fallback

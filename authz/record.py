@@ -25,6 +25,7 @@ from audit.replay_facts import ReplayFacts
 from audit.trace import TraceFacts
 from authz.walk import Basis, Outcome
 from policies.decision import Decision, RuleRef, ShadowVerdict
+from policies.mesh import PathNormalization
 from policies.request import Request
 
 _MEMORABLE: Final = 256  # BUDGET: of what a decision says; what is longer is made each time
@@ -182,7 +183,7 @@ def _shadow_facts(verdict: ShadowVerdict) -> ShadowFacts:
 
 
 def _replay_facts(request: Request, basis: Basis) -> ReplayFacts:
-    needs, peer = basis.policies.needs, request.peer
+    needs, peer, level = basis.policies.needs, request.peer, basis.path_level
     reading = peer.reading if peer else None
     service = request.workload.service if request.workload else None
     return ReplayFacts(
@@ -200,12 +201,15 @@ def _replay_facts(request: Request, basis: Basis) -> ReplayFacts:
         peer_sure=reading.sure if reading else None,
         peer_possible=reading.possible if reading else (),
         peer_over_mtls=peer is None or peer.over_mtls,
+        labels_untold=request.workload is not None and not request.workload.has_told_labels,
         service=(service.kind, service.namespace, service.name) if service else None,
         token=_token_state(request, basis),
         token_rules=basis.policies.token_digest,
         token_rule=_token_rule(request, basis),
+        is_token_moved=basis.is_token_moved,
         asked=basis.asked,
         default_provider=basis.default_provider,
+        paths="" if level is PathNormalization.AS_IS else level.value,
     )
 
 

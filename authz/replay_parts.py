@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,16 +13,18 @@ from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_rego
 from authz.serving_state import ServingState
 from dryrun.past import NotReplayable, Past
 from dryrun.replay import CandidateSet
+from identity.token_outputs import output_header_names
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.rego_files import read_modules
 from policies.decision import Decision, Provider
-from policies.mesh import MeshMode
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
 
 _HTTP = ("attributes", "request", "http")
+_Path = tuple[str, ...]
 # Parts of Rego's input that no record holds.
-_NEVER_RECORDED: tuple[tuple[str, ...], ...] = (
+_NEVER_RECORDED: tuple[_Path, ...] = (
+    ("attributes", "request", "time"),
     (*_HTTP, "body"),
     (*_HTTP, "rawBody"),
     (*_HTTP, "headerMap"),
@@ -35,6 +37,22 @@ _NEVER_RECORDED: tuple[tuple[str, ...], ...] = (
     ("attributes", "metadataContext"),
     ("attributes", "routeMetadataContext"),
 )
+# What cannot be looked at where a part of the record was masked.
+_PATHS: tuple[_Path, ...] = ((*_HTTP, "path"), ("parsed_path",), ("parsed_query",))
+_MASKED: Mapping[str, tuple[_Path, ...]] = {
+    "/request/path": _PATHS,
+    "/request/host": ((*_HTTP, "host"),),
+    "/request/method": ((*_HTTP, "method"),),
+    "/request/id": ((*_HTTP, "id"),),
+    "/subject/issuer": (("meshwarden", "claims", "iss"), ("meshwarden", "request_principal")),
+    "/subject/sub": (("meshwarden", "claims", "sub"), ("meshwarden", "request_principal")),
+}
+_PEER: tuple[_Path, ...] = (
+    ("attributes", "source", "principal"),
+    ("source_principal",),
+    ("meshwarden", "peer"),
+)
+_SNI: _Path = ("attributes", "tlsSession", "sni")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,32 +64,47 @@ class NewRego:
     revision: str
     needs: NeededInput
 
+    @property
+    def looks_at_istio(self) -> bool:
+        """Whether it looks at what Istio's own policies say."""
+        return self.needs.holds("meshwarden", "istio")
+
+    @property
+    def looks_at_token(self) -> bool:
+        """Whether it looks at what a token proved."""
+        names = ("claims", "request_principal")
+        return any(self.needs.holds("meshwarden", name) for name in names)
+
     def provider_for(self, past: Past) -> Provider:
         """Return the provider.
 
         Raises:
             NotReplayable: the Rego may look at what the record does not hold.
         """
-        missing = next((path for path in _NEVER_RECORDED if self.needs.holds(*path)), None)
-        missing = missing or self._hidden(past)
+        unknown = (*_NEVER_RECORDED, *_hidden_paths(past))
+        missing = next((path for path in unknown if self.needs.holds(*path)), None)
         if missing is not None:
             where = ".".join(("input", *missing))
             raise NotReplayable(f"the Rego of `{self.name}` looks at `{where}`")
         return self.provider
 
-    def _hidden(self, past: Past) -> tuple[str, ...] | None:
-        hidden = past.hidden
-        for name in sorted(hidden.headers):
-            if self.needs.holds(*_HTTP, "headers", name):
-                return (*_HTTP, "headers", name)
-        for name in sorted(hidden.claims):
-            if self.needs.holds("meshwarden", "claims", name):
-                return ("meshwarden", "claims", name)
-        if "/request/path" in hidden.places:
-            for path in ((*_HTTP, "path"), ("parsed_path",), ("parsed_query",)):
-                if self.needs.holds(*path):
-                    return path
-        return None
+
+def _hidden_paths(past: Past) -> Iterator[_Path]:
+    """Yield the parts of Rego's input that a record holds of others, and not of this one."""
+    hidden = past.hidden
+    for name in sorted(hidden.headers):
+        yield (*_HTTP, "headers", name)
+    for name in sorted(hidden.claims):
+        yield ("meshwarden", "claims", name)
+    for place, paths in _MASKED.items():
+        if place in hidden.places:
+            yield from paths
+    if hidden.is_path_hidden:
+        yield from _PATHS
+    if hidden.is_peer_hidden:
+        yield from _PEER
+    if not past.knows("connection.sni", is_custom=True):
+        yield _SNI
 
 
 def load_new_rego(state: ServingState, sources: Mapping[str, RegoSource]) -> dict[str, NewRego]:
@@ -116,7 +149,9 @@ def candidate_set(state: ServingState, rego: Mapping[str, NewRego]) -> Candidate
         providers: Mapping[str, Provider],
         default_provider: str,
     ) -> Decision:
-        stage = TokenStage(refusal=refusal, verified=seen)
+        # What a provider makes of a header that the verification writes does not stand.
+        owned = output_header_names(policies.jwt_rules)
+        stage = TokenStage(refusal=refusal, verified=seen, owned_headers=owned)
         terms = terms_with(default_provider)
         return judge(policies, request, providers, token=stage, terms=terms).decision
 
@@ -129,7 +164,9 @@ def candidate_set(state: ServingState, rego: Mapping[str, NewRego]) -> Candidate
         providers={name: each for name, each in rego.items() if name != ANY_PROVIDER},
         any_provider=rego.get(ANY_PROVIDER),
         needs_service=state.needs_service,
-        takes_services=state.snapshot.mesh.mode is MeshMode.WAYPOINT,
+        lacks_labels=state.snapshot.lacks_labels,
+        revision=state.revision,
+        level=state.snapshot.mesh.path_normalization,
     )
 
 

@@ -58,6 +58,8 @@ class Tokens:
         self._given = request.claims
         self.authentication = Authentication()
         """What was found by the last verification."""
+        self.is_moved = False
+        """Whether tokens were verified anew, of a request that a provider changed."""
 
     def verify(self, request: Request) -> TokenStage:
         """Return what became of a request's tokens, and keep it."""
@@ -70,8 +72,12 @@ class Tokens:
             owned_headers=found.owned_headers,
             taken_headers=frozenset(found.remove_request_headers),
             carriers=self._selection.token_carriers | {"cookie"},
-            again=self.verify,
+            again=self._verify_again,
         )
+
+    def _verify_again(self, request: Request) -> TokenStage:
+        self.is_moved = True
+        return self.verify(request)
 
     def claimed(self, request: Request) -> Request:
         """Return a request with the claims that were found, else those it came with."""

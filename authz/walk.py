@@ -30,8 +30,9 @@ from identity.peer_finding import PeerRules, find_peer
 from identity.request_authentication import KeyLookup
 from identity.svid_memory import SvidMemory
 from identity.trust_bundle import BundleSet
-from policies.decision import Decision, Layer, Reason, ShadowVerdict
+from policies.decision import NO_NAMESPACE, Decision, Layer, Reason, ShadowVerdict
 from policies.http_path import normalize_path
+from policies.mesh import PathNormalization
 from policies.path_view import PathView
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
@@ -104,15 +105,18 @@ class Basis:
 
     `paths` tells what the policies see of a path, `seen` is the request as the DENY and ALLOW
     policies saw it, `asked` are the providers that were asked, in order, each with the revision
-    of its policy.
+    of its policy. `is_token_moved`: a provider left other tokens than came. `path_level` is what
+    was done to the path.
     """
 
     policies: WorkloadPolicies
     paths: PathView
     seen: Request
     is_token_refused: bool = False
+    is_token_moved: bool = False
     asked: tuple[tuple[str, str], ...] = ()
     default_provider: str = ""
+    path_level: PathNormalization = PathNormalization.AS_IS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +205,7 @@ def walk_with_peer(
 def _missing(workload: Workload | None, state: ServingState) -> str:
     """Return what nobody said of the workload and policies ask, or nothing."""
     if workload is None and state.needs_workload:
-        return "nothing names the namespace of the workload that is asked about"
+        return NO_NAMESPACE
     if workload is not None and workload.service is None and state.needs_service:
         return "policies hang on services, and nothing names the service that is asked for"
     if workload is not None and state.snapshot.lacks_labels(workload):
@@ -259,8 +263,10 @@ def _judged(
             paths=selection.paths,
             seen=judged.request,
             is_token_refused=failure is not None,
+            is_token_moved=tokens.is_moved,
             asked=tuple(asked),
             default_provider=state.terms.default,
+            path_level=state.snapshot.mesh.path_normalization,
         ),
         token_carriers=selection.token_carriers,
     )

@@ -16,6 +16,7 @@ from typing import Any, Final
 from identity.claims import VerifiedClaims
 from identity.peer import MappedWorkload, Peer, PeerProof, WorkloadReading
 from policies.decision import Effect
+from policies.mesh import PathNormalization
 from policies.needs import claim_of, header_of, metadata_of
 from policies.request import Request, Service, Workload
 
@@ -33,6 +34,13 @@ _PSEUDO: Final = {
     ":path": "/request/path",
 }
 _MASK: Final = "***"
+# What a provider changes where it changes these, and the field of a request that it changes.
+TARGETS: Final = {
+    "operation.methods": (":method",),
+    "operation.paths": (":path",),
+    "operation.hosts": (":authority", "host"),
+}
+_WRITTEN: Final = {":method": "method", ":path": "path", ":authority": "host", "host": "host"}
 
 
 class NotReplayable(Exception):
@@ -43,12 +51,14 @@ class NotReplayable(Exception):
 class Hidden:
     """What the record does not hold: names of headers, claims and metadata; whole parts.
 
-    `rules_headers` are unknown as the DENY and ALLOW policies saw them. `places` are JSON
-    pointers of texts that were masked.
+    `rules_headers` are unknown as the DENY and ALLOW policies saw them, `rules_target` are those of
+    method, path and host that a provider wrote. `places` are JSON pointers of texts that were
+    masked.
     """
 
     headers: frozenset[str] = frozenset()
     rules_headers: frozenset[str] = frozenset()
+    rules_target: frozenset[str] = frozenset()
     claims: frozenset[str] = frozenset()
     metadata: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
@@ -62,7 +72,9 @@ class Past:
 
     `at` is the time of the decision as the record spells it. `rule` is the policy and rule
     that decided, or the reason. `asked` maps the providers that were asked to the revisions
-    of their policies, in order.
+    of their policies, in order. `changed` are the headers that token rules or providers changed,
+    `gone` those of them that they took away. `revision` is that of the set that decided, `level`
+    what it did to the path. Without `has_claims_of_then` the claims were taken away.
     """
 
     at: str
@@ -78,12 +90,20 @@ class Past:
     token: str = "none"  # noqa: S105 - a state, no secret
     token_rules: str = ""
     token_rule: str = ""
+    is_token_moved: bool = False
     asked: Mapping[str, str] = field(default_factory=dict)
     default_provider: str = ""
+    changed: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    revision: str = ""
+    level: PathNormalization = PathNormalization.AS_IS
+    has_claims_of_then: bool = True
 
     def knows(self, key: str, *, is_custom: bool) -> bool:
         """Whether a condition on this key can be tried; `is_custom` is for CUSTOM policies."""
         hidden = self.hidden
+        if not is_custom and not hidden.rules_target.isdisjoint(TARGETS.get(key, ())):
+            return False
         if (known := self._knows_field(key)) is not None:
             return known
         if (name := header_of(key)) is not None:
@@ -191,8 +211,13 @@ def _past(document: Mapping[str, Any], part: Mapping[str, Any]) -> Past:
         token=part.get("token", "none"),
         token_rules=part.get("token_rules", ""),
         token_rule=part.get("token_rule", ""),
+        is_token_moved=part.get("token_moved", False),
         asked={each["provider"]: each["revision"] for each in part.get("asked", ())},
         default_provider=part.get("default_provider", ""),
+        changed=frozenset((*part.get("rewritten", ()), *part.get("hidden_rewritten", ()))),
+        gone=frozenset(name for name, left in part.get("rewritten", {}).items() if left is None),
+        revision=document["revision"],
+        level=PathNormalization(part.get("paths", PathNormalization.AS_IS)),
     )
 
 
@@ -200,12 +225,14 @@ def _hidden(document: Mapping[str, Any], part: Mapping[str, Any]) -> Hidden:
     places = frozenset(document["masked"])
     headers = frozenset(part.get("hidden_headers", ()))
     rewritten = frozenset(part.get("rewritten", {}))
+    changed = frozenset(part.get("hidden_rewritten", ()))
     path = str(document["request"]["path"])
     # Conditions look at the path without its query.
     bare = path.partition("?")[0].partition("#")[0]
     return Hidden(
         headers=headers,
-        rules_headers=(headers - rewritten) | frozenset(part.get("hidden_rewritten", ())),
+        rules_headers=(headers - rewritten) | changed,
+        rules_target=changed & _WRITTEN.keys(),
         claims=frozenset(part.get("hidden_claims", ())),
         metadata=frozenset(part.get("hidden_metadata", ())),
         places=places,
@@ -223,6 +250,7 @@ def _workload(destination: Mapping[str, Any], part: Mapping[str, Any]) -> Worklo
         service_account=destination["service_account"],
         labels=destination["labels"],
         service=Service(**service) if service else None,
+        has_told_labels=not part.get("labels_untold", False),
     )
 
 
@@ -270,5 +298,8 @@ def _seen(request: Request, part: Mapping[str, Any]) -> Request:
     if not (rewritten or gone):
         return request
     headers = {name: values for name, values in request.headers.items() if name not in gone}
-    headers |= {name: tuple(values) for name, values in rewritten.items() if values is not None}
-    return replace(request, headers=headers)
+    written = {name: tuple(values) for name, values in rewritten.items() if values is not None}
+    # Where a provider may write where the request goes, the policies look at what it wrote.
+    to = _WRITTEN if part.get("asked") else {}
+    target = {to[name]: values[-1] for name, values in written.items() if name in to}
+    return replace(request, headers=headers | written, **target)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol
-from urllib.parse import unquote
 
-from dryrun.past import NotReplayable, Past, deciding_rule, read_past
+from dryrun.past import TARGETS, NotReplayable, Past, deciding_rule, read_past
+from dryrun.past_path import is_refused_again, normalized
+from dryrun.past_providers import Answers, NewProvider
+from dryrun.past_tokens import with_token
 from dryrun.worlds import closing, opening
-from identity.jwt_rule import JwtRule
-from policies.decision import Decision, Effect, Layer, Provider, ProviderVerdict, Reason
-from policies.needs import keys_of
+from policies.decision import NO_NAMESPACE, Decision, Effect, Layer, Provider, Reason
+from policies.mesh import PathNormalization
+from policies.needs import header_of, keys_of
 from policies.request import Request, Workload
 from policies.snapshot import WorkloadPolicies
 
-_AUTHORIZATION: Final = "authorization"
+_UNTOLD: Final = "(cannot be told)"
 # Answers that no policy has a part in.
 _WITHOUT_POLICIES: Final = frozenset(
     {
@@ -25,6 +27,7 @@ _WITHOUT_POLICIES: Final = frozenset(
         Reason.PEER_CERTIFICATE_MISMATCH,
         Reason.PEER_CERTIFICATE_UNTRUSTED,
         Reason.PEER_FORWARDED_INVALID,
+        Reason.PEER_DENIED,
         Reason.XFCC_INVALID,
         Reason.WORKLOAD_UNKNOWN,
     }
@@ -50,28 +53,13 @@ class Judge(Protocol):
     ) -> Decision: ...
 
 
-class NewProvider(Protocol):
-    """The candidate's Rego for a provider."""
-
-    @property
-    def revision(self) -> str:
-        """The digest of its policy."""
-        ...
-
-    def provider_for(self, past: Past, /) -> Provider:
-        """Return what evaluates a past request.
-
-        Raises:
-            NotReplayable: it looks at what the record does not hold.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSet:
     """What requests are decided by again. `policies_for` returns what applies to a workload.
 
     `any_provider` is the Rego of providers that have none of their own in `providers`.
+    `lacks_labels` says whether a workload's labels would have to be told. `revision` is that of
+    all of it, `level` what is done to paths.
     """
 
     policies_for: Callable[[Workload, bool], WorkloadPolicies]
@@ -79,7 +67,9 @@ class CandidateSet:
     providers: Mapping[str, NewProvider] = field(default_factory=dict)
     any_provider: NewProvider | None = None
     needs_service: bool = False
-    takes_services: bool = False
+    lacks_labels: Callable[[Workload], bool] = lambda workload: False
+    revision: str = ""
+    level: PathNormalization = PathNormalization.AS_IS
 
 
 class Change(StrEnum):
@@ -93,16 +83,22 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
-    """One request decided again. `decision` is None where there is none, `why` says why then."""
+    """One request decided again. `decision` is None where there is none, `why` says why then.
+
+    With `is_rule_open` it is the effect that is sure, and not by which rule or why.
+    """
 
     document: Mapping[str, Any]
     change: Change
     decision: Decision | None = None
     why: str = ""
+    is_rule_open: bool = False
 
     @property
     def new_rule(self) -> str:
         """The rule that decides now as people write it, or the reason."""
+        if self.is_rule_open:
+            return _UNTOLD
         if self.decision is None:
             return ""
         return self.decision.rule.name if self.decision.rule else str(self.decision.reason)
@@ -120,6 +116,27 @@ class _Applied:
     policies: WorkloadPolicies
     custom_keys: frozenset[str]
     rule_keys: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """The keys of conditions that cannot be tried: those of CUSTOM policies, and of the others."""
+
+    custom: frozenset[str]
+    rules: frozenset[str]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All of them."""
+        return self.custom | self.rules
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A decision, and whether another rule, or another reason, may come to it as well."""
+
+    decision: Decision
+    is_rule_open: bool = False
 
 
 class Replayer:
@@ -146,60 +163,103 @@ class Replayer:
         if recorded["layer"] == Layer.INTERNAL:
             raise NotReplayable("the authorizer itself failed then")
         past = read_past(document)
-        decision = self._decide(past)
+        found = self._decide(past)
+        decision = found.decision
         change = Change.SAME
         if decision.effect is not past.effect:
             change = Change.NEW_ALLOW if decision.is_allowed else Change.NEW_DENY
-        return Replayed(document=document, change=change, decision=decision)
+        return Replayed(
+            document=document, change=change, decision=decision, is_rule_open=found.is_rule_open
+        )
 
     def _untouched(self, document: Mapping[str, Any], reason: str) -> Replayed:
         """Return that nothing changes: the request never came to a policy."""
-        asks = self._candidate.takes_services and not self._candidate.needs_service
-        if reason == Reason.WORKLOAD_UNKNOWN and asks:
+        # Without a namespace no set has an answer; what else was missing another may not need.
+        is_nowhere = document["decision"]["detail"] == NO_NAMESPACE
+        is_same_set = document["revision"] == self._candidate.revision
+        if reason == Reason.WORKLOAD_UNKNOWN and not (is_nowhere or is_same_set):
             raise NotReplayable("nothing names the workload that was asked about")
+        is_path = reason == Reason.REQUEST_MALFORMED
+        if is_path and not is_refused_again(document["request"]["path"], self._candidate.level):
+            raise NotReplayable("the path was refused then")
         return Replayed(document=document, change=Change.SAME)
 
-    def _decide(self, past: Past) -> Decision:
+    def _decide(self, past: Past) -> _Judged:
         workload = past.request.workload
         if workload is None:
             raise NotReplayable("the record names no workload")
-        if self._candidate.needs_service and workload.service is None:
-            return Decision(effect=Effect.DENY, reason=Reason.WORKLOAD_UNKNOWN, layer=Layer.REQUEST)
+        found = normalized(past, self._candidate.level)
+        if found is None:
+            # Envoy answers 400 itself, see the walk.
+            return _Judged(_refused(Reason.REQUEST_MALFORMED))
+        lacks_service = self._candidate.needs_service and workload.service is None
+        if lacks_service or self._candidate.lacks_labels(workload):
+            return _Judged(_refused(Reason.WORKLOAD_UNKNOWN))
         applied = self._applied_to(workload, is_http=past.request.is_http)
         if past.hidden.is_peer_hidden and applied.policies.peer.needs_identity:
             raise NotReplayable("the record does not hold the peer's name")
-        request, seen, refusal, doubtful = _with_token(past, applied.policies)
+        past, refusal = with_token(found, applied.policies)
+        unknown = self._unknown(past, applied)
+        judged, is_as_then = self._judged(past, applied.policies, refusal, unknown)
+        if is_as_then or _is_before_rules(judged):
+            return judged
+        if past.is_token_moved:
+            raise NotReplayable("a provider changed the token then, and would not be asked so now")
+        # What a provider made of headers then does not hold where it is not asked, or asked anew.
+        again = _Unknown(unknown.custom, unknown.rules | _written_then(past, applied.rule_keys))
+        if again == unknown:
+            return judged
+        return self._judged(past, applied.policies, refusal, again)[0]
+
+    def _unknown(self, past: Past, applied: _Applied) -> _Unknown:
         custom = frozenset(
             key for key in applied.custom_keys if not past.knows(key, is_custom=True)
         )
-        rules = frozenset(
-            key
-            for key in applied.rule_keys
-            if key in doubtful or not past.knows(key, is_custom=False)
-        )
-        providers = self._answers(past, applied.policies)
+        rules = frozenset(key for key in applied.rule_keys if not past.knows(key, is_custom=False))
+        if len(applied.policies.custom) > 1 and (past.asked or past.seen is not past.request):
+            # What a provider changed, the next one saw; a denial tells of no change.
+            custom |= applied.custom_keys
+        return _Unknown(custom, rules)
 
-        def judged(policies: WorkloadPolicies) -> Decision:
+    def _judged(
+        self,
+        past: Past,
+        policies: WorkloadPolicies,
+        refusal: Decision | None,
+        unknown: _Unknown,
+    ) -> tuple[_Judged, bool]:
+        """Return the decision, and whether each provider was asked that was, and as it was."""
+        answers = Answers(
+            past,
+            policies,
+            self._candidate.providers,
+            self._candidate.any_provider,
+            is_same_set=past.revision == self._candidate.revision,
+            is_istio_known=not unknown.rules,
+        )
+
+        def decided(bent: WorkloadPolicies) -> Decision:
+            answers.begin()
             return self._candidate.judge(
-                policies,
-                request,
-                seen=seen,
+                bent,
+                past.request,
+                seen=past.seen,
                 refusal=refusal,
-                providers=providers,
+                providers=answers.providers,
                 default_provider=past.default_provider,
             )
 
-        if len(applied.policies.custom) > 1 and (past.asked or seen is not request):
-            # What a provider changed, the next one saw; a denial tells of no change.
-            custom |= applied.custom_keys
-        if not (custom or rules):
-            return judged(applied.policies)
-        closed, opened = self._ends(applied.policies, custom, rules)
-        kept_out, let_in = judged(closed), judged(opened)
+        if not unknown.keys:
+            return _Judged(decided(policies)), answers.is_as_then
+        closed, opened = self._ends(policies, unknown.custom, unknown.rules)
+        kept_out, is_as_then = decided(closed), answers.is_as_then
+        let_in = decided(opened)
         if kept_out.effect is not let_in.effect:
-            listed = ", ".join(f"`{key}`" for key in sorted(custom | rules))
+            listed = ", ".join(f"`{key}`" for key in sorted(unknown.keys))
             raise NotReplayable(f"the record does not hold {listed}")
-        return kept_out
+        # INVARIANT: what decides at both ends decides everywhere between them.
+        is_open = (kept_out.rule, kept_out.reason) != (let_in.rule, let_in.reason)
+        return _Judged(kept_out, is_open), is_as_then and answers.is_as_then
 
     def _applied_to(self, workload: Workload, *, is_http: bool) -> _Applied:
         key = (workload.namespace, frozenset(workload.labels.items()), workload.service, is_http)
@@ -220,120 +280,25 @@ class Replayer:
             self._bent[key] = ends
         return self._bent[key]
 
-    def _answers(self, past: Past, policies: WorkloadPolicies) -> Mapping[str, Provider]:
-        """Return what answers for each provider that could be asked."""
-        names = [*policies.custom]
-        if past.default_provider:
-            names.append(past.default_provider)
-        return {name: answer for name in names if (answer := self._answer(name, past)) is not None}
 
-    def _answer(self, name: str, past: Past) -> Provider | None:
-        given = self._candidate.providers.get(name) or self._candidate.any_provider
-        # Of the same policy, the answer that was given then stands.
-        if given is not None and past.asked.get(name) != given.revision:
-            return _Late(given, past)
-        if name in past.asked:
-            return _Recorded(_recorded_effect(name, past))
-        return None if past.reason == Reason.PROVIDER_UNKNOWN else _NeverAsked(name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """Answers as the provider did."""
-
-    effect: Effect
-
-    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
-        return ProviderVerdict(effect=self.effect)
-
-
-@dataclass(frozen=True, slots=True)
-class _NeverAsked:
-    """Stands for a provider whose answer nobody knows."""
-
-    name: str
-
-    def evaluate(self, request: Request, *_asking: object) -> ProviderVerdict:
-        raise NotReplayable(f"the provider `{self.name}` was not asked then")
-
-
-@dataclass(frozen=True, slots=True)
-class _Late:
-    """Asks the candidate's Rego, once it is known that it is asked."""
-
-    given: NewProvider
-    past: Past
-
-    def evaluate(self, request: Request, *asking: Any) -> ProviderVerdict:
-        return self.given.provider_for(self.past).evaluate(request, *asking)
-
-
-def _recorded_effect(name: str, past: Past) -> Effect:
-    """Return a provider's answer: of those that were asked, only the last one can have denied."""
-    is_last = name == list(past.asked)[-1]
-    was_denied = past.layer == Layer.CUSTOM and past.effect is Effect.DENY
-    own = past.reason not in (Reason.PROVIDER_UNKNOWN, Reason.SEVERAL_PROVIDERS)
-    return Effect.DENY if is_last and was_denied and own else Effect.ALLOW
-
-
-def _with_token(
-    past: Past, policies: WorkloadPolicies
-) -> tuple[Request, Request, Decision | None, frozenset[str]]:
-    """Return the request as CUSTOM and as the other policies see it, and the token's refusal.
-
-    The last is what the others look at and nobody knows: headers that the verification under
-    other rules would have left otherwise.
-    """
-    request, seen, rules = past.request, past.seen, policies.jwt_rules
-    if past.token_rules == policies.token_digest:
-        refusal = _refusal(past) if past.token == "refused" else None  # noqa: S105 - a state
-        return request, seen, refusal, frozenset()
-    if not rules:
-        # "No rules, no processing": tokens are neither believed nor refused.
-        unknown = frozenset(key for key in _header_keys(policies) if seen is not request)
-        return _without_claims(request), _without_claims(seen), None, unknown
-    if past.token == "none" and not _could_hold_token(past, rules):  # noqa: S105 - a state
-        return request, seen, None, frozenset()
-    issuer = request.claims.issuer if request.claims else None
-    if past.token_rule and policies.issuer_digests.get(issuer or "") == past.token_rule:
-        return request, seen, None, frozenset()
-    raise NotReplayable("the rules for tokens changed, and tokens are not recorded")
-
-
-def _without_claims(request: Request) -> Request:
-    return replace(request, claims=None)
-
-
-def _header_keys(policies: WorkloadPolicies) -> frozenset[str]:
-    keys = keys_of([*policies.deny, *policies.allow])
-    return frozenset(key for key in keys if key.startswith("request.headers"))
-
-
-def _could_hold_token(past: Past, rules: Iterable[JwtRule]) -> bool:
-    """Whether the request may have carried a token where these rules look for one."""
-    names = past.request.headers.keys() | past.hidden.headers
-    for rule in rules:
-        looked_in = {header.name.lower() for header in rule.from_headers}
-        if rule.from_cookies:
-            looked_in.add("cookie")
-        is_usual = not (rule.from_headers or rule.from_params or rule.from_cookies)
-        if is_usual:
-            looked_in.add(_AUTHORIZATION)
-        if looked_in & names:
-            return True
-        # RFC 6750 section 2.3 names the parameter; Envoy looks there where nothing else is said.
-        parameters = ("access_token",) if is_usual else rule.from_params
-        query = unquote(past.request.path.partition("?")[2])
-        if any(f"{name}=" in query for name in parameters):
-            return True
-    return False
-
-
-def _refusal(past: Past) -> Decision:
-    return Decision(
-        effect=Effect.DENY,
-        reason=Reason.TOKEN_INVALID,
-        layer=Layer.REQUEST_AUTHENTICATION,
-        detail="the token was refused then",
-        http_status=past.http_status,
+def _written_then(past: Past, keys: frozenset[str]) -> frozenset[str]:
+    """Return the keys of conditions on what providers may have changed then."""
+    if past.layer == Layer.CUSTOM and past.effect is Effect.DENY:
+        # A denial tells nothing of what those before it changed.
+        return frozenset(key for key in keys if header_of(key) is not None)
+    return frozenset(
+        key
+        for key in keys
+        if header_of(key) in past.changed or not past.changed.isdisjoint(TARGETS.get(key, ()))
     )
+
+
+def _is_before_rules(judged: _Judged) -> bool:
+    """Whether a request is denied before anybody looks at what providers made of it."""
+    decision = judged.decision
+    layers = (Layer.PEER_AUTHENTICATION, Layer.CUSTOM)
+    return not decision.is_allowed and decision.layer in layers and not judged.is_rule_open
+
+
+def _refused(reason: Reason) -> Decision:
+    return Decision(effect=Effect.DENY, reason=reason, layer=Layer.REQUEST)

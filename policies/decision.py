@@ -61,6 +61,10 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+NO_NAMESPACE: Final = "nothing names the namespace of the workload that is asked about"
+"""The detail of `workload_unknown` where it is not even known which policies could apply."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleRef:
     """The rule that decided, and where its text stands.

@@ -145,7 +145,8 @@ class PolicyIndex:
         if not shared:
             shared.update(self._always[:_NEAR_MAX] or range(min(len(self._rules), _NEAR_MAX)))
         nearest = heapq.nsmallest(_NEAR_MAX, shared, key=lambda number: (-shared[number], number))
-        return [self._rules[number] for number in nearest]
+        extra = [rule for policy in self._extra for rule in policy.rules]
+        return [*(self._rules[number] for number in nearest), *extra[:_NEAR_MAX]]
 
     def _candidates(self, request: Request) -> Sequence[int]:
         """Return the numbers of the rules that could match, ascending."""

@@ -10,9 +10,11 @@ from pathlib import Path
 import click
 
 from authz.build import prepare_keys
+from authz.bundle_parts import build_bundle_watch
 from authz.commands.options import read_mesh
 from authz.config_file import load_settings
-from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation
+from authz.evaluate import Evaluator
+from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation, only_namespace
 from authz.identity_settings import IdentitySettings
 from authz.policy_bundle_parts import load_once
 from authz.serve import static_workload
@@ -21,6 +23,8 @@ from authz.settings import Settings
 from authz.token_parts import TokenParts, build_token_parts
 from authz.token_settings import JwksSettings
 from authz.walk import Surroundings
+from identity.bundle_watch import BundleWatch
+from identity.deny_list import DenyListWatch, FindDenied, nobody_denied
 from policies.diagnostic import shown
 from policies.request import Service, Workload
 
@@ -35,18 +39,32 @@ class World:
 
     settings: Settings
     tokens: TokenParts
+    bundles: BundleWatch
+    denied: FindDenied
     state: ServingState
 
     def surroundings(self, workload: Workload | None, service: Service | None) -> Surroundings:
         """Return the surroundings of a walk; what the command line named wins."""
         static = workload or static_workload(self.settings.workload)
         if service is not None:
-            static = replace(static or Workload(namespace=""), service=service)
+            said = static or Workload(namespace="", has_told_labels=False)
+            static = replace(said, service=service)
         return Surroundings(
             keys=self.tokens.keys,
             verify_token=self.tokens.verify,
             static_workload=static,
-            peer_rules=self.settings.identity.to_peer_rules(),
+            headers=self.settings.identity_headers,
+            bundles=self.bundles.current,
+            peer_rules=self.settings.identity.to_peer_rules(self.denied),
+        )
+
+    def evaluator(self, workload: Workload | None, service: Service | None) -> Evaluator:
+        """Return what answers requests; a workload that the command line named is the one asked."""
+        return Evaluator(
+            self.state,
+            self.surroundings(workload, service),
+            only_namespace(self.state.snapshot),
+            is_workload_said=workload is not None,
         )
 
 
@@ -57,15 +75,19 @@ def prepare_world(
     mesh_file: Path | None,
     sources: Mapping[str, RegoSource],
 ) -> World:
-    """Return what is named, loaded, with keys fetched; `stack` ends what was opened.
+    """Return what is named, loaded, with keys and bundles fetched; `stack` ends what was opened.
 
     Raises:
         LoadError: something does not load; with the findings of all files.
+        IdentityError: a secret, a trust bundle or the deny list cannot be read.
         OSError: a file cannot be read.
     """
     settings = _AT_HAND if config is None else load_settings(config)
     tokens = build_token_parts(settings.identity)
     stack.callback(tokens.close)
+    bundles = build_bundle_watch(settings.identity)
+    stack.callback(bundles.stop)
+    bundles.start()
     mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
     own = [each for each in settings.providers if each.name not in sources]
     needed = {name for each in own for name in each.rego.bundles}
@@ -76,7 +98,18 @@ def prepare_world(
         ),
     )
     prepare_keys(state.snapshot, tokens.keys)
-    return World(settings=settings, tokens=tokens, state=state)
+    return World(
+        settings=settings,
+        tokens=tokens,
+        bundles=bundles,
+        denied=_deny_list(settings.identity.deny_list),
+        state=state,
+    )
+
+
+def _deny_list(path: Path | None) -> FindDenied:
+    """Return what tells the deny list as it stands now: a command ends before another counts."""
+    return nobody_denied if path is None else DenyListWatch(path).current
 
 
 def tell_warnings(world: World) -> None:
@@ -88,6 +121,13 @@ def tell_warnings(world: World) -> None:
             click.echo(
                 f"warning: no keys from {source.source}: {source.last_error or 'no answer yet'}; "
                 "tokens of this issuer are refused",
+                err=True,
+            )
+    for bundle in world.bundles.status():
+        if not bundle.is_ready:
+            click.echo(
+                f"warning: no trust bundle of `{bundle.trust_domain}`: "
+                f"{bundle.last_error or 'no answer yet'}; its peers are refused",
                 err=True,
             )
 

@@ -9,7 +9,7 @@ from typing import IO
 
 import click
 
-from authz.commands.evaluating import World, prepare_world, rego_by_provider, tell_warnings
+from authz.commands.evaluating import prepare_world, rego_by_provider, tell_warnings
 from authz.commands.failing import clear_errors
 from authz.commands.options import (
     SERVICE_FORM,
@@ -29,7 +29,6 @@ from authz.evaluate import (
 from authz.evaluate_state import only_namespace
 from authz.logging_setup import logging_aside
 from authz.render_findings import counted
-from authz.walk import Surroundings
 from policies.request import Service, Workload
 
 EXIT_ANSWERED = 0
@@ -104,25 +103,21 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         stack.enter_context(clear_errors())
         sources = rego_by_provider(rego, rego_data, rego_entrypoint)
         world = prepare_world(stack, policies, config, mesh_file, sources)
-        around = world.surroundings(workload, service)
-        malformed = _answer_with(world, around, requests, quiet=quiet)
+        evaluator = world.evaluator(workload, service)
+        if not quiet:
+            tell_warnings(world)
+        malformed = _answer_all(requests, evaluator)
+        if evaluator.fallbacks and not quiet:
+            _tell_fallbacks(evaluator, only_namespace(world.state.snapshot))
     raise SystemExit(EXIT_MALFORMED if malformed else EXIT_ANSWERED)
 
 
-def _answer_with(world: World, around: Surroundings, requests: IO[bytes], *, quiet: bool) -> int:
-    """Answer every line, and tell what was taken for granted; return how many were malformed."""
-    if not quiet:
-        tell_warnings(world)
-    namespace = only_namespace(world.state.snapshot)
-    evaluator = Evaluator(world.state, around, namespace)
-    malformed = _answer_all(requests, evaluator)
-    if evaluator.fallbacks and not quiet:
-        click.echo(
-            f"note: {counted(evaluator.fallbacks, 'request')} without a workload, taken to be for "
-            f"the namespace `{namespace}`; `--workload` says otherwise",
-            err=True,
-        )
-    return malformed
+def _tell_fallbacks(evaluator: Evaluator, namespace: str) -> None:
+    click.echo(
+        f"note: {counted(evaluator.fallbacks, 'request')} without a workload, taken to be for "
+        f"the namespace `{namespace}`; `--workload` says otherwise",
+        err=True,
+    )
 
 
 def _answer_all(requests: IO[bytes], evaluator: Evaluator) -> int:

@@ -22,7 +22,7 @@ from authz.commands.options import (
     parse_workload,
 )
 from authz.commands.world_options import world_options
-from authz.evaluate import MAX_LINE, Evaluator, MalformedLineError
+from authz.evaluate import MAX_LINE, MalformedLineError
 from authz.evaluate_state import only_namespace
 from authz.explain.ask import (
     Question,
@@ -130,14 +130,14 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         world = prepare_world(stack, policies, config, mesh_file, sources)
         if not quiet:
             tell_warnings(world)
-        around = world.surroundings(workload, service)
         if who_can is not None:
+            around = world.surroundings(workload, service)
             with _clear_questions():
                 question = replace(_question("", asked, world), method=who_can[0], path=who_can[1])
             found = find_who_can(question, world.state, _with_home(around, world.state))
             _print_who_can(question, found, format_)
             return
-        evaluator = Evaluator(world.state, around, only_namespace(world.state.snapshot))
+        evaluator = world.evaluator(workload, service)
         with _clear_questions(request_file):
             line = _line(request_file, caller, asked, world)
             story = tell(evaluator.outcome(line), world.state)
@@ -163,8 +163,8 @@ def _with_home(around: Surroundings, state: ServingState) -> Surroundings:
     """Return the surroundings with the only namespace there is, where nobody named one."""
     if around.static_workload is not None and around.static_workload.namespace:
         return around
-    service = around.static_workload.service if around.static_workload else None
-    home = Workload(namespace=only_namespace(state.snapshot), service=service)
+    said = around.static_workload or Workload(namespace="", has_told_labels=False)
+    home = replace(said, namespace=only_namespace(state.snapshot))
     return replace(around, static_workload=home)
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from authz.commands.failing import clear_errors
 from authz.commands.options import mesh_option, read_mesh
 from authz.commands.replacing import write_whole
+from authz.logging_setup import logging_aside
 from authz.policytest.coverage.items import Tally, shown_percent
 from authz.policytest.coverage.reports import FORMATS as COVERAGE_FORMATS
 from authz.policytest.rego_run import SUFFIX as REGO_SUFFIX
@@ -160,7 +161,7 @@ def test_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     """
     if coverage and not any(each.file for each in coverage) and _takes_stdout(outputs):
         raise click.UsageError("two formats for standard output; give one a file, `html=FILE`")
-    with clear_errors():
+    with logging_aside(), clear_errors():
         mesh = None if mesh_file is None else read_mesh(mesh_file)
         wish = Wish(
             paths=paths or (Path(),),

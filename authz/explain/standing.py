@@ -45,7 +45,9 @@ class Standings:
         if policy.dry_run:
             return Standing.SHADOW
         if self._is_decider(policy):
-            self._is_decided = policy.action in (Action.DENY, Action.ALLOW)
+            # A provider that allows leaves the others to be asked.
+            is_last_word = policy.action is not Action.CUSTOM or not self._decision.is_allowed
+            self._is_decided = is_last_word
             return Standing.DECIDED
         if not self._was_reached(policy.action):
             return Standing.NOT_ASKED
@@ -61,7 +63,7 @@ class Standings:
         )
 
     def _was_reached(self, action: Action) -> bool:
-        if action in (Action.DENY, Action.ALLOW) and self._is_decided:
+        if self._is_decided and action is not Action.AUDIT:
             return False
         if self._decision.is_allowed:
             return True

@@ -10,7 +10,12 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from authz.policytest.model import Case, PolicyTestFile, RequestFixture
 from authz.policytest.tokens import FixtureError
-from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
+from authz.workload import (
+    NAMESPACE_EXTENSION,
+    SERVICE_ACCOUNT_EXTENSION,
+    SERVICE_ENTRY_EXTENSION,
+    SERVICE_EXTENSION,
+)
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 Fixture = TypeVar("Fixture")
@@ -52,6 +57,11 @@ class Messages:
         attributes.destination.labels.update(workload.labels)
         attributes.context_extensions[NAMESPACE_EXTENSION] = workload.namespace
         attributes.context_extensions[SERVICE_ACCOUNT_EXTENSION] = workload.service_account
+        if workload.service is not None:
+            is_entry = workload.service.startswith("ServiceEntry/")
+            key = SERVICE_ENTRY_EXTENSION if is_entry else SERVICE_EXTENSION
+            name = workload.service.removeprefix("Service/").removeprefix("ServiceEntry/")
+            attributes.context_extensions[key] = name
         attributes.request.time.FromDatetime(suite.clock)
         return message
 

@@ -79,6 +79,12 @@ class WorkloadFixture(Section):
     service_account: str = Field(default="default", description="Its service account.")
     labels: dict[str, str] = Field(default_factory=dict, description="Its labels.")
     port: int = Field(default=8080, ge=1, le=65535, description="The port that is called.")
+    service: str | None = Field(
+        default=None,
+        pattern=r"^(((Service|ServiceEntry)/)?[^/]+/[^/]+)?$",
+        description="For mesh mode `waypoint`: the service that is asked for, as "
+        "`[Service/|ServiceEntry/]namespace/name`; empty: the route serves no service.",
+    )
 
 
 class IdentityFixture(Section):

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from audit.mould import RepeatedRecord
+from audit.record import AuditRecord
 from authz.build import load_state
-from authz.check_request import decode_check_request
 from authz.config_file import load_model
+from authz.metrics import Metrics
 from authz.peer_settings import mapping_set
+from authz.pipeline import Authorizer
 from authz.policy_bundle_parts import load_once
 from authz.policytest.expect import compare
 from authz.policytest.matrix import cases_of
@@ -21,7 +24,7 @@ from authz.policytest.result import CaseResult, Verdict
 from authz.policytest.tokens import TestIssuer
 from authz.policytest.why import near_misses
 from authz.serving_state import ServingState
-from authz.walk import Outcome, Surroundings, walk
+from authz.walk import Outcome, Surroundings
 from identity.peer_finding import PeerRules
 from identity.token_memory import TokenMemory
 from opa_bridge.provider import WatchEngine
@@ -29,6 +32,7 @@ from policies.decision import Decision
 from policies.diagnostic import LoadError, Location
 from policies.documents import YamlList, YamlMap, parse_documents
 from policies.mesh import Mesh
+from policies.request import Workload
 
 SUFFIX = ".policytest.yaml"
 
@@ -134,6 +138,13 @@ def run_test_file(
         yield runner.result(case, place)
 
 
+class _NoRecord:
+    """Where tests are recorded: nowhere."""
+
+    def offer(self, record: AuditRecord | RepeatedRecord) -> None:
+        """Forget a record."""
+
+
 class _Runner:
     """Runs the cases of one file, one after the other."""
 
@@ -143,11 +154,19 @@ class _Runner:
         self._minted: dict[str, str] = {}
         self._messages = Messages(suite, self._bearer)
         now = suite.clock.timestamp()
-        self._around = Surroundings(
-            keys=self._issuer,
-            now=lambda: now,
-            peer_rules=PeerRules(mappings=mapping_set(suite.mappings)),
-            verify_token=TokenMemory().verify,
+        # WHY not the walk alone: an answer that no message can hold is a denial as well.
+        self._authorizer = Authorizer(
+            state=lambda: state,
+            around=Surroundings(
+                keys=self._issuer,
+                now=lambda: now,
+                # A fixture tells all labels there are; where it tells none, there are none.
+                static_workload=Workload(namespace=""),
+                peer_rules=PeerRules(mappings=mapping_set(suite.mappings)),
+                verify_token=TokenMemory().verify,
+            ),
+            recorder=_NoRecord(),
+            metrics=Metrics(),
         )
 
     def result(self, case: Case, place: Location) -> CaseResult:
@@ -161,7 +180,7 @@ class _Runner:
             return CaseResult(suite=name, case=case.name, location=place, skipped=case.skip)
         message = self._messages.of(case, place)
         begun = time.perf_counter()
-        outcome = walk(decode_check_request(message), self._state, self._around)
+        outcome = self._authorizer.outcome(message)
         self._listener.decided(outcome)
         mismatches = tuple(compare(case.expect, outcome))
         return CaseResult(
