@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +15,7 @@ from typing import Any
 import httpx
 import yaml
 
-from authz.config_file import load_settings
-from authz.serve import serve
+from tests.serving_here import served_here
 from tests.waiting import envoy_ports, until
 
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -75,31 +73,11 @@ def recorded(folder: Path, audit: dict[str, Any], **settings: Any) -> Iterator[R
         "audit": audit,
     } | settings
     (folder / "meshwarden.yaml").write_text(yaml.safe_dump(configuration))
-    with _serving(folder / "meshwarden.yaml"):
+    with served_here(folder / "meshwarden.yaml"):
         until((folder / "grpc.sock").exists)
         found = Recorded(folder)
         with _envoy(folder) as found.port, found.client:
             yield found
-
-
-@contextmanager
-def _serving(path: Path) -> Iterator[None]:
-    stop, failures = threading.Event(), list[Exception]()
-
-    def run() -> None:
-        try:
-            serve(load_settings(path), stop=stop)
-        except Exception as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(30)
-    assert failures == []
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import gzip
 import json
 import os
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,13 +30,13 @@ from audit.chain import list_segments, read_raw_lines
 from audit.compressing import compress_closed
 from audit.database import duckdb
 from authz.cli import main
-from authz.config_file import load_settings
 from authz.grpc_server import SERVICE
-from authz.serve import serve
 from tests.loopback import EAGER, free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
 from decision_log_service import Service, serving
+
+from tests.serving_here import served_here
 
 _REQUESTS = int(os.environ.get("MESHWARDEN_AUDIT_SECRETS", "2000"))
 _TOKENS = 200
@@ -171,17 +170,10 @@ def test_secrets_of_many_requests_are_found_nowhere(
     short_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Not in segments, compressed or not, uploads, reports, answers to questions, logs, metrics."""
-    port, stop = free_port(), threading.Event()
-    with serving(Service()) as service:
-        settings = load_settings(_configure(short_path, service, port))
-        thread = threading.Thread(target=serve, args=(settings,), kwargs={"stop": stop})
-        thread.start()
-        try:
-            reasons = _ask_all(short_path / "grpc.sock")
-            metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
-        finally:
-            stop.set()
-            thread.join(60)
+    port = free_port()
+    with serving(Service()) as service, served_here(_configure(short_path, service, port)):
+        reasons = _ask_all(short_path / "grpc.sock")
+        metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
     assert {"allow_rule_matched", "no_allow_rule_matched", "token_invalid"} <= reasons
     assert len(service.events()) == _REQUESTS
     log = short_path / "log"

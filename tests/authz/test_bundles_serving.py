@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ from cryptography.x509.oid import NameOID
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.json_format import ParseDict
 
-from authz.config_file import load_settings
-from authz.serve import serve
 from tests.loopback import EAGER
+from tests.serving_here import served_here
 
 CART = "spiffe://cluster.local/ns/shop/sa/cart"
 CONFIGURATION = """\
@@ -91,24 +89,9 @@ def serving(folder: Path) -> Iterator[grpc.Channel]:
     path = folder / "meshwarden.yaml"
     path.write_text(CONFIGURATION.replace("/GRPC", str(socket)))
     (folder / "policies.yaml").write_text(POLICIES)
-    stop, failures = threading.Event(), list[Exception]()
-
-    def run() -> None:
-        try:
-            serve(load_settings(path), stop=stop)
-        except Exception as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        with grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
-            grpc.channel_ready_future(channel).result(timeout=20)
-            yield channel
-    finally:
-        stop.set()
-        thread.join(20)
-    assert failures == []
+    with served_here(path), grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
+        grpc.channel_ready_future(channel).result(timeout=20)
+        yield channel
 
 
 def status_of(channel: grpc.Channel, leaf: x509.Certificate) -> int:

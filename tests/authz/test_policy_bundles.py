@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from authz.build import load_state
 from authz.cli import main
-from authz.config_file import load_settings
 from authz.policy_bundle_parts import (
     PolicyBundles,
     TakeBundle,
@@ -31,7 +30,6 @@ from authz.policy_bundle_settings import PolicyBundleSettings
 from authz.provider_memory import ProviderMemory
 from authz.provider_settings import ProviderSettings
 from authz.reload import Loaded, StateKeeper
-from authz.serve import serve
 from authz.serving_state import ServingState
 from policies.diagnostic import Diagnostic, LoadError
 from policies.mesh import Mesh
@@ -43,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "opa_bridge"))
 from bundling import FILES, Signer, packed, revised, write_folder
 from policy_bundle_server import BundleServer, bundle_server
 
+from tests.serving_here import served_here
 from tests.waiting import until
 
 POLICY = (
@@ -294,40 +293,24 @@ def test_serve_follows_a_bundle_service(tmp_path: Path, policies: Path) -> None:
         path, socket = tmp_path / "meshwarden.yaml", tmp_path / "s"
         text = CONFIGURATION.replace("SOCKET", str(socket))
         path.write_text(text.replace("URL", service.url.removesuffix("/bundles/b")))
-        stop, failures = threading.Event(), list[BaseException]()
+        with served_here(path), grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+            call = channel.unary_unary(
+                "/envoy.service.auth.v3.Authorization/Check",
+                request_serializer=CheckRequest.SerializeToString,
+                response_deserializer=CheckResponse.FromString,
+            )
 
-        def run() -> None:
-            try:
-                serve(load_settings(path), stop=stop)
-            except BaseException as exc:
-                failures.append(exc)
+            def is_allowed(method: str) -> bool:
+                http = {"method": method, "path": "/", "host": "shop", "scheme": "https"}
+                asked = {"attributes": {"request": {"http": http}}}
+                answer = call(ParseDict(asked, CheckRequest()), timeout=10)
+                return int(answer.status.code) == 0
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            with grpc.insecure_channel(f"unix://{socket}", EAGER) as channel:
-                grpc.channel_ready_future(channel).result(timeout=30)
-                call = channel.unary_unary(
-                    "/envoy.service.auth.v3.Authorization/Check",
-                    request_serializer=CheckRequest.SerializeToString,
-                    response_deserializer=CheckResponse.FromString,
-                )
-
-                def is_allowed(method: str) -> bool:
-                    http = {"method": method, "path": "/", "host": "shop", "scheme": "https"}
-                    asked = {"attributes": {"request": {"http": http}}}
-                    answer = call(ParseDict(asked, CheckRequest()), timeout=10)
-                    return int(answer.status.code) == 0
-
-                assert (True, False) == (is_allowed("GET"), is_allowed("PUT"))
-                service.serve(packed(revised("r2", methods=["PUT"])))
-                until(lambda: is_allowed("PUT"))
-                assert not is_allowed("GET")
-        finally:
-            stop.set()
-            thread.join(20)
-        assert [] == failures
-        assert not thread.is_alive()
+            assert (True, False) == (is_allowed("GET"), is_allowed("PUT"))
+            service.serve(packed(revised("r2", methods=["PUT"])))
+            until(lambda: is_allowed("PUT"))
+            assert not is_allowed("GET")
         assert (tmp_path / "kept" / "b.bundle").exists()
 
 

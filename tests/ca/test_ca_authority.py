@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
+from killing_steps import told_by
 from structlog.testing import capture_logs
 
 from ca.errors import AuthorityExpiredError, CaError, KeyFileError, StateError
-
-ROOT = Path(__file__).parents[2]
 
 
 def _manifest(folder):
@@ -198,25 +194,6 @@ def test_full_disk_at_first_start(keeper_of, tmp_path, monkeypatch):
 
 
 _KILLED_AT_EVERY_STEP = """
-import os, sys, signal
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from ca.authority import AuthorityKeeper, AuthorityPlan
-from ca.keys import FileKeyStore
-from ca.state import StateFolder
-from identity.spiffe_id import TrustDomain
-
-base, steps = Path(sys.argv[1]), {"left": -1}
-now = datetime.now(UTC)
-plan = AuthorityPlan(trust_domain=TrustDomain("example.org"),
-    root_lifetime=timedelta(days=300), intermediate_lifetime=timedelta(days=90))
-
-def hook(event, args):
-    if event in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "fcntl.flock"):
-        if steps["left"] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps["left"] -= 1
-
 def start(folder, at):
     with StateFolder(folder) as state:
         keeper = AuthorityKeeper(state, FileKeyStore(state.keys_folder), plan, lambda: at)
@@ -253,16 +230,7 @@ print(sweep(now, False), sweep(now + timedelta(days=61), True))
 
 def test_kill_at_every_step(tmp_path):
     """Killed at any file operation of the first start or a renewal, the CA comes back whole."""
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_AT_EVERY_STEP, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, renewal = map(int, done.stdout.splitlines()[-1].split())
+    first, renewal = map(int, told_by(_KILLED_AT_EVERY_STEP, tmp_path).split())
     assert first > 10
     assert renewal > 10
 

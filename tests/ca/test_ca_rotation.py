@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from issuing import CART, CART_CALLER, open_ca, request_of
+from killing_steps import told_by
 
 from ca.errors import AuthorityExpiredError, CaError, RotationRefusedError, StoreError
 from ca.issue import SvidRequest, issue_x509_svid
@@ -23,7 +21,6 @@ from ca.streams import OpenStreams
 from ca.validate import verify_x509_svid
 from identity.spiffe_id import SpiffeId
 
-ROOT = Path(__file__).parents[2]
 WAIT = timedelta(minutes=5)
 LEAF = timedelta(days=7)
 SECOND = timedelta(seconds=1)
@@ -325,25 +322,6 @@ def test_no_leaf_ever_lacks_its_root(keeper_of, streams, clock, tmp_path_factory
 
 
 _KILLED_AT_EVERY_STEP = """
-import os, shutil, sys, signal
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from ca.authority import AuthorityKeeper, AuthorityPlan
-from ca.keys import FileKeyStore
-from ca.state import StateFolder
-from identity.spiffe_id import TrustDomain
-
-base, steps = Path(sys.argv[1]), {"left": -1}
-now = datetime.now(UTC)
-plan = AuthorityPlan(trust_domain=TrustDomain("example.org"),
-    root_lifetime=timedelta(days=300), intermediate_lifetime=timedelta(days=90))
-
-def hook(event, args):
-    if event in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "fcntl.flock"):
-        if steps["left"] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        steps["left"] -= 1
-
 def opened(folder, do):
     with StateFolder(folder) as state:
         return do(AuthorityKeeper(state, FileKeyStore(state.keys_folder), plan, lambda: now))
@@ -392,13 +370,4 @@ print(total)
 
 def test_kill_at_every_step(tmp_path):
     """Killed at any file operation of a step, the CA has the slots and keys of before or after."""
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED_AT_EVERY_STEP, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.splitlines()[-1]) > 20
+    assert int(told_by(_KILLED_AT_EVERY_STEP, tmp_path)) > 20

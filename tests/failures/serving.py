@@ -22,9 +22,8 @@ import httpx
 import yaml
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
-from authz.config_file import load_settings
-from authz.serve import serve
 from tests.loopback import EAGER, free_port
+from tests.serving_here import served_here
 
 _METHOD = "/envoy.service.auth.v3.Authorization/Check"
 # How long something may take to come about that another thread or process brings about.
@@ -158,7 +157,7 @@ def serving(
         if tls is not None:
             listen |= {"grpc": f"127.0.0.1:{free_port()}", "tls": dict(tls.settings)}
         path = configure(folder, listen=listen, **sections)
-        with _running(path) as failures, _channel(str(listen["grpc"]), tls) as channel:
+        with served_here(path) as failures, _channel(str(listen["grpc"]), tls) as channel:
             _wait_ready(channel, failures)
             house = House(folder, channel, f"http://{http}")
             try:
@@ -178,27 +177,6 @@ def _channel(address: str, tls: Tls | None) -> grpc.Channel:
         return grpc.insecure_channel(address, EAGER)
     options = (*EAGER, ("grpc.ssl_target_name_override", tls.server_name))
     return grpc.secure_channel(address, tls.credentials, options)
-
-
-@contextmanager
-def _running(configuration: Path) -> Iterator[list[Exception]]:
-    """Serve, and yield what ended it."""
-    stop, failures = threading.Event(), list[Exception]()
-
-    def run() -> None:
-        try:
-            serve(load_settings(configuration), stop=stop)
-        except Exception as exc:
-            failures.append(exc)
-
-    thread = threading.Thread(target=run, name="serve")
-    thread.start()
-    try:
-        yield failures
-    finally:
-        stop.set()
-        thread.join(_PATIENCE)
-    assert failures == []
 
 
 def policies(*specs: Mapping[str, Any]) -> str:
