@@ -35,13 +35,10 @@ _ELSEWHERE: Final = frozenset(
         "source.serviceAccount",
         "source.trustDomain",
         "source.ip",
-        "remote.ip",
         "destination.ip",
         "destination.port",
         "connection.sni",
         "request.auth.principal",
-        "request.auth.audiences",
-        "request.auth.presenter",
         "operation.hosts",
         "operation.methods",
     }

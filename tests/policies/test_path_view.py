@@ -164,6 +164,69 @@ def test_paths_that_are_not_what_they_say(path: str) -> None:
     assert PathView(policies, PathNormalization.MERGE_SLASHES).seen(path) is None
 
 
+_SMALL_PATHS = [
+    f"/{''.join(letters)}" for size in range(5) for letters in itertools.product("/ab", repeat=size)
+]
+_SMALL_VALUES = ("/a", "/ab*", "*ab", "/a/{*}", "/{**}/b", "/a/{*}/b", "/a*", "*", "*b/a", "/a/*")
+
+
+@pytest.mark.parametrize("field", ["paths", "notPaths"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *([each] for each in _SMALL_VALUES),
+        ["/{*}", "/{*}/b"],
+        _SMALL_VALUES,
+        _SMALL_VALUES[::-1],
+    ],
+    ids=len,
+)
+@pytest.mark.parametrize("level", [PathNormalization.AS_IS, PathNormalization.BASE])
+def test_of_all_short_paths_none_is_taken_for_another(
+    values: list[str], field: str, level: PathNormalization
+) -> None:
+    """Of each kind of value, and of all together: what a rule tells apart is seen apart."""
+    policies = _policies([{field: [value]} for value in values])
+    view = PathView(policies, level)
+    rules = [rule for index in policies.indexes() for policy in index for rule in policy.rules]
+    rules += [rule for policy in policies.dry_run for rule in policy.rules]
+    found: dict[object, set[tuple[bool, ...]]] = {}
+    for path in _SMALL_PATHS:
+        seen = view.seen(path)
+        assert seen is not None
+        request = Request(method="GET", path=path)
+        found.setdefault(seen, set()).add(tuple(rule.matches(request) for rule in rules))
+    assert all(len(answers) == 1 for answers in found.values())
+
+
+@pytest.mark.parametrize(
+    ("level", "path", "want"),
+    [
+        (PathNormalization.AS_IS, "/a%20b/\u00e9//x/../y", True),
+        (PathNormalization.AS_IS, "a", True),
+        (PathNormalization.AS_IS, "/a\nb", False),
+        (PathNormalization.AS_IS, "\n", False),
+        (PathNormalization.AS_IS, "", False),
+        (PathNormalization.AS_IS, "?", False),
+        (PathNormalization.AS_IS, "?x", False),
+        (PathNormalization.AS_IS, "/a?b\nc", True),
+        (PathNormalization.BASE, "/a%20b?c", True),
+        (PathNormalization.BASE, "/a//b", True),
+        (PathNormalization.MERGE_SLASHES, "/a//b", False),
+        (PathNormalization.BASE, "/a%2fb", True),
+        (PathNormalization.DECODE_AND_MERGE_SLASHES, "/a%2fb", False),
+        (PathNormalization.BASE, "/a/./b", False),
+        (PathNormalization.BASE, "a", False),
+    ],
+)
+def test_what_is_matched_as_it_is_written_is_seen(
+    level: PathNormalization, path: str, want: bool
+) -> None:
+    """Which paths are those is a matter of the level; what `*` does not find is none of them."""
+    view = PathView(_policies([{"paths": ["*", "/a/*"]}]), level)
+    assert (view.seen(path) is not None) is want
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "want"),
     [
