@@ -12,7 +12,7 @@ from urllib.parse import quote
 from rich.console import Console
 from rich.text import Text
 
-from authz.render_findings import counted, print_line, visible
+from authz.render_findings import counted, finding_row, print_line, visible
 from policies.diagnostic import Location
 from policies.lint.catalogue import load_catalogue
 from policies.lint.finding import LintFinding, LintSeverity
@@ -94,16 +94,7 @@ def render_json(result: LintResult) -> str:
 
 
 def _row(found: LintFinding) -> dict[str, Any]:
-    return {
-        "file": found.location.file,
-        "line": found.location.line,
-        "column": found.location.column,
-        "path": found.path,
-        "severity": str(found.severity),
-        "code": found.code,
-        "message": found.message,
-        "help": found.help,
-        "resource": found.resource,
+    return finding_row(found) | {
         "related": [
             {
                 "message": each.message,

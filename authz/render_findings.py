@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from policies.diagnostic import Diagnostic, Location, Severity
+from policies.lint.finding import LintFinding
 
 # BUDGET: of a long line, what stands around the place; an inline key set is one line of KiB.
 _WIDTH = 100
@@ -16,7 +17,7 @@ _BEFORE = 40
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 
 
-def finding_row(found: Diagnostic) -> dict[str, Any]:
+def finding_row(found: Diagnostic | LintFinding) -> dict[str, Any]:
     """Return a finding as a JSON object; what is unknown is 0 or empty."""
     return {
         "file": found.location.file,

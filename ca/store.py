@@ -151,26 +151,11 @@ class Store:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
-    def rotation_lock(self) -> Iterator[bool]:
-        """Hold the lock of key rotation while the block runs; yields whether it was free.
+    def rotation_turn(self) -> Iterator[None]:
+        """Hold the lock of key rotation while the block runs, waiting a few seconds for it.
 
         On PostgreSQL it is an advisory lock of one session: it falls when the holder dies. A
         SQLite ledger has one holder of its state folder, and so needs none.
-        """
-        if not self.is_shared:
-            yield True
-            return
-        with self.read() as connection:
-            is_held = bool(connection.scalar(select(func.pg_try_advisory_lock(_ROTATION_LOCK))))
-            try:
-                yield is_held
-            finally:
-                if is_held:
-                    connection.execute(select(func.pg_advisory_unlock(_ROTATION_LOCK)))
-
-    @contextmanager
-    def rotation_turn(self) -> Iterator[None]:
-        """Hold the lock of key rotation while the block runs, waiting a few seconds for it.
 
         Raises:
             StoreError: another replica holds it for longer, or the database does not answer.

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -408,17 +408,21 @@ def test_a_lost_database_stops_issuance_until_it_is_back(authority, clock, tmp_p
 
 
 @pytest.mark.postgresql
-def test_the_rotation_lock_is_one_replicas_at_a_time(emptied):
-    """Two replicas cannot rotate at once, and a replica that dies lets the lock go."""
+def test_the_rotation_turn_is_one_replicas_at_a_time(emptied, monkeypatch):
+    """Two replicas cannot rotate at once, and a replica that dies lets its turn go."""
+    monkeypatch.setattr("ca.store._WAIT_SECONDS", 1)
     one, two = Store(emptied.url), Store(emptied.url)
-    with one.rotation_lock() as is_mine:
-        assert is_mine
-        with two.rotation_lock() as is_mine_too:
-            assert not is_mine_too
-    with two.rotation_lock() as is_mine:
-        assert is_mine
-        # Its connections die with it.
-    two.close()
-    with one.rotation_lock() as is_mine:
-        assert is_mine
+    with one.rotation_turn(), pytest.raises(StoreError), two.rotation_turn():
+        pass
+    dead = two.rotation_turn()
+    dead.__enter__()
+    # As when it dies, its connections end without a word.
+    pids = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+    with one.read() as connection:
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM ({pids}) AS held"))
+    with one.rotation_turn():
+        pass
+    with suppress(StoreError):
+        dead.__exit__(None, None, None)
     one.close()
+    two.close()
