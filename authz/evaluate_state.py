@@ -61,7 +61,7 @@ def load_evaluation(
         raise LoadError([*problems, *exc.diagnostics]) from exc
     if problems:
         raise LoadError(problems)
-    terms = make_terms(configured, mesh)
+    terms = make_terms(configured, mesh, snapshot.providers)
     asked = dict.fromkeys((*snapshot.providers, *([terms.default] if terms.default else ())))
     providers = {
         name: found

@@ -104,8 +104,13 @@ def patient(options: ProviderOptions) -> ProviderOptions:
     return replace(options, budget_seconds=max(options.budget_seconds, _PATIENCE_SECONDS))
 
 
-def make_terms(settings: Sequence[ProviderSettings], mesh: Mesh) -> CustomTerms:
-    """Return how the providers are asked, and what the failure of each one means."""
+def make_terms(
+    settings: Sequence[ProviderSettings], mesh: Mesh, names: Iterable[str] = ()
+) -> CustomTerms:
+    """Return how the providers are asked, and what the failure of each one means.
+
+    `names` are those of providers without settings.
+    """
     statuses = {
         each.name: int(each.status_on_error)
         for each in mesh.extension_providers
@@ -114,7 +119,8 @@ def make_terms(settings: Sequence[ProviderSettings], mesh: Mesh) -> CustomTerms:
     return CustomTerms(
         default=next((each.name for each in settings if each.default), ""),
         asks_several=mesh.multiple_providers is not False,
-        of={
+        of={name: ProviderTerms(error_status=statuses.get(name, FORBIDDEN)) for name in names}
+        | {
             each.name: ProviderTerms(
                 fails_open=each.fail_open, error_status=statuses.get(each.name, FORBIDDEN)
             )

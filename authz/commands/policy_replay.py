@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from authz.commands.options import SpreadingCommand, mesh_option, read_mesh
 from authz.config_file import load_settings
 from authz.evaluate_state import load_evaluation
 from authz.logging_setup import logging_aside
+from authz.provider_parts import make_terms
 from authz.replay_parts import candidate_set, load_new_rego
+from authz.settings import Settings
 from dryrun.replay import Replayer
 from dryrun.replay_report import ReplayReport, report_of
 from dryrun.replay_text import FORMATS
-from policies.mesh import Mesh
 
 EXIT_CHANGED = 1
 
@@ -55,7 +57,8 @@ _EVERY_KIND = tuple(kind.value for kind in Kind)
 @mesh_option()
 @click.option(
     "-c", "--config", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
-    help="Take the mesh settings from this configuration of the server.",
+    help="Take the mesh settings, and what a provider's failure means, from this configuration "
+    "of the server.",
 )  # fmt: skip
 @click.option(
     "--format", "format_", type=click.Choice(list(FORMATS)), default="table", show_default=True,
@@ -102,7 +105,11 @@ def replay_command(  # noqa: PLR0913, PLR0917 - the options of one command line
     with logging_aside(), clear_errors():
         span = parse_range(since, until, now=datetime.now(UTC))
         sources = rego_by_provider(rego, rego_data, rego_entrypoint)
-        state = load_evaluation(policies, _mesh(mesh_file, config), sources)
+        settings = Settings() if config is None else load_settings(config)
+        mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
+        state = load_evaluation(policies, mesh, sources)
+        terms = make_terms(settings.providers, mesh, state.snapshot.providers)
+        state = replace(state, terms=terms)
         if not quiet:
             for warning in state.warnings:
                 click.echo(str(warning), err=True)
@@ -110,12 +117,6 @@ def replay_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         report = _replay(log, span, replayer, quiet=quiet)
         sys.stdout.write(FORMATS[format_](report))
     raise SystemExit(EXIT_CHANGED if fail_on and report.is_failed_by(fail_on) else 0)
-
-
-def _mesh(mesh_file: Path | None, config: Path | None) -> Mesh:
-    if mesh_file is None and config is not None:
-        return load_settings(config).mesh.to_mesh()
-    return read_mesh(mesh_file)
 
 
 def _replay(log: Path, span: TimeRange, replayer: Replayer, *, quiet: bool) -> ReplayReport:
@@ -142,7 +143,8 @@ def _replay(log: Path, span: TimeRange, replayer: Replayer, *, quiet: bool) -> R
                     yield document
 
         report = report_of(replayer.replay(decisions()))
-    report.unbelieved = total - believed
+    # A log that is written to meanwhile has more lines than were counted.
+    report.unbelieved = max(0, total - believed)
     return report
 
 

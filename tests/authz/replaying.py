@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -14,7 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from audit.document import LINE_ADAPTER, document_from_record
+from audit.record import AuditRecord
 from audit.redact import Redactor
+from audit.settings import AuditSettings, FsyncPolicy
+from audit.writer import AuditWriter
 from authz.custom import CustomTerms
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
@@ -91,10 +95,8 @@ def state_of(
     )
 
 
-def recorded(
-    state: ServingState, messages: Sequence[CheckRequest], redactor: Redactor | None = None
-) -> list[dict[str, Any]]:
-    """Return the records of checks as the log holds them, each valid by the schema."""
+def facts_of(state: ServingState, messages: Sequence[CheckRequest]) -> list[AuditRecord]:
+    """Return the records of checks before they are written."""
     recorder = MemoryRecorder()
     authorizer = Authorizer(
         state=lambda: state,
@@ -109,9 +111,26 @@ def recorded(
     )
     for message in messages:
         authorizer.check(message.SerializeToString())
+    return recorder.records
+
+
+def write_log(folder: Path, found: Iterable[AuditRecord]) -> Path:
+    """Write a log with the server's own writer and return its folder."""
+    settings = AuditSettings(folder=folder, fsync=FsyncPolicy.NEVER, queue_wait_milliseconds=60_000)
+    writer = AuditWriter(settings, node="n")
+    for record in found:
+        writer.offer(record)
+    writer.close()
+    return folder
+
+
+def recorded(
+    state: ServingState, messages: Sequence[CheckRequest], redactor: Redactor | None = None
+) -> list[dict[str, Any]]:
+    """Return the records of checks as the log holds them, each valid by the schema."""
     chained = {"seq": 1, "prev": "0" * 64, "hash": "0" * 64}
     lines = []
-    for record in recorder.records:
+    for record in facts_of(state, messages):
         document = document_from_record(record, node="n", redactor=redactor or Redactor())
         lines.append(json.loads(json.dumps(document)))
         LINE_ADAPTER.validate_python({**lines[-1], **chained})

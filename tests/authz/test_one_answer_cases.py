@@ -14,7 +14,16 @@ from checking import FixedProvider
 from commanding import as_lines, line_of, resources, run_policy
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from issuing_root import Authority
-from replaying import ISSUERS, jwt_rule, recorded, replayed, state_of, token
+from replaying import (
+    ISSUERS,
+    facts_of,
+    jwt_rule,
+    recorded,
+    replayed,
+    state_of,
+    token,
+    write_log,
+)
 
 from authz.replay_parts import NewRego, candidate_set
 from authz.serving_state import ServingState
@@ -328,3 +337,44 @@ def test_a_fixture_tells_labels_and_service(folder: Path) -> None:
     _suite(folder, cases=cases, workloads=workloads, mesh={"mode": "waypoint"})
     tested = run_policy("test")
     assert tested.exit_code == 0, tested.output
+
+
+_UNDEFINED = """\
+package envoy.authz
+import rego.v1
+allow if input.parsed_path[0] in {"sample", "a"}
+allow if input.attributes.request.http.path == "/"
+"""
+
+
+def test_what_a_failure_means_is_the_meshs_word(folder: Path) -> None:
+    """`eval` denies with the status that the mesh has for a provider, as the server does."""
+    (folder / "p.yaml").write_text(resources([{"name": "ask", "spec": CUSTOM}]))
+    (folder / "p.rego").write_text(_UNDEFINED)
+    provider = {"name": "p", "rego": {"statusOnError": "503"}}
+    (folder / "mesh.yaml").write_text(yaml.safe_dump({"extensionProviders": [provider]}))
+    result = run_policy(
+        *("eval", "--policies", "p.yaml", "--rego", "p.rego", "--mesh", "mesh.yaml"),
+        *("--requests", "-"),
+        stdin=as_lines(line_of({"http": {"path": "/b"}})),
+    )
+    answer = json.loads(result.stdout)
+    assert (answer["reason"], answer["status"]) == ("provider_error", 503)
+
+
+def test_a_replay_lets_past_what_the_configuration_lets_past(folder: Path) -> None:
+    """With `-c` a new Rego that gives no verdict passes where its provider fails open."""
+    (folder / "p.yaml").write_text(resources([{"name": "ask", "spec": CUSTOM}]))
+    (folder / "p.rego").write_text(_UNDEFINED)
+    rego = {"paths": ["p.rego"], "compatibility": {"undefinedSamples": True}}
+    config = {"policies": {"paths": ["p.yaml"]}, "providers": [
+        {"name": "p", "rego": rego, "failOpen": True}]}  # fmt: skip
+    (folder / "meshwarden.yaml").write_text(yaml.safe_dump(config))
+    state = state_of([CUSTOM], {"p": answering(Effect.ALLOW)}, {"p": "old"})
+    log = write_log(folder / "log", facts_of(state, [asked("/b")]))
+    arguments = ("replay", "--audit", log, "--policies", "p.yaml", "--rego", "p=p.rego", "-q")
+    found = [
+        json.loads(run_policy(*arguments, "--format", "json", *more).stdout)
+        for more in ((), ("-c", "meshwarden.yaml"))
+    ]
+    assert [(each["same"], each["new_deny"]) for each in found] == [(0, 1), (1, 0)]

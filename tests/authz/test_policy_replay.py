@@ -14,11 +14,9 @@ from checking import FixedProvider, MemoryRecorder
 from click.testing import Result
 from commanding import resources, run_policy
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-from replaying import NOW, InlineKeys
+from replaying import NOW, InlineKeys, write_log
 
 from audit.record import AuditRecord
-from audit.settings import AuditSettings, FsyncPolicy
-from audit.writer import AuditWriter
 from authz.custom import CustomTerms
 from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation
 from authz.metrics import Metrics
@@ -100,16 +98,6 @@ def records_of(state: ServingState, messages: Iterable[CheckRequest]) -> list[Au
     return recorder.records
 
 
-def write(folder: Path, found: Iterable[AuditRecord]) -> Path:
-    """Write a log with the server's own writer and return its folder."""
-    settings = AuditSettings(folder=folder, fsync=FsyncPolicy.NEVER, queue_wait_milliseconds=60_000)
-    writer = AuditWriter(settings, node="n")
-    for record in found:
-        writer.offer(record)
-    writer.close()
-    return folder
-
-
 @pytest.fixture
 def replay(tmp_path: Path) -> Callable[..., Result]:
     """A run of the command: records made under OLD, replayed under the policies given."""
@@ -120,7 +108,7 @@ def replay(tmp_path: Path) -> Callable[..., Result]:
     ) -> Result:  # fmt: skip
         (tmp_path / "old.yaml").write_text(resources(old))
         (tmp_path / "new.yaml").write_text(resources(new))
-        log = write(tmp_path / "log", records(tmp_path / "old.yaml", messages, rego))
+        log = write_log(tmp_path / "log", records(tmp_path / "old.yaml", messages, rego))
         return run_policy(
             "replay", "--audit", log, "--policies", tmp_path / "new.yaml", "-q", *options
         )
@@ -153,7 +141,7 @@ def test_an_hour_of_traffic(tmp_path: Path) -> None:
     def kind(*messages: CheckRequest) -> list[AuditRecord]:
         return records(tmp_path / "old.yaml", messages)
 
-    log = write(tmp_path / "log", an_hour([
+    log = write_log(tmp_path / "log", an_hour([
         (60_000, kind(check(WEB, "GET", "/orders/4711"), check(WEB, "POST", "/orders/4711/items"),
                       check(WEB, "GET", "/orders/4711?token=abc", user_agent="t"))),
         (30_000, kind(check(GUEST, "GET", "/orders/4711"), check("", "GET", "/"),
@@ -273,7 +261,7 @@ def test_new_rego_answers_for_a_default_provider(tmp_path: Path) -> None:
     state = load_evaluation([tmp_path / "new.yaml"], Mesh(), {})
     state = replace(state, providers={"opa": answer}, terms=CustomTerms(default="opa"))
     traffic = [check(WEB, "GET", "/orders/1"), check(WEB, "POST", "/orders/1")]
-    log = write(tmp_path / "log", records_of(state, traffic))
+    log = write_log(tmp_path / "log", records_of(state, traffic))
     arguments = ["--audit", log, "--policies", tmp_path / "new.yaml", "-q", "--format", "json"]
     stands = json.loads(run_policy("replay", *arguments).stdout)
     anew = json.loads(run_policy("replay", *arguments, "--rego", tmp_path / "new.rego").stdout)
