@@ -17,6 +17,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,7 +92,13 @@ def read_checkpoint(note: bytes, verifier: NoteVerifier | None) -> Checkpoint:
     """
     if verifier is None:
         return parse_checkpoint(split_note(note)[0])
-    return parse_checkpoint(verifier.check(note), origin=verifier.name)
+    try:
+        return parse_checkpoint(verifier.check(note), origin=verifier.name)
+    except CheckpointError:
+        for each in verifier.former:
+            with suppress(CheckpointError):
+                return parse_checkpoint(each.check(note), origin=each.name)
+        raise
 
 
 def prove_inclusion(

@@ -139,8 +139,8 @@ class CheckpointCheck:
         if not self._has_broken:
             self._frontiers.end_segment(number, begin, end)
 
-    def finish(self) -> None:
-        """Report what was signed and is not there."""
+    def finish(self, *, has_stopped: bool, last_seq: int) -> None:
+        """Report what was signed and is not there; `has_stopped`: the log ends with `stop`."""
         for size in sorted(self._by_size):
             if size > self._tree.size:
                 for file, _ in self._by_size[size]:
@@ -148,6 +148,7 @@ class CheckpointCheck:
                     self._fault(file, f"{what} was cut off")
         if self._by_size and not self._has_broken:
             self._frontiers.finish(self._tree)
+        self._frontiers.miss_newest(has_stopped=has_stopped, last_seq=last_seq)
         self.faults += [Fault(file, what) for file, what in self._frontiers.faults]
         if self.verifier is not None and not self._by_size and not self.faults:
             self._fault(checkpoint_name(1), "no segment has a checkpoint to check with the key")

@@ -100,7 +100,22 @@ class CheckpointKeeper:
                 continue
             if (frontier.size, frontier.root()) == (checkpoint.size, checkpoint.root):
                 return number, frontier
-        return 0, Frontier()
+        return self._before(numbers[0]) if numbers else (0, Frontier())
+
+    def _before(self, number: int) -> tuple[int, Frontier]:
+        """Return the tree of what was retained away up to a segment, by whatever key it was signed.
+
+        WHY believed: those lines cannot be read again, and a log goes on after its key or its name
+        was changed. Who verifies it needs the key of then as well.
+        """
+        try:
+            note = (self._folder / checkpoint_name(number)).read_bytes()
+            checkpoint = read_checkpoint(note, None)
+            frontier = parse_frontier((self._folder / frontier_name(number)).read_bytes())
+        except (FileNotFoundError, CheckpointError):
+            return 0, Frontier()
+        is_told = (frontier.size, frontier.root()) == (checkpoint.size, checkpoint.root)
+        return (number, frontier) if is_told else (0, Frontier())
 
     def _read(self, path: Path, *, is_known: bool) -> None:
         """Put a segment's lines into the tree, but for those it holds already."""

@@ -28,6 +28,7 @@ class FrontierCheck:
     _open: dict[int, Frontier] = field(default_factory=dict)
     _there: set[int] = field(default_factory=set)
     _sizes: dict[int, int] = field(default_factory=dict)
+    _unsigned: int = 0
 
     def load_folder(self, folder: Path, first: int) -> None:
         """Take the frontiers of segment `first` and those after it.
@@ -69,10 +70,20 @@ class FrontierCheck:
         for number in sorted(checkpoints - self._there):
             if not (folder / frontier_name(number)).is_file():
                 self._fault(number, f"it is missing beside `{checkpoint_name(number)}`")
-        newest = max(self._there, default=0) if is_written else 0
+        newest = max(self._there, default=0)
         for number in sorted(self._there - checkpoints - {newest}):
-            what = f"it is missing beside `{frontier_name(number)}`"
-            self.faults.append((checkpoint_name(number), what))
+            self._miss_checkpoint(number)
+        if not is_written and newest not in checkpoints:
+            self._unsigned = newest
+
+    def miss_newest(self, *, has_stopped: bool, last_seq: int) -> None:
+        """Report a newest frontier that was not signed.
+
+        Of a log that did not stop in order (`has_stopped`) it is no fault: whatever ended its
+        writer did so before it could sign.
+        """
+        if self._unsigned and (has_stopped or self._sizes.get(self._unsigned, 0) > last_seq):
+            self._miss_checkpoint(self._unsigned)
 
     def finish(self, tree: Frontier) -> None:
         """Report frontiers of more lines than there are."""
@@ -80,6 +91,10 @@ class FrontierCheck:
             if frontier.size > tree.size:
                 what = f"it is of {frontier.size} lines, the log holds {tree.size}"
                 self._fault(number, what)
+
+    def _miss_checkpoint(self, number: int) -> None:
+        what = f"it is missing beside `{frontier_name(number)}`"
+        self.faults.append((checkpoint_name(number), what))
 
     def _load(self, number: int, path: Path) -> None:
         raw = path.read_bytes()

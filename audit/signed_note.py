@@ -51,10 +51,14 @@ class NoteSigner:
 
 @dataclass(frozen=True, slots=True)
 class NoteVerifier:
-    """A name and the public key that its notes are checked with."""
+    """A name and the public key that its notes are checked with.
+
+    `former` are the keys and names that checkpoints of the same log may be signed with as well.
+    """
 
     name: str
     key: Ed25519PublicKey
+    former: tuple[NoteVerifier, ...] = ()
 
     @property
     def key_id(self) -> bytes:
@@ -69,9 +73,9 @@ class NoteVerifier:
 
     def of_worker(self, worker: str) -> NoteVerifier:
         """Return the verifier of one worker of this name, which signs as `NAME/WORKER`."""
-        if not worker or self.name.endswith(f"/{worker}"):
-            return self
-        return NoteVerifier(f"{self.name}/{worker}", self.key)
+        former = tuple(each.of_worker(worker) for each in self.former)
+        is_its_own = not worker or self.name.endswith(f"/{worker}")
+        return NoteVerifier(self.name if is_its_own else f"{self.name}/{worker}", self.key, former)
 
     def check(self, note: bytes) -> str:
         """Return the text of a note that this key signed.

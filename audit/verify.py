@@ -153,7 +153,8 @@ def verify_folder(
                 _verify_segment(number, file, walk)
             walk.signed.end_segment(number, is_last=file == segments[-1][1])
         if path.is_dir():
-            walk.signed.finish()
+            last_seq = (walk.next_seq or 1) - 1
+            walk.signed.finish(has_stopped=walk.last_event == "stop", last_seq=last_seq)
         for fault in walk.signed.faults:
             walk.report(Problem(file=fault.file, line=0, what=fault.what))
         _check_beginning(segments[0][1], walk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +16,13 @@ from authz.commands.failing import clear_errors
 
 @click.command("verify", short_help="Say whether the record is intact.")
 @click.argument("log", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--key", help="Verifier key of the checkpoints, NAME+KEYID+BASE64, or a file of it.")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    help="Verifier key of the checkpoints, NAME+KEYID+BASE64, or a file of it. Repeated where the "
+    "log was signed with others before.",
+)
 @click.option(
     "--checkpoint",
     "kept",
@@ -38,7 +45,7 @@ from authz.commands.failing import clear_errors
 )
 def verify_command(
     log: tuple[Path, ...],
-    key: str | None,
+    keys: tuple[str, ...],
     kept: tuple[Path, ...],
     access_logs: tuple[Path, ...],
     access_log_field: str,
@@ -52,7 +59,8 @@ def verify_command(
         for path in access_logs:
             if logs is not None:
                 logs.load(path)
-        verifier = read_verifier(key) if key is not None else None
+        verifiers = [read_verifier(key) for key in keys]
+        verifier = replace(verifiers[0], former=tuple(verifiers[1:])) if verifiers else None
         raise SystemExit(
             run_verify(
                 log[0], sys.stdout, also=log[1:], verifier=verifier, kept=kept, access_logs=logs

@@ -59,6 +59,10 @@ def test_signed_log_is_verified_with_its_key(tmp_path: Path, verifier_key: str) 
     assert _run("verify", tmp_path / "log", "--key", tmp_path / "vkey").exit_code == 0
     other = _run("verifier-key", tmp_path / "key.pem", "--origin", "other").output.strip()
     assert _run("verify", tmp_path / "log", "--key", other).exit_code == 1
+    # A key of before, or of later, may stand beside it.
+    for keys in ((other, verifier_key), (verifier_key, other)):
+        options = [option for key in keys for option in ("--key", key)]
+        assert _run("verify", tmp_path / "log", *options).exit_code == 0
     assert _run("verify", tmp_path / "log", "--key", "a+b+c").exit_code == 2
 
 
