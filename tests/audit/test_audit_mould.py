@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.chain import ChainState, link_line, link_text
+from audit import mould
+from audit.chain import ChainState, encode_json, link_line, link_text
 from audit.document import document_from_record
 from audit.keyed_hash import KeyedHash
 from audit.mould import RecordMould, RepeatedRecord, render_repeated
@@ -49,11 +52,13 @@ _REDACTORS = (
 )
 
 
-def _worn(mould: RecordMould) -> RecordMould:
+def _worn(made: RecordMould) -> RecordMould:
     """Return a mould that has been asked for often enough to be made."""
+    values = tuple((name, "0") for name in made.headers)
+    early = RepeatedRecord(made, "a" * 32, 0, 0, "", "/", 0, values, 0, {"recall": 1})
     for _ in range(3):
-        assert not mould.cast("", _REDACTORS[0]).template
-    return mould
+        assert render_repeated(early, "", _REDACTORS[0]) is None
+    return made
 
 
 @st.composite
@@ -98,11 +103,11 @@ def _firsts(draw: st.DrawFn) -> tuple[AuditRecord, tuple[str, ...]]:
 @st.composite
 def _repeated(draw: st.DrawFn) -> list[RepeatedRecord]:
     first, names = draw(_firsts())
-    mould = _worn(RecordMould(first, names))
+    made = _worn(RecordMould(first, names))
     times = st.floats(min_value=0, max_value=4e9) | st.sampled_from([1.9999995, -1.0, 1e18])
     return [
         RepeatedRecord(
-            mould,
+            made,
             draw(st.from_regex("[0-9a-f]{32}", fullmatch=True)),
             draw(times),
             draw(times),
@@ -134,7 +139,10 @@ def test_a_mould_gives_what_the_long_way_gives(
             assert link_text(state, rendered.text) == long
 
 
-def _plain(value: str = "4f2e-17", name: str = "x-request-id", path: str = "/x") -> RepeatedRecord:
+def _plain(
+    value: str = "4f2e-17", name: str = "x-request-id", path: str = "/x", **parts: Any
+) -> RepeatedRecord:
+    """Return a record whose first has these parts beside the plainest ones."""
     request = RequestFacts(method="GET", path="/x", headers={name: ("0",), "accept": ("*/*",)})
     decision = DecisionFacts(effect="allow", reason="r", layer="ALLOW", http_status=200)
     first = AuditRecord(
@@ -146,9 +154,118 @@ def _plain(value: str = "4f2e-17", name: str = "x-request-id", path: str = "/x")
         decision=decision,
         replay=ReplayFacts(rules_headers=request.headers),
     )
-    mould = _worn(RecordMould(first, (name,)))
+    made = _worn(RecordMould(replace(first, **parts), (name,)))
     values = ((name, value),)
-    return RepeatedRecord(mould, "a" * 32, 1.0, 2.0, "7", path, 12, values, 5, {"recall": 4})
+    return RepeatedRecord(made, "a" * 32, 1.0, 2.0, "7", path, 12, values, 5, {"recall": 4})
+
+
+_DEEP: Any = reduce(lambda inner, _: [inner], range(100_000), "x")
+
+
+@pytest.mark.parametrize(
+    ("parts", "fits"),
+    [
+        ({}, True),
+        ({"revision": "a" * 32}, True),
+        ({"revision": "100%s"}, True),
+        ({"destination": DestinationFacts(namespace="shop", labels={"a": "%"})}, True),
+        ({"destination": DestinationFacts(namespace="a", labels={"a": object()})}, False),
+        ({"destination": DestinationFacts(namespace="a", labels={"a": float("nan")})}, False),
+        ({"destination": DestinationFacts(namespace="a", labels={"a": _DEEP})}, False),
+    ],
+    ids=["plain", "a revision like an id", "a place", "a sign", "no JSON", "no number", "deep"],
+)  # fmt: skip
+def test_which_records_have_a_mould(parts: dict[str, Any], fits: bool) -> None:
+    """Signs of templates and texts that look like ids do no harm; what is no JSON has none."""
+    record = _plain(**parts)
+    rendered = render_repeated(record, "n", Redactor())
+    assert (rendered is not None) is fits
+    if rendered is not None:
+        assert rendered.text == encode_json(_the_long_way(record, Redactor()))[1:-1]
+    # What was made once is there the next time.
+    cast = record.mould.cast("n", _REDACTORS[0])
+    assert record.mould.cast("n", _REDACTORS[0]) is cast
+
+
+def test_a_record_that_is_too_long_has_no_mould(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest template is one of so many letters, and no longer one."""
+    assert mould.LONGEST == 65_536
+    template = _plain().mould.cast("n", Redactor()).template
+    # Nine marks of 32 letters, in quotes, have become `%s`, three of them in quotes or braces.
+    size = len(template) + 9 * (34 - 2) - 3 * 2
+    for longest, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr(mould, "LONGEST", longest)
+        assert (render_repeated(_plain(), "n", Redactor()) is not None) is fits
+
+
+@pytest.mark.parametrize("value", ["4f2e-17", "two words", "xeyJx", "x eyJ", "", "é", "***"])
+@pytest.mark.parametrize("looked_at", [frozenset[str](), frozenset({"x-trace"})], ids=len)
+@pytest.mark.parametrize("redactor", _REDACTORS, ids=["plain", "shown", "secret", "hashed"])
+@pytest.mark.parametrize("name", ["x-trace", "x-request-id", "traceparent", "x-api-key"])
+def test_a_value_of_its_own(
+    value: str, looked_at: frozenset[str], redactor: Redactor, name: str
+) -> None:
+    """However a header is shown, and whoever looks at it, the line is that of the long way."""
+    headers = {name: ("0",), "accept": ("*/*",)}
+    replay = ReplayFacts(rules_headers=headers, looked_at_headers=looked_at)
+    record = _plain(value, name, replay=replay)
+    rendered = render_repeated(record, "n", redactor)
+    if rendered is not None:
+        assert rendered.text == encode_json(_the_long_way(record, redactor))[1:-1]
+    if redactor is _REDACTORS[3] and name == "x-request-id":
+        assert rendered is None
+    elif redactor is _REDACTORS[1] and name in ("x-trace", "x-request-id"):
+        assert (rendered is not None) is ("eyJ" not in value and value != MASK)
+
+
+@pytest.mark.parametrize("number", [-2, -1, 0, 1])
+def test_numbers_have_their_bounds(number: int) -> None:
+    """A size nobody knows is -1, and no time is less than none."""
+    record = _plain()._replace(size=number, duration_microseconds=number)
+    rendered = render_repeated(record, "n", Redactor())
+    assert rendered is not None
+    assert rendered.text == encode_json(_the_long_way(record, Redactor()))[1:-1]
+    document = json.loads("{" + rendered.text + "}")
+    assert document["request"]["size"] == max(-1, number)
+    assert document["duration_microseconds"] == max(0, number)
+
+
+_HEADERS = {"x-trace": ("0",), "accept": ("*/*",), "authorization": ("Bearer x",)}
+
+
+@pytest.mark.parametrize(
+    ("replay", "seen"),
+    [
+        (None, None),
+        (ReplayFacts(rules_headers=_HEADERS), _HEADERS | {"x-trace": ("7",)}),
+        (
+            ReplayFacts(rules_headers={"x-trace": ("0",), "accept": ("a",)}, scheme="https"),
+            {"x-trace": ("7",), "accept": ("a",)},
+        ),
+        (ReplayFacts(rules_headers={"accept": ("*/*",)}), {"accept": ("*/*",)}),
+        (ReplayFacts(), {}),
+    ],
+    ids=["none", "the same", "fewer", "without it", "nothing"],
+)
+def test_a_repeated_record_is_whole(
+    replay: ReplayFacts | None, seen: Mapping[str, tuple[str, ...]] | None
+) -> None:
+    """It has its own values, wherever they stand, and everything else of the first."""
+    request = RequestFacts(method="GET", host="h", path="/x", headers=_HEADERS)
+    record = _plain("7", "x-trace", "/y", request=request, replay=replay)
+    first = record.mould.first
+    assert record.whole() == replace(
+        first,
+        decision_id="a" * 32,
+        received_at=1.0,
+        decided_at=2.0,
+        request=replace(
+            request, id="7", path="/y", size=12, headers=_HEADERS | {"x-trace": ("7",)}
+        ),
+        replay=None if replay is None else replace(replay, rules_headers=seen),
+        duration_microseconds=5,
+        phases={"recall": 4},
+    )
 
 
 def test_the_everyday_record_is_filled_in() -> None:

@@ -220,9 +220,14 @@ def test_what_is_no_request_has_no_key(message: bytes) -> None:
 
 def test_a_long_message_has_no_key() -> None:
     """What is kept has a bounded size."""
-    message = _base()
-    message.attributes.request.http.raw_body = b"x" * 8192
-    assert key_of(message.SerializeToString(), (), VOLATILE_HEADERS) is None
+    for size, has_key in ((8192, True), (8193, False), (16_384, False)):
+        message = _base()
+        body = message.attributes.request.http
+        body.raw_body = b"x" * 8000
+        body.raw_body += b"x" * (size - message.ByteSize())
+        raw = message.SerializeToString()
+        assert len(raw) == size
+        assert (key_of(raw, (), VOLATILE_HEADERS) is not None) is has_key
 
 
 def test_a_pipe_stays_a_pipe() -> None:
@@ -248,4 +253,12 @@ def test_names_that_could_be_one_header(names: tuple[str, ...], plain: bool) -> 
     message = _base()
     for name in names:
         message.attributes.request.http.header_map.headers.add(key=name, raw_value=b"v")
+    assert has_plain_names(message.SerializeToString()) is plain
+
+
+@pytest.mark.parametrize(("name", "plain"), [("accept", True), ("Accept", False), ("X-B3", False)])
+def test_names_of_joined_headers_count_as_well(name: str, plain: bool) -> None:
+    """Headers that came joined are looked at like raw ones."""
+    message = _base()
+    message.attributes.request.http.headers[name] = "v"
     assert has_plain_names(message.SerializeToString()) is plain
