@@ -75,7 +75,7 @@ def _serve(place: EnvoyPlace, opened: SimpleQueue[CheckApplication]) -> NoReturn
 
 def _serve_as(place: EnvoyPlace, settings: Settings, opened: SimpleQueue[CheckApplication]) -> None:
     stop = threading.Event()
-    seat = sit_down(place.worker, place.leash, stop)
+    seat = sit_down(place.worker, place.leash, settings.listen.grpc, stop)
     if place.worker:
         # Only the process that started the workers asks for it.
         listen = settings.listen.model_copy(update={"http": "127.0.0.1:0"})

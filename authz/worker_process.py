@@ -2,7 +2,8 @@
 
 Theory of operation. A worker is this program again, or an Envoy that runs it, with one end of a
 socket pair. It says there, in one line, where its HTTP endpoints are; the pair is also its
-leash: when the other end lets go, on purpose or with its process, the worker drains and ends.
+leash: when the other end lets go, on purpose or with its process, the worker drains and ends. Until
+then it is asked there, line by line, to whom new connections shall be dealt, and says if they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from authz.errors import ListenError
 
 _START_SECONDS: Final = 120.0
 _ASK_SECONDS: Final = 2.0
-
+# BUDGET: a worker tries each place in the port's group for some seconds at most.
+_DEAL_SECONDS: Final = 10.0
 
 StartWorker = Callable[[str, int], "subprocess.Popen[bytes]"]
 """A worker's name and its end of the leash, a descriptor to inherit, to its process."""
@@ -40,7 +42,7 @@ class WorkerProcess:
         self.is_expected_to_end = False
         self._http_port = 0
         ours, theirs = socket.socketpair()
-        self._leash = ours
+        self._leash, self._told = ours, ours.makefile("rb")
         with theirs:
             self._process = start(name, theirs.fileno())
         threading.Thread(
@@ -55,7 +57,7 @@ class WorkerProcess:
         """
         self._leash.settimeout(_START_SECONDS)
         try:
-            line = self._leash.makefile("rb").readline()
+            line = self._told.readline()
         except OSError:
             line = b""
         if not line:
@@ -87,6 +89,23 @@ class WorkerProcess:
             except (OSError, HTTPException):
                 return None
 
+    def take_new_connections(self, others: int) -> bool:
+        """Have all new connections dealt to it, beside so many others; return whether they are."""
+        return self._ask_to_deal({"others": others})
+
+    def deal_to_all(self) -> bool:
+        """Have new connections dealt to all workers again; return whether they are."""
+        return self._ask_to_deal({})
+
+    def _ask_to_deal(self, how: dict[str, int]) -> bool:
+        self._leash.settimeout(_DEAL_SECONDS)
+        try:
+            self._leash.sendall(json.dumps(how).encode() + b"\n")
+            line = self._told.readline()
+        except OSError:
+            return False
+        return bool(line and json.loads(line)["done"])
+
     def drain(self) -> None:
         """Have it finish what it began, and end."""
         self.is_expected_to_end = True
@@ -101,5 +120,6 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
+        self._told.close()
         self._leash.close()
         return code

@@ -3,8 +3,8 @@
 Theory of operation. Every worker listens on the same port (SO_REUSEPORT), and the kernel
 deals connections out. This process answers no checks: it starts the workers, starts one
 again that ends unasked, adds up what they tell, and passes signals on. SIGHUP replaces the
-workers one by one, the new one first, so that somebody always listens; a worker that goes
-says so to its clients (GOAWAY) and finishes what it began.
+workers one by one, the new one first, so that somebody always listens, and is dealt what comes
+new; a worker that goes says so to its clients (GOAWAY) and finishes what it began.
 Each worker has a log of its own in the audit folder; a worker and the one that replaces it
 have different names, for both write a while.
 A server inside Envoy is looked after in the same way when it is alone; it has no name then,
@@ -19,7 +19,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +37,8 @@ _STOP, _REPLACE, _REAP = "stop", "replace", "reap"
 _ENDING_SECONDS: Final = 30.0
 # BUDGET: a worker that keeps ending is started again this often a minute, and no more.
 _PAUSE_SECONDS: Final = 1.0
+# BUDGET: until what was dealt to a worker before has come there whole and was taken.
+_HANDSHAKE_SECONDS: Final = 0.5
 
 _Event = str | WorkerProcess
 
@@ -174,9 +176,24 @@ class Workers:
             worker.wait(_ENDING_SECONDS)
             return
         self._seats[seat] = worker
-        before.drain()
-        before.wait(self._plan.drain_seconds + _ENDING_SECONDS)
+        with self._new_connections_to(worker):
+            before.drain()
+            before.wait(self._plan.drain_seconds + _ENDING_SECONDS)
         self._log.info("worker_replaced", worker=before.name, by=worker.name)
+
+    @contextlib.contextmanager
+    def _new_connections_to(self, worker: WorkerProcess) -> Iterator[None]:
+        """Keep new connections from all others meanwhile, so that none is lost with one that goes.
+
+        Where that is not to be had, one that comes in the moment of its end is reset.
+        """
+        if not worker.take_new_connections(others=len(self._seats)):
+            self._log.error("connections_not_dealt", worker=worker.name)
+            yield
+            return
+        self._stopping.wait(_HANDSHAKE_SECONDS)
+        yield
+        worker.deal_to_all()
 
     def _ready(self) -> tuple[bool, Mapping[str, Any]]:
         """Return whether any worker is ready, and what each of them says."""

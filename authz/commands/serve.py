@@ -64,7 +64,7 @@ def _work(settings: Settings, worker: str, leash: int) -> None:
     from authz.worker_seat import sit_down  # noqa: PLC0415 - as above
 
     stop = threading.Event()
-    seat = sit_down(worker, leash, stop)
+    seat = sit_down(worker, leash, settings.listen.grpc, stop)
     listen = settings.listen.model_copy(update={"http": "127.0.0.1:0"})
     serve(settings.model_copy(update={"listen": listen}), stop=stop, seat=seat)
 
