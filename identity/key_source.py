@@ -71,7 +71,7 @@ class KeySourceParts:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """Keys as they were fetched, when, and how long their sender calls them fresh."""
+    """Keys as they were fetched, when they were asked for, and how long their sender calls them fresh."""
 
     keys: JwkSet
     fetched_at: float
@@ -205,6 +205,8 @@ class KeySource:
 
     def _fetch(self) -> bool:
         """Fetch, keep what came, or keep why nothing did."""
+        # RFC 9111 §4.2.3: an answer is as old as its question at most.
+        asked_at = self._parts.clock()
         try:
             found = fetch_keys(self._place, self._parts.fetch, self._timeout_seconds)
         except KeySourceError as exc:
@@ -212,7 +214,7 @@ class KeySource:
         # WHY every exception: were this thread to die, keys would silently grow old.
         except Exception as exc:
             return self._note_failure(f"`{self._place}` failed: {type(exc).__name__}")
-        self._copy = _Copy(found.keys, self._parts.clock(), found.max_age_seconds)
+        self._copy = _Copy(found.keys, asked_at, found.max_age_seconds)
         self._last_error = ""
         return True
 

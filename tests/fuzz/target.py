@@ -29,6 +29,7 @@ _MODULES = {
     "jwks": "on_key_sets",
     "xfcc": "on_forwarded_peers",
     "peer_certificate": "on_certificates",
+    "peer": "on_peers",
     "spiffe_id": "on_spiffe_ids",
     "trust_bundle": "on_trust_bundles",
     "deny_list": "on_deny_lists",

@@ -12,8 +12,9 @@ from cryptography.x509 import load_der_x509_certificate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from identity.deny_list import DenyList
+from identity.deny_list import DenyList, nobody_denied
 from identity.jwt_verify import VerifiedToken, verify_token
+from identity.peer_finding import find_peer
 from identity.spiffe_id import TrustDomain
 from identity.trust_bundle import TrustBundle
 from identity.xfcc import parse_xfcc
@@ -24,6 +25,7 @@ from tests.fuzz import (
     on_csrs,
     on_deny_lists,
     on_forwarded_peers,
+    on_peers,
     on_plain_tokens,
     on_policies,
     on_rego_results,
@@ -95,6 +97,12 @@ _PLANTED = {
     ),
     "a leaf among the authorities": Planted(
         on_trust_bundles, "load_bundle", lambda *_: _BUNDLE_OF_A_LEAF, b"\x01{}"
+    ),
+    "a denied peer": Planted(
+        on_peers,
+        "find_peer",
+        lambda told, rules, *rest: find_peer(told, replace(rules, denied=nobody_denied), *rest),
+        b"\x03\x05\x01\x00\x07\x00",
     ),
     "a denial lost": Planted(on_deny_lists, "parse_deny_list", lambda _: DenyList(), b"\x00\x01"),
     "an ID with an odd letter": Planted(
