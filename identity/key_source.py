@@ -71,7 +71,7 @@ class KeySourceParts:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """Keys as they were fetched, when they were asked for, and how long their sender calls them fresh."""
+    """Keys as they were fetched, when they were asked for, and how long they are called fresh."""
 
     keys: JwkSet
     fetched_at: float
