@@ -161,6 +161,9 @@ class Workers:
         try:
             self._seats[seat] = worker = self._start(ended.name)
             worker.wait_until_it_listens()
+            if self._is_named:
+                # The one that ended may have been dealt everything, which nobody took back.
+                worker.deal_to_all()
         except ListenError as exc:
             self._log.error("worker_not_started", worker=ended.name, error=str(exc))
             self._events.put(self._seats[seat])

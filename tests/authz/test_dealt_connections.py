@@ -148,6 +148,21 @@ def test_a_place_is_found_whatever_was_thought(name: str, others: int, stack: Ex
     assert {name} == greeted if is_within_reach else len(greeted) > 1
 
 
+def test_what_one_that_ended_was_dealt_is_taken_back(stack: ExitStack) -> None:
+    """What is told outlives who told it, until another one of the group takes it back."""
+    group = Group(stack, socket.AF_INET, "127.0.0.1")
+    for each in "abc":
+        group.come(each)
+    assert group.ask("b", "take 1")
+    group.go("b")
+    assert {"c"} == set(group.greeted_by())
+
+    group.come("d")
+    assert group.ask("d", "deal")
+
+    assert {"a", "c", "d"} == set(group.greeted_by())
+
+
 def test_places_move_when_one_goes(stack: ExitStack) -> None:
     """One that was last may be first now: it is found all the same."""
     group = Group(stack, socket.AF_INET, "127.0.0.1")
