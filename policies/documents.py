@@ -36,13 +36,17 @@ _MAX_ALIASED_NODES = 10_000
 _MAX_SCALAR = 1024 * 1024
 # BUDGET: int() and float() of a very long text are quadratic.
 _MAX_DIGITS = 64
+_TOO_MANY = 10**_MAX_DIGITS
+_SIGNED_END = 2**63
+_STEADY_DIGITS = 7
 _RESOURCE_DEPTH = 2
 _Scalar: Final = yaml.ScalarEvent
 
 _BOOLEANS = {
     spelled: value
     for word, value in {
-        "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False,
+        "true": True, "yes": True, "on": True, "y": True,
+        "false": False, "no": False, "off": False, "n": False,
     }.items()
     for spelled in (word, word.capitalize(), word.upper())
 }  # fmt: skip
@@ -54,12 +58,15 @@ _NUMBER_START = frozenset("0123456789+-.")
 _BASES = {"hex": 16, "two": 2, "eight": 8}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)", re.ASCII)
 _OTHER_BASE = re.compile(
-    r"(?P<sign>[-+]?)0(?:[xX](?P<hex>[0-9a-fA-F]+)|[bB](?P<two>[01]+)|(?P<eight>[0-7]+))",
+    r"(?P<sign>[-+]?)0(?:[xX](?P<hex>[0-9a-fA-F]+)|[bB](?P<two>[01]+)"
+    r"|[oO]?(?P<eight>[0-7]+))",
     re.ASCII,
 )
-_FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", re.ASCII)
+_FLOAT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)
+_STRAY_SEPARATOR = re.compile(r"(?<![0-9])_|_(?![0-9])", re.ASCII)
 _NOT_A_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", re.ASCII)
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+_MARKED_LINE = re.compile("(?m)^(?P<before>.*)\n\ufeff")
 _TEXT_TAGS = frozenset({"!", "tag:yaml.org,2002:str"})
 _TREE_TAGS = frozenset({"!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
 _TAG_PREFIX = "tag:yaml.org,2002:"
@@ -130,6 +137,8 @@ def iter_documents(text: str, file: str, first_line: int = 1) -> Generator[YamlN
     """
     if len(text) > MAX_BYTES:
         raise _refusal(Location(file), TOO_LARGE, "split the file")
+    if "\ufeff" in text:
+        _check_marks(text, file, first_line)
     try:
         return (yield from _TreeBuilder(text, file, first_line).documents())
     except yaml.MarkedYAMLError as exc:
@@ -153,6 +162,19 @@ def _yaml_help(problem: str, text: str, mark: Any) -> str:
     if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
         return "indent with spaces, not with tabs"
     return next((help_ for part, help_ in _YAML_HELP if part in problem), "")
+
+
+def _check_marks(text: str, file: str, first_line: int) -> None:
+    """Refuse a byte order mark that begins a line: to `kubectl` it is a part of the key there.
+
+    At the begin of a text or of a document it is none.
+    """
+    for found in _MARKED_LINE.finditer(text):
+        if not found["before"].startswith("---"):
+            line = text.count("\n", 0, found.end()) + first_line
+            raise _refusal(
+                Location(file, line, 1), "not valid YAML: the character U+FEFF is not allowed here"
+            )
 
 
 def _forbidden(text: str, file: str, first_line: int) -> LoadError:
@@ -318,20 +340,32 @@ def _scalar_value(event: Any, location: Location) -> str | int | float | bool | 
 
 
 def _number(text: str) -> str | int | float:
-    """Return the number, or the text: dates, `080` and `1:30` are texts."""
-    if len(text) > _MAX_DIGITS:
+    """Return the number, or the text: dates and `1:30` are texts, `080` is eighty."""
+    # Behind a leading dot, and only there, a `_` must stand between digits.
+    if text[0] == "." and _STRAY_SEPARATOR.search(text):
         return text
     plain = text.replace("_", "")
+    if len(plain) > _MAX_DIGITS:
+        # Larger than anything that a number is asked for.
+        return _TOO_MANY if _FLOAT.fullmatch(plain) else text
     if _INTEGER.fullmatch(plain):
         return int(plain)
-    if found := _OTHER_BASE.fullmatch(plain):
-        digits, base = next(
-            (found[name], base) for name, base in _BASES.items() if found[name] is not None
-        )
-        return int(found["sign"] + digits, base)
+    found = _OTHER_BASE.fullmatch(plain)
+    integer = None if found is None else _in_other_base(found)
+    if integer is not None:
+        return integer
     number = float(plain) if _FLOAT.fullmatch(plain) else math.inf
     # What is too large for a float is no number to `kubectl` either.
     return text if math.isinf(number) else number
+
+
+def _in_other_base(found: re.Match[str]) -> int | None:
+    """Return the integer, or None for one that 64 bits do not hold."""
+    digits, base = next(
+        (found[name], base) for name, base in _BASES.items() if found[name] is not None
+    )
+    number = int(found["sign"] + digits, base)
+    return number if -_SIGNED_END <= number < _SIGNED_END * (1 if found["sign"] else 2) else None
 
 
 def _check_plain_key(key: str, place: Location) -> None:
@@ -339,11 +373,23 @@ def _check_plain_key(key: str, place: Location) -> None:
     if key == "<<":
         raise _refusal(place, "the merge key `<<` is not supported", "write the keys out")
     is_word = key in _WORDS
-    if is_word or (key[0] in _NUMBER_START and str(_number(key)) != key):
+    if is_word or (key[0] in _NUMBER_START and not _is_steady(key)):
         word = "null" if _WORDS.get(key) is None else "a boolean"
         what = word if is_word else "a number"
         raise _refusal(place, f"a mapping key must be text, and `{shown(key)}` is {what}",
                        "quote it")  # fmt: skip
+
+
+def _is_steady(key: str) -> bool:
+    """Whether a key stays as it is written when `kubectl` has read it as what it is."""
+    if _NOT_A_NUMBER.fullmatch(key):
+        return False
+    number = _number(key)
+    if isinstance(number, float):
+        # It is written anew with the digits of 32 bits, and without those that say nothing.
+        is_short = len(key) <= _STEADY_DIGITS and not number.is_integer() and "e" not in key
+        return str(number) == key and is_short
+    return str(number) == key and (isinstance(number, str) or abs(number) < _SIGNED_END)
 
 
 def _unknown_tag(tag: str, location: Location) -> LoadError:

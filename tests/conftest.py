@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -10,11 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 # How long one example takes tells which machine it ran on, not whether it holds.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+# What PyYAML writes plain and `kubectl`, as we do, reads as a boolean or a number.
+yaml.SafeDumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]$"), list("yYnN"))
+yaml.SafeDumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?0[oO]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"),
+    list("-+0"),
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

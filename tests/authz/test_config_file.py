@@ -53,7 +53,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_two_providers_of_one_name(tmp_path: Path) -> None:
     """A provider name means one provider."""
     path = tmp_path / "m.yaml"
-    path.write_text("providers:\n- {name: a, rego: {paths: [x]}}\n- {name: a, rego: {paths: [y]}}")
+    path.write_text("providers:\n- {name: a, rego: {paths: [x]}}\n- {name: a, rego: {paths: [z]}}")
 
     with pytest.raises(LoadError, match="defined twice"):
         load_settings(path)

@@ -14,7 +14,7 @@ REFUSED = {
     "two sources": (
         "bundles: [{name: b, path: x, service: {url: 'https://h'}}]", "one of them",
     ),
-    "kept without a service": ("bundles: [{name: b, path: x, persist: y}]", "to a `service`"),
+    "kept without a service": ("bundles: [{name: b, path: x, persist: z}]", "to a `service`"),
     "a token in the clear": (
         "bundles: [{name: b, service: {url: 'http://h', tokenFile: t}}]", "in the clear",
     ),
@@ -29,7 +29,7 @@ REFUSED = {
     "a resource that steps up": (
         "bundles: [{name: b, service: {url: 'https://h'}, resource: a/../b}]", "plain path",
     ),
-    "two of one name": ("bundles: [{name: b, path: x}, {name: b, path: y}]", "defined twice"),
+    "two of one name": ("bundles: [{name: b, path: x}, {name: b, path: z}]", "defined twice"),
     "an unknown bundle": (
         "providers: [{name: p, rego: {bundles: [bb]}}]\nbundles: [{name: b, path: x}]",
         "no bundle `bb` is configured; did you mean `b`?",
@@ -63,11 +63,11 @@ def test_paths_count_from_the_configuration(tmp_path: Path) -> None:
     path.write_text(
         "policies: {paths: [p]}\naudit: {folder: a}\nbundles:\n"
         "- {name: b, path: x, signing: {keys: [{algorithm: ES256, file: k}]}}\n"
-        "- {name: c, service: {url: 'https://h/v1/', tokenFile: t}, resource: /c.tgz, persist: y}\n"
+        "- {name: c, service: {url: 'https://h/v1/', tokenFile: t}, resource: /c.tgz, persist: z}\n"
     )
     disk, remote = load_settings(path).bundles
 
     assert (tmp_path / "x", tmp_path / "k") == disk.files
     plan = remote.to_served()
     assert ("https://h/v1/c.tgz", tmp_path / "t") == (plan.service.url, plan.service.token_file)
-    assert tmp_path / "y" == remote.persist
+    assert tmp_path / "z" == remote.persist

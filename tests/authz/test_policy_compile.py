@@ -55,6 +55,17 @@ def test_yaml_has_no_aliases(tmp_path: Path) -> None:
     assert "*id" not in result.stdout
 
 
+def test_texts_that_envoy_would_read_as_booleans_are_quoted(tmp_path: Path) -> None:
+    """A value `y` or `n` stays a text: plain, an Envoy refuses the whole configuration for it."""
+    rule = {"when": [{"key": "request.headers[x]", "values": ["y", "N", "yes", "yy"]}]}
+    (tmp_path / "p.yaml").write_text(resources([{"name": "a", "spec": {"rules": [rule]}}]))
+
+    result = run_policy("compile", tmp_path / "p.yaml", "--workload", "shop")
+
+    exact = [line.split(": ")[1] for line in result.stdout.splitlines() if "exact:" in line]
+    assert exact == ["'y'", "'N'", "'yes'", "yy"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
