@@ -308,9 +308,12 @@ class Redactor:
 
     def _member(self, key: object, value: Any, depth: int) -> Any:
         """Return an object member's value; one whose name is secret is masked whole."""
-        if _is_secret(normal_name(str(key)), self._secret_names) and isinstance(value, str):
-            return MASK
-        return self.value(value, depth + 1)
+        # Whether there is one, and whether it counts, is no secret.
+        if isinstance(value, bool | None) or not _is_secret(
+            normal_name(str(key)), self._secret_names
+        ):
+            return self.value(value, depth + 1)
+        return MASK
 
 
 # BUDGET: a record holds its path twice, and the next one often the same.

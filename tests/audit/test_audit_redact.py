@@ -75,6 +75,16 @@ def test_texts(text: str, shown: str) -> None:
     assert _REDACTOR.text(text) == shown
 
 
+@pytest.mark.parametrize("value", ["S3", 1234, 1.5, ["S3"], {"value": "S3"}, [[{"a": 1}]], "", []])
+@pytest.mark.parametrize("name", ["password", "Client-Secret", "api_key", "pin", "accessToken"])
+def test_member_with_a_secret_name_is_masked_whole(name: str, value: object) -> None:
+    """What stands under a secret name in a claim is masked, whatever kind of value it is."""
+    claim = {"list": [{name: value, "page": value, "is": {name: True, f"{name}x": None}}]}
+    assert _REDACTOR.claim("roles", claim) == {
+        "list": [{name: MASK, "page": value, "is": {name: True, f"{name}x": None}}]
+    }
+
+
 def test_headers_are_an_allow_list() -> None:
     """Secret headers show that they were there; unknown ones are left out; others stay."""
     shown = _REDACTOR.headers(
