@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import httpcore
@@ -92,7 +95,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         """Return the addresses of a host, resolved once, all of them allowed."""
         if is_odd_ipv4(host):
             raise KeySourceError(f"`{host}` is a number that is no plain IPv4 address")
-        addresses = list(self._resolve(host, port))
+        addresses = self._resolved(host, port)
         if not addresses:
             raise KeySourceError(f"`{host}` has no address")
         # WHY one refused address refuses the host: a name that leads to both an issuer and
@@ -104,6 +107,29 @@ class GuardedBackend(httpcore.NetworkBackend):
                     f"`{host}` stands at `{address}`, which is not fetched from: {why}"
                 )
         return addresses
+
+    def _resolved(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host, or raise httpcore's timeout at the deadline.
+
+        WHY a thread: the system's resolver takes its own time, a minute and more where its servers
+        are away, and knows no other. One that is late is left behind, and ends by itself.
+        """
+        found: Future[list[str]] = Future()
+
+        def look_up() -> None:
+            try:
+                found.set_result(list(self._resolve(host, port)))
+            # WHY every exception: who waits raises it.
+            except Exception as exc:
+                found.set_exception(exc)
+
+        threading.Thread(target=look_up, name=f"resolve {host}", daemon=True).start()
+        try:
+            return found.result(self._deadline.left())
+        except FutureTimeoutError:
+            raise httpcore.ConnectTimeout(
+                f"the address of `{host}` was not found in time"
+            ) from None
 
 
 class _TimedStream(httpcore.NetworkStream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +17,8 @@ from loopback_issuer import (
     eventually,
 )
 
-from identity.document_fetch import MAX_DOCUMENT_BYTES, fetch_document
-from identity.errors import KeySourceError
+from identity.document_fetch import MAX_DOCUMENT_BYTES, DocumentFetcher, fetch_document
+from identity.errors import KeySourceError, KeySourceUnreachableError
 from identity.jwks_cache import JwksCache, RefreshTimes
 from identity.jwt_rule import JwtRule
 
@@ -259,3 +260,29 @@ def test_pauses_are_shortened_by_chance(ring: Any, issuer: Issuer, cache_of: Any
     cache.prepare([JwtRule(issuer="i", jwks_uri=issuer.url + "/keys")], wait_seconds=PATIENCE)
     issuer.wait_asked(3)
     eventually(lambda: cache.status()[0].fetches == 3)
+
+
+def test_names_that_are_not_found_in_time() -> None:
+    """A resolver that hangs holds nobody up beyond the time for the exchange."""
+    release = threading.Event()
+
+    def hang(_host: str, _port: int) -> list[str]:
+        release.wait(PATIENCE)
+        return ["127.0.0.1"]
+
+    fetcher = DocumentFetcher(addresses=ON_LOOPBACK, resolve=hang)
+    with pytest.raises(KeySourceUnreachableError, match=r"did not answer within 0\.05 s"):
+        fetcher.fetch("http://a.example/keys", timeout_seconds=0.05)
+    release.set()
+
+
+@pytest.mark.parametrize("error", [OSError(2, "no such host"), UnicodeError("label too long")])
+def test_names_that_are_not_found(error: Exception) -> None:
+    """What a resolver raises is a refusal by name."""
+
+    def fail(_host: str, _port: int) -> list[str]:
+        raise error
+
+    fetcher = DocumentFetcher(addresses=ON_LOOPBACK, resolve=fail)
+    with pytest.raises(KeySourceError, match="http://a.example/keys"):
+        fetcher.fetch("http://a.example/keys", timeout_seconds=PATIENCE)
