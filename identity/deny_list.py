@@ -3,7 +3,8 @@
 Theory of operation. The CA replaces the file as a whole; one thread looks at it every second, and
 `current` returns the newest list that could be read, without any I/O. A file that cannot be read
 at the start is an error; one that cannot be read later leaves the last list in force, and says so.
-A list only ever takes away: what is on none is judged as without one.
+A list only ever takes away: what is on none is judged as without one. The CA's revision only grows,
+so that a list of an older one adds what it denies and lifts nothing.
 """
 
 from __future__ import annotations
@@ -100,6 +101,14 @@ def _entry(entry: Mapping[str, Any]) -> tuple[tuple[str, str], datetime | None]:
     return (kind, value), None if until is None else datetime.fromisoformat(until).astimezone(UTC)
 
 
+def _joined(newest: DenyList, older: DenyList) -> DenyList:
+    """Return what either of two lists denies, under the revision of the newest."""
+    until = dict(newest.until)
+    for mark, end in older.until.items():
+        until[mark] = _later(until[mark], end) if mark in until else end
+    return DenyList(until=until, revision=newest.revision)
+
+
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     """Return the later of two ends; without one is later than any."""
     return None if one is None or other is None else max(one, other)
@@ -141,6 +150,7 @@ class DenyListWatch:
         self._tell = tell
         self._raw = self._read()
         self._list = parse_deny_list(self._raw)
+        self._went_back = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deny-list", daemon=True)
 
@@ -163,7 +173,7 @@ class DenyListWatch:
         before = self._list, self.error
         try:
             self._look()
-            self.error = ""
+            self.error = self._went_back
         except DenyListError as exc:
             self.error = str(exc)
         # WHY every exception: were this thread to die, no new denial would ever count.
@@ -180,8 +190,14 @@ class DenyListWatch:
     def _look(self) -> None:
         """Take what the file holds, where it is another text than before."""
         raw = self._read()
-        if raw != self._raw:
-            self._list, self._raw = parse_deny_list(raw), raw
+        if raw == self._raw:
+            return
+        found, newest, self._went_back = parse_deny_list(raw), self._list, ""
+        if found.revision < newest.revision:
+            back = f"the deny list went back from revision {newest.revision} to {found.revision}"
+            self._went_back = f"{back}: what was denied stays denied"
+            found = _joined(newest, found)
+        self._list, self._raw = found, raw
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):

@@ -19,6 +19,7 @@ from identity.trust_bundle import BundleSet
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CART = "spiffe://example.org/ns/shop/sa/cart"
+OTHER = "spiffe://example.org/ns/shop/sa/other"
 
 
 def document(kind: str, value: str, until: datetime | None = None) -> bytes:
@@ -31,6 +32,12 @@ def line(kind: str, value: str, until: str | None = None) -> bytes:
     """A list of one denial, whatever it says."""
     denied = [{"kind": kind, "value": value, "until": until}]
     return json.dumps({"version": 1, "revision": 9, "denied": denied}).encode()
+
+
+def listing(revision: int, denied: dict[str, str | None]) -> bytes:
+    """A list of these SPIFFE IDs, each with its end."""
+    lines = [{"kind": "spiffe_id", "value": each, "until": end} for each, end in denied.items()]
+    return json.dumps({"version": 1, "revision": revision, "denied": lines}).encode()
 
 
 def find(denied: bytes, principal: str = CART, at: datetime = AT):
@@ -134,6 +141,28 @@ def test_the_watch_outlives_whatever_the_file_holds(tmp_path, odd: bytes) -> Non
         assert watch.current().denial_of([CART], None, AT) is not None
     finally:
         watch.stop()
+
+
+def test_an_older_list_lifts_nothing(tmp_path) -> None:
+    """A list of a lower revision adds to what is denied; one that is not older takes its place."""
+    path = tmp_path / "deny-list.json"
+    path.write_bytes(listing(5, {CART: None}))
+    watch = DenyListWatch(path)
+    steps = [
+        (listing(4, {OTHER: None}), {CART, OTHER}, "went back from revision 5 to 4"),
+        (listing(4, {}), {CART, OTHER}, "went back"),
+        (b"{", {CART, OTHER}, "cannot be read"),
+        (listing(1, {CART: "2026-03-01T11:00:00Z"}), {CART, OTHER}, "went back"),
+        (listing(5, {OTHER: None}), {OTHER}, ""),
+        (listing(6, {}), set(), ""),
+    ]
+    for raw, denied, why in steps:
+        path.write_bytes(raw)
+        for _ in range(2):
+            watch.look()
+            found = {each for each in (CART, OTHER) if watch.current().denial_of([each], None, AT)}
+            assert found == denied
+            assert (why in watch.error) and bool(why) is bool(watch.error)
 
 
 def test_a_listener_that_fails_ends_nothing(tmp_path) -> None:
