@@ -16,6 +16,7 @@ from policies import form_memory
 from policies.diagnostic import location_at
 from policies.form import between, split
 from policies.form_memory import FormMemory
+from policies.load import inspect_file
 from policies.stretches import cut
 
 _HERE = Path(__file__).parent
@@ -62,6 +63,20 @@ def test_every_policy_of_the_tests_is_as_good_a_form(
 
     for other in (text, changed(text, changes), changed(text, changes[:1])):
         assert_as_in_full(memory.read("p.yaml", other, 5), other, 5)
+
+
+_LINES = ('["/api/1/*", "*"]', '[\n/api, "*b"]', '\n  [/api, "*b"]')
+
+
+@pytest.mark.parametrize("text", [*FORMED, *(FLOW.replace(_LINES[0], each) for each in _LINES[1:])])
+@pytest.mark.parametrize("word", ["/a", "a", "x" * 30])
+def test_every_word_in_turn_is_read_as_in_full(text: str, word: str) -> None:
+    """One word that is shorter or longer moves what stands behind it; one held fast is no other."""
+    memory, parts = knowing(text), split(text)
+
+    for number in range(1, len(parts), 2):
+        other = "".join([*parts[:number], word, *parts[number + 1 :]])
+        assert_as_in_full(memory.read("p.yaml", other, 9), other, 9)
 
 
 _PIECES = [
@@ -200,7 +215,9 @@ def test_a_policy_that_is_warned_of_is_a_form_as_well(name: str) -> None:
         BLOCK.replace("principals", "trustDomains"), BLOCK.replace("paths", "notHosts"),
         BLOCK.replace("ipBlocks", "notIpBlocks"), "a: 1\n", "", "--- #\n",
         "kind: AuthorizationPolicy",
-        "x" * 20_000, BLOCK + "#" * 20_000,
+        "x" * 20_000, BLOCK + "#" * 20_000, BLOCK + "#" * (16_384 - len(BLOCK)) + "#",
+        BLOCK.replace("'*/private'", "'*/a''b'''"), BLOCK + "---\na: 1\n",
+        BLOCK + "---\nkind: ConfigMap\napiVersion: v1\nmetadata: {name: a}\n",
     ],
 )  # fmt: skip
 def test_what_means_more_than_it_says_has_no_form(text: str) -> None:
@@ -219,14 +236,23 @@ def test_what_means_more_than_it_says_has_no_form(text: str) -> None:
          'to: [{operation: {ports: ["1"], hosts: [a.b, "a.c:*"]}}]'),
         ("to: [{operation: {methods: [get]}}]", "to: [{operation: {methods: [PUT]}}]"),
         ("to: [{operation: {paths: [a]}}]", "to: [{operation: {paths: [/a/]}}]"),
+        ("to: [{operation: {paths: [/a/b]}}]", "to: [{operation: {paths: [/a]}}]"),
+        ("to: [{operation: {notPaths: [/a/b]}}]", "to: [{operation: {notPaths: [/a]}}]"),
+        ('when: [{key: "request.headers[x-a]", values: ["a*"]}]',
+         'when: [{key: "request.headers[x-a]", values: ["ab"]}]'),
+        ('when: [{key: "request.headers[x-a]", notValues: ["a*"]}]',
+         'when: [{key: "request.headers[x-a]", notValues: ["ab"]}]'),
+        ('when: [{key: "request.headers[x-a]", notValues: [a]}]',
+         'when: [{key: "request.headers[x-a]", notValues: [b]}]'),
     ],
 )  # fmt: skip
-def test_what_hangs_on_values_is_told_of_those_it_hangs_on(first: str, other: str) -> None:
+@pytest.mark.parametrize("action", ["DENY", "ALLOW"])
+def test_what_hangs_on_values_is_told_of_those_it_hangs_on(
+    first: str, other: str, action: str
+) -> None:
     """Nothing that was found of one document is told of another, or left out for another."""
-    texts = [
-        FLOW[: FLOW.index('"rules"')].replace("{", "{ ") + "rules: [{" + each + "}]}}\n"
-        for each in (first, other)
-    ]
+    begin = FLOW[: FLOW.index('"rules"')].replace("{", "{ ").replace("DENY", action)
+    texts = [begin + "rules: [{" + each + "}]}}\n" for each in (first, other)]
     memory = knowing(texts[0])
 
     for text in texts:
@@ -259,15 +285,55 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(len(each.forms) for each in memory._alike.values()) <= 3
 
 
-def test_documents_that_are_alike_and_have_no_form_are_tried_seldom(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """After a few tries they are left to who reads in full."""
-    text = FLOW.replace("/api/1/", "api/")
-    memory = knowing(*[text] * form_memory._ALIKE_MAX)
-    monkeypatch.setattr(form_memory, "inspect_file", None)
+def test_the_longest_document_with_a_form() -> None:
+    """One letter more has none, above; a form that was just learned tells what was found."""
+    text = BLOCK + "#" * (16_384 - len(BLOCK))
+    memory = FormMemory()
 
     assert memory.read("p.yaml", text, 1) is None
+    assert memory.read("p.yaml", text, 1) == inspect_file("p.yaml", text, 1)
+    assert _has_form(memory, text)
+
+
+@pytest.mark.parametrize("bound", ["_FORMS_MAX", "_TRIES_MAX"])
+def test_each_bound_alone_begins_anew(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """At the third form, or the third try for one, nothing is known any more."""
+    monkeypatch.setattr(form_memory, bound, 3)
+    memory = FormMemory()
+    has_none = bound == "_TRIES_MAX"
+    kinds = [FLOW.replace("/api/1/", "api/") if has_none else FLOW] * 7
+
+    known = []
+    for number, text in enumerate(kinds):
+        for _ in range(2):
+            memory.read("p.yaml", text + " " * number, 1)
+        known.append(len(memory._alike))
+
+    assert known == [1, 2, 0, 1, 2, 0, 1]
+
+
+def test_what_was_met_once_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of documents that nothing is like, so many are remembered, and then the next ones."""
+    monkeypatch.setattr(form_memory, "_SEEN_MAX", 3)
+    memory = FormMemory()
+
+    seen = []
+    for number in range(7):
+        assert memory.read("p.yaml", FLOW + " " * number, 1) is None
+        seen.append(len(memory._seen))
+
+    assert seen == [1, 2, 3, 1, 2, 3, 1]
+    assert memory.read("p.yaml", FLOW + " " * 6, 1) is not None
+
+
+def test_documents_that_are_alike_and_have_no_form_are_tried_seldom() -> None:
+    """After a few tries they are left to who reads in full."""
+    text = FLOW.replace("/api/1/", "api/")
+    memory = FormMemory()
+
+    found = [memory.read("p.yaml", text, 1) is not None for _ in range(12)]
+
+    assert found == [False, *[True] * 8, *[False] * 3]
 
 
 @pytest.mark.parametrize(("line", "column"), [(0, 0), (1, 1023), (1024, 5), (70_000, 70_000)])
