@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sys import intern
 
 from policies.diagnostic import shown
-from policies.documents import YamlScalar
+from policies.documents import YamlMap, YamlScalar
 from policies.fields import Fields
 from policies.model import Attachment, Metadata, selecting
 
@@ -30,6 +30,7 @@ FIXED_CODES = frozenset({"target-refs", "empty-selector"})
 """Codes of warnings that are the same whatever names and labels there are."""
 # Istio's own marks on resources that it makes; its webhook takes them from nobody.
 _INTERNAL = "internal.istio.io/"
+_REVISION = "istio.io/rev"
 # "Supported targets": the version does not count, and the core group may be written out.
 _TARGETS = {
     ("", "Service"), ("core", "Service"), ("networking.istio.io", "ServiceEntry"),
@@ -78,6 +79,7 @@ def read_metadata(fields: Fields) -> Metadata | None:
                 "internal-annotation", f"the annotation `{shown(key)}` is Istio's own", key,
                 "remove it",
             )  # fmt: skip
+    _warn_of_revision(meta)
     return Metadata(
         namespace=intern(namespace),
         name=name,
@@ -85,6 +87,19 @@ def read_metadata(fields: Fields) -> Metadata | None:
         created_at=_read_created(meta),
         location=fields.place("kind"),
     )
+
+
+def _warn_of_revision(meta: Fields) -> None:
+    """Tell of a resource that only the control plane of one revision would take."""
+    labels = meta.node.entries.get("labels")
+    node = labels.entries.get(_REVISION) if isinstance(labels, YamlMap) else None
+    if isinstance(node, YamlScalar) and node.value not in (None, ""):
+        meta.findings.warning(
+            "revision", f"it counts here for every revision of Istio, not for"
+            f" `{shown(str(node.value))}` alone", node.location,
+            "leave out what is for other revisions than yours",
+            path=f"metadata.labels.{_REVISION}",
+        )  # fmt: skip
 
 
 def is_name(text: str) -> bool:
