@@ -18,14 +18,13 @@ from typing import Any, Final, NamedTuple
 from audit.chain import encode_json
 from audit.document import document_from_record, format_time
 from audit.record import AuditRecord
-from audit.redact import MASK, PLAIN, Redactor
+from audit.redact import JSON_START, MASK, PLAIN, Redactor
 from audit.replay_facts import ReplayFacts
 
 # BUDGET: the text of a longer line is made anew each time, by the long way.
 LONGEST: Final = 65_536
 # WHY: a mould costs as much as several records, and what came three times may not come again.
 _FIRST_BY_HAND: Final = 3
-_JSON_OBJECT: Final = "eyJ"
 
 
 class Rendered(NamedTuple):
@@ -165,7 +164,7 @@ def _is_clean(record: RepeatedRecord, redactor: Redactor) -> bool:
         if not PLAIN.fullmatch(text) and (
             # WHY not the mask: who sends it in a secret header is shown it, and nothing is masked.
             text == MASK
-            or _JSON_OBJECT in text
+            or JSON_START.search(text)
             or redactor.header(name, (text,), carriers) != [text]
         ):
             return False

@@ -84,8 +84,11 @@ _SETS_MAX: Final = 1024  # BUDGET: distinct sets of token carriers remembered
 _SHORTEST: Final = 8  # BUDGET: a shorter text with its name is no credential worth the search
 # What no search for secrets can find anything in: hex digits, dashes, decimal numbers.
 PLAIN: Final = re.compile(r"[0-9a-f-]{1,128}", re.ASCII)
-# The starts of a base64url JSON object: `{"`, `{ "`, `{` and a line end.
-_JWT_STARTS: Final = ("eyJ", "eyAi", "ewog", "ewoJ", "ew0K")
+# How a JSON object in base64url begins: `{"`, `{ "` or `{` and a line end, wherever that stands;
+# and where a run of it begins any of RFC 8259's blanks behind `{`, with another or a `"` behind it.
+JSON_START: Final = re.compile(
+    r"eyJ|eyAi|ewog|ewoJ|ew0K|(?:(?<![A-Za-z0-9_-])|%2[eE])(?:eyA|ewk|ewo|ew0)[igJKN]"
+)
 # WHY the look-behind, the possessive repeats and the bounded look ahead: without them a text
 # of a stranger's choice takes minutes.
 _DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}+(?:(?:\.|%2[eE])[A-Za-z0-9_-]*+){2,}+")
@@ -106,7 +109,7 @@ _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
 _MARKS: Final = (
     *("bearer", "basic", "negotiate", "token", "secret"),
     *("passw", "apikey", "api_key", "api-key", "signature", "@"),
-    *(start.lower() for start in _JWT_STARTS),
+    *("eyj", "eya", "ewk", "ewo", "ew0"),
 )
 
 
@@ -371,7 +374,7 @@ def _is_harmless(text: str) -> bool:
 
 def _mask_jwt(found: re.Match[str]) -> str:
     """Mask a dotted run when one of its parts starts as a JSON object does in base64url."""
-    return MASK if any(start in found[0] for start in _JWT_STARTS) else found[0]
+    return MASK if JSON_START.search(found[0]) else found[0]
 
 
 def _is_secret(name: str, secret: frozenset[str]) -> bool:

@@ -14,12 +14,10 @@ from typing import Annotated, Any, NotRequired, cast
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from audit.redact import MASK, Redactor
+from audit.redact import JSON_START, MASK, Redactor
 
 _STRICT = ConfigDict(extra="forbid")
 _ABSENT: Any = object()
-# How the base64url of a JSON object begins.
-_JSON_OBJECT = "eyJ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +246,7 @@ class SeenHeaders:
     def _is_plain(self, name: str, values: tuple[str, ...]) -> bool:
         is_clean = self.redactor.header(name, values, self.carriers) == list(values)
         # A token's payload that a RequestAuthentication passes on holds every claim.
-        holds_object = any(_JSON_OBJECT in value for value in values)
+        holds_object = any(map(JSON_START.search, values))
         return is_clean and not holds_object and self.redactor.text(name) == name
 
 

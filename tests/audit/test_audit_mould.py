@@ -198,7 +198,9 @@ def test_a_record_that_is_too_long_has_no_mould(monkeypatch: pytest.MonkeyPatch)
         assert (render_repeated(_plain(), "n", Redactor()) is not None) is fits
 
 
-@pytest.mark.parametrize("value", ["4f2e-17", "two words", "xeyJx", "x eyJ", "", "é", "***"])
+@pytest.mark.parametrize(
+    "value", ["4f2e-17", "two words", "xeyJx", "ewkiYQ", "x ewoiYQ", "viewkit x", "", "é", "***"]
+)
 @pytest.mark.parametrize("looked_at", [frozenset[str](), frozenset({"x-trace"})], ids=len)
 @pytest.mark.parametrize("redactor", _REDACTORS, ids=["plain", "shown", "secret", "hashed"])
 @pytest.mark.parametrize("name", ["x-trace", "x-request-id", "traceparent", "x-api-key"])
@@ -215,7 +217,7 @@ def test_a_value_of_its_own(
     if redactor is _REDACTORS[3] and name == "x-request-id":
         assert rendered is None
     elif redactor is _REDACTORS[1] and name in ("x-trace", "x-request-id"):
-        assert (rendered is not None) is ("eyJ" not in value and value != MASK)
+        assert (rendered is not None) is (value in ("4f2e-17", "two words", "viewkit x", "", "é"))
 
 
 @pytest.mark.parametrize("number", [-2, -1, 0, 1])
