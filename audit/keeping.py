@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -96,6 +97,7 @@ class LogKeeper:
         self._clock = clock
         self._on_fault = on_fault
         self._seen = -1
+        self._began = clock(), time.monotonic()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-keeper", daemon=True)
@@ -137,11 +139,19 @@ class LogKeeper:
             self._settings,
             newest=self._writer.committed[0],
             acknowledged=self._acknowledged(),
-            now=self._clock(),
+            now=self._steady_now(),
             record=self._writer.offer_durably,
         )
         self.compressed += kept.compressed
         self.removed += kept.removed
+
+    def _steady_now(self) -> float:
+        """Return the time, of a clock that was set forward meanwhile what it would be without that.
+
+        WHY: what is deleted for its age stays deleted when the clock is set right again.
+        """
+        wall, steady = self._began
+        return min(self._clock(), wall + time.monotonic() - steady)
 
     def _note(self, why: str) -> None:
         if self.fault is None:

@@ -279,6 +279,23 @@ class TestRetention:
         again.close()
         assert verify_folder(folder, verifier=verifier).problems == ()
 
+    def test_a_clock_that_is_set_forward_ages_nothing(
+        self, tmp_path, open_log, record, clock, verifier
+    ) -> None:
+        """A jump of the clock removes nothing while the process runs: the next one believes it."""
+        log = open_log(retention={"max_age_days": 7})
+        _fill(log, record, range(40))
+        clock[0] += 400 * _DAY
+        _fill(log, record, range(40, 60))
+        until(lambda: log.keeper._seen == log.writer.committed[0])
+        log.close()
+        folder = tmp_path / "log"
+        assert (log.keeper.removed, _segments(folder)[0]) == (0, "audit-00000001.jsonl")
+        again = open_log(retention={"max_age_days": 7})
+        until(lambda: again.keeper.removed > 0)
+        again.close()
+        assert verify_folder(folder, verifier=verifier).problems == ()
+
     def test_what_a_sink_does_not_have_stays(self, tmp_path, open_log, record) -> None:
         """Nothing is removed that was not acknowledged; once it was, it goes."""
         upload = {"name": "dl", "delay_milliseconds": 0, "min_retry_seconds": 0.01,
