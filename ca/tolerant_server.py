@@ -11,10 +11,10 @@ Spec: RFC 9113 §4.1 (unknown frames), §8.1.1 (malformed requests); RFC 9110 §
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from grpclib.protocol import EventsProcessor, H2Protocol, Stream
-from grpclib.server import Server
+from grpclib.server import Handler, Server
 from h2.errors import ErrorCodes
 from h2.events import Event, UnknownFrameReceived
 from h2.stream import StreamState
@@ -75,6 +75,9 @@ class _TolerantProcessor(EventsProcessor):
         h2: Any = stream._h2_connection
         known = h2.streams.get(stream.id)
         if known is None or known.state_machine.state not in _UNANSWERED:
+            return
+        if cast(Handler, self.handler).closing:
+            # The server ends. Who is hung up on tries again elsewhere; what is reset was wrong.
             return
         if stream.closable:
             stream.reset_nowait(ErrorCodes.INTERNAL_ERROR)

@@ -36,6 +36,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.held: list[asyncio.Event] = []
+        self.servers: list[Any] = []
 
     def __mapping__(self) -> dict[str, Handler]:
         return {"/test/Echo": Handler(self._echo, Cardinality.UNARY_UNARY, REQUEST, RESPONSE)}
@@ -172,6 +173,7 @@ async def held(talking: Callable[[Talk, Echo], Any]) -> tuple[bytes, dict[int, b
     """Hold a talk; return the bytes of the server, the bodies, and what it knows of the streams."""
     echo, listener = Echo(), listen_on("127.0.0.1:0")
     server = _WatchedServer([echo])
+    echo.servers.append(server)
     await server.start(sock=listener)
     reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
     client = H2Connection(H2Configuration(client_side=True))

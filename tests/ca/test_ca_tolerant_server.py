@@ -48,3 +48,20 @@ def test_odd_calls_between_others(name):
         assert [stream in talk.bodies for stream in asked] == [name in ANSWERED] * 3
 
     asyncio.run(held(talking))
+
+
+def test_a_server_that_ends_resets_nothing():
+    """A call under way when the server ends is hung up on with the connection, and tried again."""
+
+    async def talking(talk: Talk, echo: Echo) -> None:
+        stream = talk.ask("hold")
+        while not echo.held:
+            await asyncio.sleep(0)
+        [server] = echo.servers
+        server.close()
+        await server.wait_closed()
+        [protocol] = server.protocols
+        assert not protocol.processor.streams
+        assert not protocol.connection._connection.streams[stream].closed
+
+    asyncio.run(held(talking))
