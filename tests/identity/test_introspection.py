@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from loopback_issuer import FETCHER, PATIENCE, Issuer, eventually
 
 from identity.document_fetch import Document
-from identity.introspection import MAX_ANSWER_BYTES, IntrospectionProvider, Introspector
+from identity.introspection import IntrospectionProvider, Introspector
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, verify_token
@@ -386,26 +386,46 @@ def test_any_answer_is_judged(body: bytes) -> None:
         assert "active" not in verdict.payload
 
 
-def test_long_answers_are_bounded_together() -> None:
-    """What is remembered of answers has its bound in bytes, whatever an issuer says of a token."""
-    long = json.dumps(ACTIVE | {"note": "x" * 700_000}).encode()
-    asked: list[bytes] = []
+def _bent_jws(ring: Any) -> dict[str, str]:
+    """Return texts that somebody may still take for a JWS of the issuer."""
+    head, payload, signature = ring.mint(iss=ISSUER).split(".")
 
-    def post(_url: str, *, body: bytes, **_fields: Any) -> Document:
-        asked.append(body)
-        return Document(body=long)
+    def headed(raw: bytes) -> str:
+        text = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        return f"{text}.{payload}.{signature}"
 
-    provider = IntrospectionProvider(
-        issuer=ISSUER,
-        endpoint="https://i.example/",
-        client_id="c",
-        client_secret="s",
-        timeout_seconds=PATIENCE,
-    )
-    introspector = Introspector([provider], post)
-    texts = [f"token-{number}" for number in range(2 * MAX_ANSWER_BYTES // len(long))]
-    for text in [*texts, texts[-1], texts[0]]:
-        assert isinstance(introspector.verify(text, RULE, NOW), VerifiedToken)
-    assert len(asked) == len(texts) + 1
-    assert sum(known.length for known, _ in introspector._answers.values()) <= MAX_ANSWER_BYTES
-    introspector.close()
+    return {
+        "a dot behind": f"{head}.{payload}.{signature}.",
+        "dots around": f"..{head}.{payload}.{signature}..",
+        "dots between": f"{head}...{payload}..{signature}",
+        "another last letter": f"{head[:-1]}{chr(ord(head[-1]) + 1)}.{payload}.{signature}",
+        "a name twice": headed(b'{"alg":"none","alg":"RS256"}'),
+        "a byte order mark": headed(b'\xef\xbb\xbf{"alg":"RS256"}'),
+        "another encoding": headed('{"alg":"RS256"}'.encode("utf-16")),
+        "not a number": headed(b'{"alg":"RS256","x":NaN}'),
+        "a number of many digits": headed(b'{"alg":"RS256","x":%s}' % (b"9" * 4400)),
+        "a deep header": headed(b'{"x":' + b"[" * 1400 + b"]" * 1400 + b"}"),
+        "blanks around": headed(b' \n{"alg":"RS256"} '),
+        "no signature": f"{head}.{payload}.",
+        "no signature and dots": f"{head}.{payload}...",
+        "no payload": f"{head}..{signature}",
+    }
+
+
+def test_a_bent_jws_is_not_asked_about(ring: Any, desk: Desk) -> None:
+    """What an issuer may take for its JWT is refused by the rule, and never asked about."""
+    keys = parse_jwk_set(ring.public("rsa"), is_inline=False)
+    verifier = TokenVerifier(verify_jwt=verify_token, ask_issuer=desk.introspector.verify)
+    for name, text in _bent_jws(ring).items():
+        assert isinstance(verifier.verify(text, RULE, lambda: keys, NOW), TokenRefusal), name
+        assert desk.issuer.asked == [], name
+
+
+@pytest.mark.parametrize(
+    "text", ["eyJ1IjoxfQ.c2ln", "eyJhbGciOiJkaXIifQ..aXY.Y3Q.dGFn", "a.b.c", "x"]
+)
+def test_what_is_no_jws_is_asked_about(desk: Desk, text: str) -> None:
+    """Two parts, the five of a JWE, and three that begin with no object are the issuer's own."""
+    verifier = TokenVerifier(verify_jwt=verify_token, ask_issuer=desk.introspector.verify)
+    assert isinstance(verifier.verify(text, RULE, lambda: None, NOW), VerifiedToken)
+    assert len(desk.issuer.asked) == 1
