@@ -284,7 +284,9 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
     ready = _once(is_listening, with_listener_tls(serving.ready, tls))
     host, _, port = listen.http.rpartition(":")
     try:
-        http = HttpEndpoints(host.strip("[]"), int(port), ready=ready, metrics=metrics.text)
+        http = HttpEndpoints(
+            host.strip("[]"), int(port), ready=ready, metrics=metrics.text, on_defect=_tell
+        )
     except OSError as exc:
         raise cannot_listen(f"listen.http: {listen.http}", exc) from exc
     try:
@@ -312,6 +314,10 @@ def _run(settings: Settings, serving: _Serving, seat: Seat, open_listener: OpenL
             listener.stop(listen.drain_seconds)
     finally:
         http.close()
+
+
+def _tell(defect: Exception) -> None:
+    _log.error("http_request_failed", exc_info=defect)
 
 
 def _bound(address: str, port: int) -> str:

@@ -106,7 +106,11 @@ class Workers:
         host, _, port = address.rpartition(":")
         try:
             return HttpEndpoints(
-                host.strip("[]"), int(port), ready=self._ready, metrics=self._metrics
+                host.strip("[]"),
+                int(port),
+                ready=self._ready,
+                metrics=self._metrics,
+                on_defect=lambda exc: self._log.error("http_request_failed", error=repr(exc)),
             )
         except OSError as exc:
             raise cannot_listen(address, exc) from exc

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 
 from authz.commands.ca_agent import agent_command
 from authz.commands.ca_records import RECORD_COMMAND_LINES
@@ -36,6 +37,8 @@ from ca.server import serve
 from ca.signing_worker import work
 from ca.status import status_of
 from ca.workers import WorkerPlan, signing_workers
+
+_log = structlog.get_logger(__name__)
 
 
 @click.group("ca")
@@ -94,6 +97,10 @@ def _start_worker(config: Path, pair: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--leash", leash], pass_fds=[pair.fileno()])
 
 
+def _tell(defect: Exception) -> None:
+    _log.error("http_request_failed", exc_info=defect)
+
+
 @asynccontextmanager
 async def _http_endpoints(ca: RunningCa) -> AsyncIterator[None]:
     """Answer kubelets and Prometheus while the context is entered, where that is configured."""
@@ -108,7 +115,7 @@ async def _http_endpoints(ca: RunningCa) -> AsyncIterator[None]:
 
     try:
         http = HttpEndpoints(
-            host.strip("[]"), int(port), ready=ready, metrics=ca.metrics.exposition
+            host.strip("[]"), int(port), ready=ready, metrics=ca.metrics.exposition, on_defect=_tell
         )
     except OSError as exc:
         why = exc.strerror or str(exc)

@@ -79,6 +79,11 @@ def write_configuration(folder: Path, **listen: object) -> Path:
     return path
 
 
+def command_line(process: int) -> bytes:
+    """Return the command line of a process as it is now."""
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
 def children(process: int) -> list[int]:
     """Return the ids of a process's children."""
     told = Path(f"/proc/{process}/task/{process}/children").read_text()
@@ -174,8 +179,10 @@ def test_it_is_the_same_process_and_small(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
+        # Before it is that program, it may ask others for parts of Envoy.
+        until(lambda: b"authz.supervisor" in command_line(served.pid))
         until(lambda: bool(children(served.pid)))
-        told = Path(f"/proc/{served.pid}/cmdline").read_bytes()
+        told = command_line(served.pid)
     finally:
         served.terminate()
         assert 0 == served.wait(60)
