@@ -26,14 +26,14 @@ differential: install ## our answers against Envoy's own filters; N=requests SET
 interop: install ## long runs, and judges and clients of others that Go builds (ARGS for pytest)
 	@tests/interop.sh $(ARGS)
 
-fuzz: install ## parsers by atheris, and what remembers against what does not; N=runs WORLDS=n TARGET=name SEED=n
+fuzz: install ## parsers by atheris, and what remembers or replays against what serves; N=runs WORLDS=n TARGET=name SEED=n
 	@.venv/bin/uv pip install --quiet --python $(PY) --target build/fuzz/site \
 	  --require-hashes --no-deps -r requirements/fuzz.txt
 	@PYTHONPATH=build/fuzz/site $(PY) -m tests.fuzz --runs $(or $(N),200000) \
 	  --seed $(or $(SEED),1) $(if $(TARGET),--target $(TARGET))
 	@MESHWARDEN_RANDOM_WORLDS=$(or $(WORLDS),100) MESHWARDEN_RANDOM_EDITS=$(or $(WORLDS),100) \
 	  MESHWARDEN_RANDOM_FIRST=$(or $(SEED),1)000 $(PY) -m pytest -q tests/authz/test_random_twins.py \
-	  tests/authz/test_random_edits.py
+	  tests/authz/test_random_edits.py tests/authz/test_same_answers.py tests/authz/test_same_answers_tested.py
 
 lint: install ## ruff's rules, ruff's format, mypy strict
 	@$(PY) -m ruff check .

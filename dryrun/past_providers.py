@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from dryrun.past import NotReplayable, Past
 from dryrun.past_tokens import carriers
 from policies.decision import Effect, Layer, Provider, ProviderVerdict, Reason
 from policies.snapshot import WorkloadPolicies
+
+_SEVERAL: Final = 2
 
 
 class NewProvider(Protocol):
@@ -65,23 +67,29 @@ class Answers:
         self._past = past
         self._then = tuple(past.asked)
         self._asked: list[str] = []
-        self._has_new = False
+        self._has_new = self._has_stood = False
         self._is_same_set = is_same_set
         self._is_istio_known = is_istio_known
         self._carriers = carriers(policies.jwt_rules)
-        names = dict.fromkeys(
-            [*policies.custom, *filter(None, [past.default_provider])],
+        names = dict.fromkeys([*policies.custom, *filter(None, [past.default_provider])])
+        found = {name: new.get(name) or new_for_any for name in names}
+        # The default one is asked where no other is.
+        self._is_alone = len(policies.custom) < _SEVERAL
+        self._all_stand = all(
+            name in past.asked and (given is None or given.revision == past.asked[name])
+            for name, given in found.items()
+            if name in policies.custom
         )
         self.providers: Mapping[str, Provider] = {
             name: answer
-            for name in names
-            if (answer := self._answer(name, new.get(name) or new_for_any)) is not None
+            for name, given in found.items()
+            if (answer := self._answer(name, given)) is not None
         }
 
     def begin(self) -> None:
         """Take it that nobody was asked yet."""
         self._asked.clear()
-        self._has_new = False
+        self._has_new = self._has_stood = False
 
     @property
     def is_as_then(self) -> bool:
@@ -92,6 +100,7 @@ class Answers:
         """Hear that a provider is asked."""
         self._asked.append(name)
         self._has_new |= is_new
+        self._has_stood |= not is_new
 
     def still_stands(self, name: str, given: NewProvider | None) -> bool:
         """Whether what a provider said then is what it would say, as far as anybody can tell."""
@@ -104,6 +113,8 @@ class Answers:
         if self._is_same_set:
             return True
         has_same_input = not self._has_new and tuple(self._asked) == self._then[: len(self._asked)]
+        # What one changes the next one sees: of several, all are asked anew where one has to be.
+        has_same_input = has_same_input and (self._is_alone or self._all_stand)
         has_same_token = self._past.has_claims_of_then or not given.looks_at_token
         return has_same_input and has_same_token and not given.looks_at_istio
 
@@ -113,6 +124,8 @@ class Answers:
         Raises:
             NotReplayable: what it looks at is not known.
         """
+        if len(self._asked) > 1 and self._has_stood:
+            raise NotReplayable(f"what the providers before `{name}` changed is not known")
         has_changes = bool(self._then and self._past.changed)
         if given.looks_at_istio and (has_changes or not self._is_istio_known):
             raise NotReplayable(

@@ -140,7 +140,7 @@ def policy(chance: random.Random, name: str, mode: str = "sidecar") -> dict[str,
     )[0]
     if kind == "RequestAuthentication":
         issuers = chance.sample(ISSUERS, chance.choice((1, 2)))
-        spec["jwtRules"] = [_jwt_rule(chance, each) for each in issuers]
+        spec["jwtRules"] = [jwt_rule(chance, each) for each in issuers]
     elif kind == "PeerAuthentication":
         spec.pop("targetRefs", None)
         spec["mtls"] = {"mode": chance.choice(("STRICT", "PERMISSIVE", "DISABLE"))}
@@ -175,7 +175,8 @@ def _add_rules(chance: random.Random, metadata: dict[str, Any], spec: dict[str, 
     spec["rules"] = [_rule(chance, knows_peer=action != "CUSTOM") for _ in range(count)]
 
 
-def _jwt_rule(chance: random.Random, issuer: str) -> dict[str, Any]:
+def jwt_rule(chance: random.Random, issuer: str) -> dict[str, Any]:
+    """Return a rule for the tokens of an issuer."""
     found: dict[str, Any] = {"issuer": issuer, "jwksUri": f"{issuer}/keys"}
     for name, values in _TOKEN_FIELDS.items():
         if chance.random() < 0.15:

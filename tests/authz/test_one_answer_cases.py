@@ -190,6 +190,22 @@ def test_the_same_rego_is_asked_again_where_its_input_is_another(
     assert found.change is change, found.why
 
 
+@pytest.mark.parametrize("is_first_given", [False, True])
+def test_a_provider_behind_another_sees_what_that_one_changed(is_first_given: bool) -> None:
+    """A new Rego is asked only where what stands before it changes is known."""
+    custom = [{**CUSTOM, "provider": {"name": name}} for name in "pq"]
+    before = state_of(custom[:1], {"p": SETS_GOLD}, {"p": "same"})
+    needs = NeededInput.of_sources(["package a\nallow if input.parsed_path\n"])
+    said = {"p": SETS_GOLD, "q": answering(Effect.DENY)}
+    new = {
+        name: NewRego(name=name, provider=said[name], revision="same", needs=needs)
+        for name in ("pq" if is_first_given else "q")
+    }
+    after = replace(state_of(custom), revision="of another set")
+    [found] = Replayer(candidate_set(after, new)).replay(recorded(before, [asked()]))
+    assert found.change is (Change.NEW_DENY if is_first_given else Change.UNKNOWN), found.why
+
+
 def test_a_rule_that_may_not_have_decided_is_not_named() -> None:
     """Where the effect is sure and the rule is not, the report says so."""
     before = state_of([to("/a")])
