@@ -16,9 +16,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from identity.jose import RegisteredClaims
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
-from identity.jwt_verify import TokenRefusal, VerifiedToken, verify_token
+from identity.jwt_verify import (
+    TokenRefusal,
+    VerifiedToken,
+    check_claims,
+    claim_steps,
+    is_in_time,
+    verify_token,
+)
 from identity.token_status import TokenStatus
 
 CASES = yaml.safe_load((Path(__file__).parent / "jwt_verdicts.yaml").read_text())
@@ -204,6 +212,26 @@ def test_any_signed_claims_are_judged(ring: Any, claims: dict[str, Any]) -> None
     assert status in TokenStatus
     if status is TokenStatus.OK:
         assert claims["iss"] == ring.issuer
+
+
+@pytest.mark.parametrize("begins", [None, 0, 1000])
+@pytest.mark.parametrize("ends", [None, 0, 2000])
+@pytest.mark.parametrize(
+    "now", [0, 939, 939.9, 940, 999, 1000, 1500, 2059, 2060, 2060.9, 2061, 2061.5, 1e12]
+)
+def test_times_at_their_borders(begins: int | None, ends: int | None, now: float) -> None:
+    """A minute of skew at either end, in whole seconds; what remembers a token asks the same."""
+    claims = RegisteredClaims(
+        issuer="i", audiences=(), not_before=begins or 0, expires_at=ends or 0
+    )
+    has_begun = not begins or int(now) >= 940
+    has_not_ended = not ends or int(now) <= 2060
+    assert claim_steps(claims, JwtRule(issuer="i"), now) == (True, has_begun, has_not_ended, True)
+    assert is_in_time(claims, now) is (has_begun and has_not_ended)
+    refusal = check_claims(claims, JwtRule(issuer="i"), now)
+    want = TokenStatus.OK if has_not_ended else TokenStatus.EXPIRED
+    want = want if has_begun else TokenStatus.NOT_YET_VALID
+    assert (refusal.status if refusal else TokenStatus.OK) == want
 
 
 def test_refusals_hold_no_token_text(ring: Any) -> None:
