@@ -103,6 +103,11 @@ _NAMED = re.compile(
 _PARAMETER = re.compile(r"[^?&#]+")
 # Everything that `_mask_pieces` takes for a name, and more.
 _NAME = re.compile(r"(?<![^?&#;=])([^?&#;=]*+)=")
+# A URL within a parameter is encoded, once or more often: `%3D`, `%253D`, ...
+_NESTED_EQUALS = re.compile(r"%(?:25)*+3[dD]")
+_NESTED_NAME = re.compile(r"(?<![A-Za-z0-9_.~-])[A-Za-z0-9_.~-]++\Z", re.ASCII)
+_NESTED_END = re.compile(r"%(?:25)*+(?:26|23)|[&#\s]")
+_ESCAPE_REST = re.compile(r"^(?:25)*[0-9A-Fa-f]{2}")
 _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
 # A text of ASCII without any of these, in lower case, has no match for a pattern above.
 # WHY so long: `api` alone stands in most paths.
@@ -187,7 +192,7 @@ class Redactor:
 
     def path(self, path: str, carriers: frozenset[str] = frozenset()) -> str:
         """Return a path or URL with secret parameters and token-like texts masked."""
-        if "=" not in path:  # nothing has a value
+        if "=" not in path and "%" not in path:  # nothing has a value
             return self.text(path)
         secret = self._secret_with(carriers)
         if len(path) > _MEMORABLE_TEXT:
@@ -327,6 +332,8 @@ def _known_path(path: str, secret: frozenset[str]) -> str:
 
 def _masked_path(path: str, secret: frozenset[str]) -> str:
     """Return a path without the values of secret parameters."""
+    if "%3D" in path or "%3d" in path or "%25" in path:
+        path = _without_nested(path, secret)
     ends = [at for at in (path.find("?"), path.find("#")) if at >= 0]
     cut = min(ends) if ends else len(path)
     head, tail = path[:cut], path[cut:]
@@ -341,6 +348,24 @@ def _masked_path(path: str, secret: frozenset[str]) -> str:
     if "=" in tail:
         tail = _PARAMETER.sub(lambda found: _mask_pieces(found[0], secret), tail)
     return head + tail
+
+
+def _without_nested(path: str, secret: frozenset[str]) -> str:
+    """Return a path without the values of secret parameters of URLs that stand in it encoded."""
+    shown, done = "", 0
+    for found in _NESTED_EQUALS.finditer(path):
+        if found.start() < done:
+            continue  # within a value that is masked
+        # BUDGET: as much is looked at as a name is long.
+        before = _NESTED_NAME.search(path, max(done, found.start() - _MEMORABLE), found.start())
+        name = "" if before is None else before[0]
+        if before is not None and path[before.start() - 1 : before.start()] == "%":
+            name = _ESCAPE_REST.sub("", name, count=1)
+        if name and _is_secret(normal_name(name), secret):
+            end = _NESTED_END.search(path, found.end())
+            shown += path[done : found.end()] + MASK
+            done = len(path) if end is None else end.start()
+    return shown + path[done:]
 
 
 # BUDGET: of the texts of a record most were in the one before: hosts, callers, agents.
