@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from authz.workers import readiness_of
+from ca.revocations import encode_deny_list
 from tests.authz.issuing_root import Authority
 from tests.failures.serving import eventually, policies, serving
 from tests.opa_bridge.bundling import FILES, packed
@@ -36,12 +38,16 @@ def _explained() -> dict[str, set[str]]:
 
 
 def test_every_field_is_explained(tmp_path: Path) -> None:
-    """With keys, bundles, Rego, sinks, trust bundles and TLS."""
-    identity = {"trustBundles": [{"trustDomain": "cluster.local", "file": "roots.pem"}]}
+    """With keys, bundles, Rego, sinks, trust bundles, denials and TLS; the page names no other."""
+    identity = {
+        "trustBundles": [{"trustDomain": "cluster.local", "file": "roots.pem"}],
+        "denyList": "denied.json",
+    }
     files = {
         "policies.yaml": _POLICIES,
         "roots.pem": Authority().root_pem,
         "bundle.tar.gz": packed(FILES),
+        "denied.json": encode_deny_list([], revision=1, now=datetime.now(UTC)),
     }
     sections: Mapping[str, Any] = {
         "identity": identity,
@@ -56,8 +62,9 @@ def test_every_field_is_explained(tmp_path: Path) -> None:
     _, together = readiness_of({"1": found}, is_stopping=False)
 
     known = {name.removesuffix("[]") for name in explained}
-    assert set() == {*found, *together, "listener_tls"} - known
+    assert {*found, *together, "listener_tls"} == known
     for name, value in found.items():
         if isinstance(value, list) and name != "refused":
             assert value, f"nothing of `{name}` was served"
             assert set() == set(value[0]) - explained[f"{name}[]"]
+    assert set() == set(found["deny_list"]) - explained["deny_list"]
