@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
-from ca.store import counter_value
+from ca.store import counter_value, raise_to
 from ca.store_schema import COUNTER
 
 ACT: Final = "act"
@@ -39,7 +39,7 @@ def counted_acts(connection: Connection) -> Mapping[str, int]:
 
 def count_up_to(connection: Connection, node: str, number: int) -> None:
     """Let the next act of `node` have a greater number, within the caller's transaction."""
-    if counted_acts(connection).get(node, 0) < number:
-        name = _PREFIX + node
-        connection.execute(delete(COUNTER).where(COUNTER.c.name == name))
-        connection.execute(insert(COUNTER).values(name=name, value=number))
+    if node in counted_acts(connection):
+        raise_to(connection, _PREFIX + node, number)
+    else:
+        connection.execute(insert(COUNTER).values(name=_PREFIX + node, value=number))

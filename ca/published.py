@@ -22,7 +22,7 @@ from ca.ledger import AUTHORITY_KIND, LedgerFilter, LedgerRow, find_rows
 from ca.profile import key_identifier
 from ca.registry import RegistryState
 from ca.revocations import DeniedKind, Revocation, encode_deny_list
-from ca.store import Store, bump
+from ca.store import Store, bump, raise_to
 from ca.store_schema import CRL_NUMBER
 
 _MODE = 0o644
@@ -60,6 +60,8 @@ def publish_crls(
             lists += [each for each in before if _is_good(each, issuer.certificate, now)][-1:]
             continue
         with store.write() as connection:
+            # RFC 5280 §5.2.3: "monotonically increasing", which an older ledger has forgotten.
+            raise_to(connection, CRL_NUMBER, _last_number(before, issuer.certificate))
             number = bump(connection, CRL_NUMBER)
         identifier = key_identifier(issuer.certificate).hex()
         mine = [found for found in revoked if found[0].authority == identifier]
@@ -123,12 +125,28 @@ def _read_crls(path: Path) -> list[x509.CertificateRevocationList]:
         return []
 
 
+def _last_number(lists: Sequence[x509.CertificateRevocationList], issuer: x509.Certificate) -> int:
+    """Return the greatest number of the lists of `issuer`, 0 without one."""
+    numbers = [0]
+    for crl in lists:
+        with suppress(ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+            if _is_of(crl, issuer):
+                found = crl.extensions.get_extension_for_class(x509.CRLNumber)
+                numbers.append(found.value.crl_number)
+    return max(numbers)
+
+
+def _is_of(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Return whether `issuer` signed a list."""
+    if crl.issuer != issuer.subject:
+        return False
+    return crl.is_signature_valid(check_public_key(issuer.public_key()))
+
+
 def _is_good(crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime) -> bool:
     """Return whether `issuer` signed a list that is good still."""
     ends_at = crl.next_update_utc
-    if crl.issuer != issuer.subject or ends_at is None or ends_at < now:
-        return False
-    return crl.is_signature_valid(check_public_key(issuer.public_key()))
+    return ends_at is not None and ends_at >= now and _is_of(crl, issuer)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -213,6 +213,12 @@ def bump(connection: Connection, counter: str) -> int:
     return counter_value(connection, counter)
 
 
+def raise_to(connection: Connection, counter: str, value: int) -> None:
+    """Let a counter that is below a value have it, within the caller's transaction."""
+    is_below = (COUNTER.c.name == counter, COUNTER.c.value < value)
+    connection.execute(update(COUNTER).where(*is_below).values(value=value))
+
+
 def touch(connection: Connection, counter: str) -> None:
     """Write a counter's own value over it, within the caller's transaction: can it be written?"""
     connection.execute(

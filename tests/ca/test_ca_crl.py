@@ -115,6 +115,34 @@ def test_a_verifier_that_asks_for_every_list(opened, clock):
         assert "leaf.pem: OK" in _verdict(ca, new, clock)
 
 
+def _numbers(ca: Open) -> list[int]:
+    """The numbers of the published lists."""
+    kind = x509.CRLNumber
+    return [each.extensions.get_extension_for_class(kind).value.crl_number for each in ca.lists()]
+
+
+def test_the_lists_of_an_older_ledger_have_greater_numbers(opened, tmp_path):
+    """An older ledger numbers the next list of an issuer after its last; a strange file is none."""
+    with opened() as ca:
+        ca.books.publish()
+    copy = (tmp_path / "s/ledger.db").read_bytes()
+    with opened() as ca:
+        for _ in range(5):
+            ca.books.publish()
+        last = _numbers(ca)
+    for path in (tmp_path / "s").glob("ledger.db*"):
+        path.unlink()
+    (tmp_path / "s/ledger.db").write_bytes(copy)
+    with opened() as ca:
+        for content in (None, b"-----BEGIN X509 CRL-----\nA\n"):
+            if content is not None:
+                (tmp_path / "s/published/crl.pem").write_bytes(content)
+            ca.books.publish()
+            numbers = _numbers(ca)
+            assert all(new > old for new, old in zip(numbers, last, strict=True))
+            last = numbers
+
+
 def test_intermediates_are_on_record_once(opened):
     """Each intermediate of our roots has a row and a line, a start later no second one."""
     for _ in range(2):
