@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from identity.jose import RegisteredClaims
+from identity import jwt_verify
+from identity.jose import ALGORITHMS, RegisteredClaims
 from identity.jwks import JwkSet, parse_jwk_set
 from identity.jwt_rule import JwtRule
 from identity.jwt_verify import (
@@ -77,6 +78,9 @@ def test_verdict(ring: Any, case: dict[str, Any]) -> None:
 
     status = TokenStatus.OK if isinstance(outcome, VerifiedToken) else outcome.status
     assert status == case["want"]
+    assert isinstance(outcome, VerifiedToken) is (status == TokenStatus.OK)
+    if isinstance(outcome, VerifiedToken):
+        assert outcome.payload == json.loads(payload)
     if isinstance(outcome, TokenRefusal):
         assert outcome.public_text == case.get("body", outcome.public_text)
         assert status.http_status == (403 if status == "audience_not_allowed" else 401)
@@ -122,6 +126,28 @@ def test_public_key_as_hmac_secret(ring: Any, encoding: str) -> None:
         for keys in (ring.public(), ring.inline()):
             token = f"{signed}.{encode(mac)}"
             assert verdict(ring, token, keys) == TokenStatus.BAD_SIGNATURE
+
+
+def test_nothing_else_is_verified_by() -> None:
+    """The library's table holds `none` as well; ours has what is accepted, and no more."""
+    assert jwt_verify._VERIFIERS.keys() == ALGORITHMS
+    assert "none" not in ALGORITHMS
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ("shop", True), ("shop/", True), ("http://shop", True), ("https://shop/", True),
+        ("shop//", False), ("http://https://shop", False), ("https://http://shop", False),
+        ("HTTP://shop", False), ("shop/x", False), ("Shop", False), ("", False),
+    ],
+)  # fmt: skip
+def test_audiences_that_are_one(given: str, allowed: bool) -> None:
+    """One scheme and one slash do not count, on either side."""
+    for wanted in ("shop", "https://shop", "shop/", "http://shop/"):
+        claims = RegisteredClaims(issuer="i", audiences=("x", given), not_before=0, expires_at=0)
+        rule = JwtRule(issuer="i", audiences=("y", wanted))
+        assert claim_steps(claims, rule, 0) == (True, True, True, allowed)
 
 
 def test_embedded_key_is_ignored(ring: Any) -> None:
