@@ -49,13 +49,12 @@ def words(text: str) -> frozenset[str]:
 
 _OPERATORS = words(
     """
-    and assign div eq equal gt gte internal.member_2 internal.member_3 lt lte minus mul neq
-    or plus
+    and assign div eq equal internal.member_2 internal.member_3 minus mul neq or plus
     """
 )
 _NATIVE = words(
     """
-    abs array.concat array.flatten array.reverse array.slice graph.reachable
+    abs array.concat array.flatten array.reverse graph.reachable
     intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.is_valid json.patch json.remove json.unmarshal
     numbers.range object.filter object.get object.keys object.remove round
@@ -64,20 +63,12 @@ _NATIVE = words(
     """
 )
 # What an author should know of a native one.
-_OTHER_TYPES = "between different types answers otherwise than OPA, of which loading warns"
-_BELOW_A_SCALAR = "answers otherwise than OPA for a path that leads on below a scalar"
 _NOTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "div": "keeps 16 digits of a fraction",
-        "gt": _OTHER_TYPES,
-        "gte": _OTHER_TYPES,
-        "lt": _OTHER_TYPES,
-        "lte": _OTHER_TYPES,
         "minus": "keeps 16 digits of a fraction",
         "mul": "keeps 16 digits of a fraction: `3 * 0.2` is not 0.6",
         "plus": "keeps 16 digits of a fraction",
-        "json.filter": _BELOW_A_SCALAR,
-        "json.remove": _BELOW_A_SCALAR,
         "numbers.range": "undefined for whole numbers that are written as fractions (`3.0`)",
         "round": "numbers of more than 64 bits come out otherwise than from OPA",
         "walk": "goes in an order of its own",
@@ -141,7 +132,18 @@ _POLYFILLS: Final[tuple[tuple[str, str, str], ...]] = (
         "max min sort",
     ),
     ("collections", "a set of more than 200 texts, or of texts outside plain ASCII", "concat"),
-    ("collections", "", "product sum"),
+    ("collections", "", "array.slice product sum"),
+    (
+        "collections",
+        "paths that lead into an array or below a scalar, begin with a slash or hold an escape,",
+        "json.filter json.remove",
+    ),
+    ("collections", "a scalar, the operation `test`, or a path that is no text,", "json.patch"),
+    (
+        "ordering",
+        "two arrays, objects or sets, or two texts with quotes, backslashes or controls",
+        "gt gte lt lte",
+    ),
     ("rounding", "", "ceil floor"),
     (
         "versions",

@@ -17,6 +17,7 @@ from opa_bridge.bundle_signature import SIGNATURES, Signing, verify_files
 from opa_bridge.bundle_yaml import read_yaml
 from opa_bridge.capabilities import Module, scan_module
 from opa_bridge.errors import PolicyBundleError
+from opa_bridge.rego_module import rules_in_data
 from policies.diagnostic import Diagnostic, Location, Severity
 
 _READERS: Final = {"data.json": read_json, "data.yaml": read_yaml, "data.yml": read_yaml}
@@ -203,18 +204,10 @@ def _check_roots(value: Mapping[str, Any], path: tuple[str, ...], manifest: Mani
 
 
 def _check_conflicts(modules: Sequence[Module], data: Mapping[str, Any]) -> None:
-    """Refuse data where a rule stands: which of the two counted would be chance."""
-    for module in modules:
-        place: Any = data
-        for part in module.package.split("/"):
-            place = place.get(part) if isinstance(place, dict) else place
-        if place is None:
-            continue
-        here = place if isinstance(place, dict) else module.rules
-        for rule in sorted(module.rules):
-            if rule in here:
-                why = f"`{module.package}/{rule}` is a rule and stands in the data as well"
-                raise PolicyBundleError("bundle.data", why)
+    """Refuse data where a rule stands."""
+    for rule in rules_in_data(modules, data):
+        why = f"`{rule}` is a rule and stands in the data as well"
+        raise PolicyBundleError("bundle.data", why)
 
 
 def _unknown_keys(name: str, manifest: Manifest) -> Iterator[Diagnostic]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 from opa_bridge.builtin_table import BUILTINS, NAMESPACES, OPA_VERSION, USABLE, Kind
 from opa_bridge.direct.parse import parse_negations
 from opa_bridge.direct.syntax import Outside
+from opa_bridge.direct.term_parser import text_of
+from opa_bridge.orderings import Unclear, orderings
 from opa_bridge.rego_module import (
     Chain,
     Module,
@@ -17,15 +19,15 @@ from opa_bridge.rego_module import (
     rules_by_package,
     scan_module,
 )
+from opa_bridge.scanner import Kind as TokenKind
+from opa_bridge.scanner import Token
 from opa_bridge.unbound import KEYWORDS, unbound_names
-from policies.diagnostic import Diagnostic, Location, Severity
+from policies.diagnostic import Diagnostic, Location
 
 __all__ = ["Module", "check_entrypoint", "check_modules", "scan_module"]
 
 # The package of the polyfills.
 RESERVED_PACKAGE = "meshwarden_builtins"
-_ORDERINGS = frozenset({"<", "<=", ">", ">="})
-_TYPE_TESTS = frozenset({"is_number", "is_string"})
 _UNKNOWN = f"OPA {OPA_VERSION} has no built-in of this name; define the function or correct it"
 
 
@@ -38,11 +40,12 @@ def check_modules(
     """
     modules = list(modules)
     rules_of = rules_by_package(modules)
-    return [
+    found = [
         found
         for module in modules
         for found in _check_module(module, rules_of[module.package], mockable)
     ]
+    return [*found, *_check_packages(modules, rules_of)]
 
 
 def check_entrypoint(modules: Iterable[Module], entrypoint: str, file: str) -> list[Diagnostic]:
@@ -85,8 +88,10 @@ def _check_module(
         message = f"nothing gives `{token.text}` a value"
         help_ = "correct the name, or bind it with `:=`, `some` or `every`"
         yield _error("rego.unbound", message, module.file, token.line, help_)
-    yield from _check_ordering(module)
+    yield from _check_orderings(module)
     yield from _check_negations(module)
+    yield from _check_steps(module)
+    yield from _check_keys(module)
 
 
 def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Iterator[Diagnostic]:
@@ -109,10 +114,15 @@ def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Itera
         usable = name in BUILTINS and BUILTINS[name].kind is not Kind.REFUSED
         if not (usable and is_call) and name != "rego.v1":
             yield _refused(module, name, chain.line)
-    elif is_call and not is_own and name not in KEYWORDS:
+    elif is_call and not is_own and name not in KEYWORDS and not _is_empty_set(module, chain):
         builtin = BUILTINS.get(name)
         if builtin is None or builtin.kind is Kind.REFUSED:
             yield _refused(module, name, chain.line)
+
+
+def _is_empty_set(module: Module, chain: Chain) -> bool:
+    closing = module.tokens[chain.following + 1 : chain.following + 2]
+    return chain.text == "set" and bool(closing) and closing[0].text == ")"
 
 
 def _check_call(module: Module, call: Chain) -> Iterator[Diagnostic]:
@@ -134,12 +144,14 @@ def _refused(module: Module, name: str, line: int) -> Diagnostic:
     return _error("rego.builtin", message, module.file, line, help_)
 
 
-def _check_ordering(module: Module) -> Iterator[Diagnostic]:
-    orderings = [token for token in module.tokens if token.text in _ORDERINGS]
-    if orderings and not any(token.text in _TYPE_TESTS for token in module.tokens):
-        message = f"`{orderings[0].text}` between different types is answered otherwise than by OPA"
-        help_ = "test with is_number or is_string first"
-        yield _error("rego.ordering", message, module.file, orderings[0].line, help_, warning=True)
+def _check_orderings(module: Module) -> Iterator[Diagnostic]:
+    """Yield an error where it cannot be told what is compared by order."""
+    for found in orderings(module.tokens):
+        if isinstance(found, Unclear):
+            sign = module.tokens[found.sign]
+            message = f"what `{sign.text}` compares cannot be told: {found.why}"
+            help_ = "give each side a name with `:=` first, and compare the names"
+            yield _error("rego.ordering", message, module.file, sign.line, help_)
 
 
 def _check_negations(module: Module) -> Iterator[Diagnostic]:
@@ -149,15 +161,70 @@ def _check_negations(module: Module) -> Iterator[Diagnostic]:
             message = f"what `not` needs cannot be told: {found.why}"
             help_ = "give what stands behind `not` a name with `:=` first, and negate the name"
             yield _error("rego.negation", message, module.file, found.line, help_)
+        elif any(_is_wildcard(module.tokens, place) for place in range(found.begin, found.end)):
+            # OPA: "var _ is unsafe". Whether it means none or not all is for the author to say.
+            message = "`_` stands in a negation"
+            help_ = "write a rule of its own that iterates, and negate that; or use `every`"
+            yield _error(
+                "rego.negation", message, module.file, module.tokens[found.begin].line, help_
+            )
 
 
-def _error(
-    code: str, message: str, file: str, line: int, help_: str = "", *, warning: bool = False
-) -> Diagnostic:
+def _is_wildcard(tokens: tuple[Token, ...], place: int) -> bool:
+    """Return whether a step of a reference is `_`, within no comprehension."""
+    before, behind = tokens[place - 1], tokens[place + 1 : place + 2]
+    is_step = tokens[place].text == "_" and before.text == "[" and bool(behind)
+    if not is_step or behind[0].text != "]" or before.start != tokens[place - 2].end:
+        return False
+    return "|" not in {token.text for token in tokens[:place] if token.line == before.line}
+
+
+def _check_steps(module: Module) -> Iterator[Diagnostic]:
+    """Yield an error for a place in an array that is written as a fraction: `xs[1.0]`."""
+    tokens = module.tokens
+    for before, token, behind in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        is_step = (before.text, behind.text) == ("[", "]") and token.kind is TokenKind.NUMBER
+        if is_step and not token.text.isdecimal():
+            message = f"`{token.text}` is no whole number, and stands for a place"
+            yield _error("rego.step", message, module.file, token.line, "write it without decimals")
+
+
+def _check_keys(module: Module) -> Iterator[Diagnostic]:
+    """Yield an error for an object that names a key twice: the library leaves out all of it."""
+    objects: list[set[str]] = []
+    for before, token, behind in zip(
+        module.tokens, module.tokens[1:], module.tokens[2:], strict=False
+    ):
+        if before.kind is not TokenKind.STRING and before.text in ("{", "[", "("):
+            objects.append(set())
+        if token.kind is TokenKind.STRING and before.text in ("{", ",") and behind.text == ":":
+            key = text_of(token)
+            if objects and key in objects[-1]:
+                message = "a key stands twice in an object"
+                yield _error("rego.object", message, module.file, token.line)
+            elif objects:
+                objects[-1].add(key)
+        if before.kind is not TokenKind.STRING and before.text in ("}", "]", ")") and objects:
+            objects.pop()
+
+
+def _check_packages(
+    modules: list[Module], rules_of: Mapping[str, set[str]]
+) -> Iterator[Diagnostic]:
+    """Yield an error where a package lies at or below the place of a rule, as OPA does."""
+    for module in modules:
+        parts = module.package.split("/")
+        for cut in range(1, len(parts)):
+            if parts[cut] in rules_of.get("/".join(parts[:cut]), ()):
+                rule = "/".join(parts[: cut + 1])
+                message = f"the package lies at the place of the rule `{rule}`"
+                yield _error("rego.package", message, module.file, 1, "name one of them otherwise")
+
+
+def _error(code: str, message: str, file: str, line: int, help_: str = "") -> Diagnostic:
     return Diagnostic(
         code=code,
         message=message,
         location=Location(file, line),
         help=help_,
-        severity=Severity.WARNING if warning else Severity.ERROR,
     )

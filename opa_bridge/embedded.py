@@ -12,7 +12,7 @@ from opa_bridge.compiled_memory import CompiledMemory
 from opa_bridge.direct.policy import DirectPolicy, HandOver
 from opa_bridge.direct.syntax import Outside
 from opa_bridge.engine import EngineStats
-from opa_bridge.errors import EngineInputError, EngineTimeout
+from opa_bridge.errors import EngineError, EngineInputError, EngineTimeout
 from opa_bridge.needed_input import NeededInput
 from opa_bridge.result_memory import ResultMemory
 from opa_bridge.rule_index import index_rule, no_index
@@ -109,7 +109,12 @@ class EmbeddedEngine:
         result = self._memory.find(asked)
         if result is None:
             result = self._pool.ask(asked, seconds, self._index.choose(document))
+            try:
+                value = json.loads(result)
+            except ValueError as exc:
+                raise EngineError("the Rego engine gave an answer that cannot be read") from exc
             self._memory.keep(asked, result)
+            return value
         return json.loads(result)
 
     def stats(self) -> EngineStats:

@@ -33,22 +33,26 @@ def send_frame(channel: socket, kind: bytes, payload: bytes, deadline: float | N
 
 
 def receive_frame(channel: socket, deadline: float | None = None) -> tuple[bytes, bytes]:
-    """Return the next frame's kind and payload.
+    """Return the next frame's kind and payload; nothing may come behind it before it is answered.
 
     Raises:
-        PeerGone: nobody is there any more.
+        PeerGone: nobody is there any more, or something else came behind it.
         TimeoutError: the deadline passed; the socket is of no further use.
     """
     data = _receive(channel, deadline)
     while len(data) < _HEADER.size:
         data += _receive(channel, deadline)
     kind, length = _HEADER.unpack_from(data)
+    whole = _HEADER.size + length
     # Nearly every answer comes in one piece.
-    if len(data) == _HEADER.size + length:
+    if len(data) == whole:
         return kind, data[_HEADER.size :]
     parts = bytearray(data)
-    while len(parts) < _HEADER.size + length:
+    while len(parts) < whole:
         parts += _receive(channel, deadline)
+    # WHY: what came unasked would be taken for the answer to the next question.
+    if len(parts) > whole:
+        raise PeerGone("more than one frame")
     return kind, bytes(parts[_HEADER.size :])
 
 

@@ -32,7 +32,6 @@ DECODING: Final = frozenset({"io.jwt.decode"})
 # What the load's own check calls them, by the code they have here.
 _UNBOUND: Final = frozenset({"rego.unbound", "rego.arguments"})
 _BUILTIN: Final = "rego.builtin"
-_WARNINGS: Final = frozenset({"rego.ordering"})
 _QUOTED: Final = re.compile(r"`([^`]+)`")
 _ARITHMETIC: Final = frozenset({"+", "-", "*", "/"})
 _LITERALS: Final = {"true": "boolean", "false": "boolean", "null": "null"}
@@ -83,12 +82,12 @@ def does_not_compile(facts: Facts) -> Iterator[Spot]:
         yield Spot(message=found.message, location=origin.place(found.location.line),
                    resource=f"Rego/{origin.name}", help=found.help)  # fmt: skip
     checked = _checked(rego)
-    others = _UNBOUND | _WARNINGS | {_BUILTIN}
+    others = _UNBOUND | {_BUILTIN}
     for source, found in checked:
         if found.code not in others:
             yield _spot(source, found)
     # The engine may not survive what the check refuses.
-    faulty = {id(source) for source, found in checked if found.code not in _WARNINGS}
+    faulty = {id(source) for source, _ in checked}
     yield from _compiled(tuple(each for each in rego.sources if id(each) not in faulty))
 
 

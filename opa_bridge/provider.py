@@ -32,6 +32,7 @@ from opa_bridge.opa_address import OpaServer
 from opa_bridge.opa_server import START_SECONDS, OpaServerEngine
 from opa_bridge.polyfills import supply_polyfills
 from opa_bridge.rego_files import digest, read_data, read_modules
+from opa_bridge.rego_module import rules_in_data
 from opa_bridge.result import (
     KNOWN_KEYS,
     has_decided,
@@ -258,7 +259,7 @@ def provide(
     options = options or ProviderOptions()
     texts, data, place = policy.modules, policy.data, policy.place
     entrypoint = entrypoint.strip("/")
-    warnings = _check(texts, entrypoint, place)
+    warnings = _check(policy, entrypoint)
     engine = EmbeddedEngine(
         _with_polyfills(texts),
         entrypoint,
@@ -333,17 +334,28 @@ def _refused(status: int, detail: str) -> ProviderVerdict:
     )
 
 
-def _check(texts: Sequence[tuple[str, str]], entrypoint: str, place: str) -> list[Diagnostic]:
+def _check(policy: RegoPolicy, entrypoint: str) -> list[Diagnostic]:
     """Return the warnings about the modules; raise when there is an error."""
-    scanned = [scan_module(file, source) for file, source in texts]
+    place = policy.place
+    scanned = [scan_module(file, source) for file, source in policy.modules]
     modules = [found for found in scanned if isinstance(found, Module)]
     findings = [found for found in scanned if isinstance(found, Diagnostic)]
     findings += check_modules(modules)
-    if len(modules) == len(texts):
+    findings += [_covered(rule, place) for rule in rules_in_data(modules, policy.data)]
+    if len(modules) == len(policy.modules):
         findings += check_entrypoint(modules, entrypoint, place)
     if any(found.severity is Severity.ERROR for found in findings):
         raise LoadError(findings)
     return findings
+
+
+def _covered(rule: str, place: str) -> Diagnostic:
+    return Diagnostic(
+        code="rego.data",
+        message=f"`{rule}` is a rule and stands in the data as well",
+        location=Location(place),
+        help="put the data elsewhere: OPA refuses it too",
+    )
 
 
 def _try_samples(

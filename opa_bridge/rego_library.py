@@ -30,8 +30,11 @@ from opa_bridge.polyfills import PACKAGE
 from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
 from opa_bridge.rego_module import Module, scan_module
 from opa_bridge.scanner import ScanError
+from opa_bridge.stated_parts import state_parts
 from policies.diagnostic import Diagnostic, LoadError, Location
 
+# Up to here a double is the whole number that its text says.
+_EXACT: Final = 2.0**53
 _INT64 = range(-(2**63), 2**63)
 _PLACE = re.compile(r"\(error \d+:(?P<file>[^\n|]*)\|(?P<offset>\d+)\|\d+\n")
 _MESSAGE = re.compile(r"\(errormsg \d+:(?P<text>[^\n]*?)\)")
@@ -183,7 +186,7 @@ def _written_out(file: str, source: str) -> str:
     if file.startswith(f"{PACKAGE}/"):
         return source
     try:
-        return part_names(state_needs(source))
+        return part_names(state_parts(state_needs(source)))
     except ScanError:
         return source
 
@@ -282,9 +285,9 @@ def _add_fraction(place: int, value: float) -> None:
     """
     if not math.isfinite(value):
         raise EngineInputError("the input holds a number that is not finite")
-    if value == 0:
-        # WHY: the library takes the sign of `-0.0 + -5` off.
-        _library.regoInputInt(place, 0)
+    if value.is_integer() and abs(value) < _EXACT:
+        # WHY: 1.0 is the place 1 in an array; and the sign of `-0.0 + -5` would be taken off.
+        _library.regoInputInt(place, int(value))
         return
     if float(f"{value:.6f}") != value:
         raise _LongFractionError
@@ -306,8 +309,10 @@ def _spelled(value: Any, depth: int) -> str:
         raise EngineInputError("the input holds an integer of more than 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
         raise EngineInputError("the input holds a number that is not finite")
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
     if value is None or isinstance(value, (bool, int, float)):
-        return json.dumps(value or 0 if isinstance(value, float) else value)
+        return json.dumps(value)
     raise EngineInputError(f"the input holds a {type(value).__name__}, which is no JSON value")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from opa_bridge.builtin_table import BUILTINS
 from opa_bridge.scanner import Kind, ScanError, Token, scan_tokens
@@ -113,6 +114,23 @@ def rules_by_package(modules: Iterable[Module]) -> dict[str, set[str]]:
     for module in modules:
         rules.setdefault(module.package, set()).update(module.rules)
     return rules
+
+
+def rules_in_data(modules: Iterable[Module], data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each rule, as package/rule, at whose place there are data as well.
+
+    Spec: OPA refuses them when it loads: which of the two counted would be chance.
+    """
+    for module in modules:
+        place: Any = data
+        for part in module.package.split("/"):
+            place = place.get(part) if isinstance(place, Mapping) else place
+        if place is None:
+            continue
+        here = place if isinstance(place, Mapping) else module.rules
+        for rule in sorted(module.rules):
+            if rule in here:
+                yield f"{module.package}/{rule}"
 
 
 def arguments_of(module: Module, call: Chain) -> list[tuple[Token, ...]]:

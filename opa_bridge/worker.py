@@ -99,9 +99,12 @@ class _Nursery:
         gc.freeze()
         number = os.fork()
         if number == 0:
-            self._control.close()
-            _work(channel, places)
-            os._exit(0)
+            try:
+                self._control.close()
+                _work(channel, places)
+            finally:
+                # WHY whatever it ends of: on the way out the nursery would end the other workers.
+                os._exit(0)
         channel.close()
         self._workers.add(number)
         return number

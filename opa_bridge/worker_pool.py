@@ -350,14 +350,15 @@ def default_size() -> int:
 
 
 def _is_gone(worker: _Worker) -> bool:
-    """Whether a worker that was not asked anything has closed its end."""
+    """Whether a worker that was not asked anything has closed its end, or says something."""
     worker.channel.setblocking(False)
     try:
-        return worker.channel.recv(1, socket.MSG_PEEK) == b""
+        worker.channel.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        pass
+    return True
 
 
 def _exchange(worker: _Worker, document: bytes, deadline: float) -> tuple[bytes, bytes]:

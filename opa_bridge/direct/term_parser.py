@@ -147,7 +147,7 @@ class TermParser(ABC):
         token = self._token
         if token.kind is Kind.STRING:
             self._index += 1
-            return Scalar(_text(token))
+            return Scalar(text_of(token))
         if token.kind is Kind.NUMBER or token.text == "-":
             return self._number()
         if token.text in CONSTANTS:
@@ -254,7 +254,7 @@ class TermParser(ABC):
         return Call(".".join([name, *map(str, steps)]), tuple(arguments))
 
 
-def _text(token: Token) -> str:
+def text_of(token: Token) -> str:
     """Return the text that a string token spells."""
     if not token.text.startswith("`"):
         return str(json.loads(token.text))

@@ -8,12 +8,14 @@ polyfill cannot answer as OPA does ends the evaluation, which denies (`stop.rego
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Final
 
 from opa_bridge.builtin_table import BUILTINS, Kind
+from opa_bridge.orderings import EQUALITIES, ORDERINGS, Ordering, equalities, orderings
 from opa_bridge.rego_module import Chain, Module, arguments_of, builtin_calls, rules_by_package
 from opa_bridge.scanner import Kind as TokenKind
 
@@ -30,6 +32,7 @@ _NEEDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "texts": ("stop",),
         "collections": ("stop",),
         "rounding": (),
+        "ordering": ("stop",),
         "versions": ("stop",),
     }
 )
@@ -42,12 +45,9 @@ def supply_polyfills(modules: Iterable[Module]) -> list[tuple[str, str]]:
     modules = tuple(modules)
     rules_of = rules_by_package(modules)
     for module in modules:
-        source = module.source
-        for call in reversed(tuple(builtin_calls(module, rules_of[module.package]))):
-            builtin = BUILTINS[call.text]
-            if builtin.kind is Kind.POLYFILL and not _is_right_anyway(module, call):
-                needed.add(builtin.module)
-                source = source[: call.start] + function_name(call.text) + source[call.end :]
+        edits = [*_calls(module, rules_of[module.package]), *_orderings(module)]
+        needed.update(each.needs for each in edits)
+        source = _edited(module.source, edits)
         # WHY the line end: the library does not see that a comment ends with the file.
         supplied.append((module.file, f"{source}\n"))
     for needing in tuple(needed):
@@ -55,6 +55,44 @@ def supply_polyfills(modules: Iterable[Module]) -> list[tuple[str, str]]:
     for name in sorted(needed):
         supplied.append((f"{PACKAGE}/{name}.rego", polyfill_source(name)))
     return supplied
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Edit:
+    """A text in the place of what stands between two offsets, and the module it calls."""
+
+    start: int
+    end: int
+    text: str
+    needs: str
+
+
+def _calls(module: Module, package_rules: Collection[str]) -> Iterator[_Edit]:
+    for call in builtin_calls(module, package_rules):
+        builtin = BUILTINS[call.text]
+        if builtin.kind is Kind.POLYFILL and not _is_right_anyway(module, call):
+            yield _Edit(call.start, call.end, function_name(call.text), builtin.module)
+
+
+def _orderings(module: Module) -> Iterator[_Edit]:
+    tokens = module.tokens
+    for found in (*orderings(tokens), *equalities(tokens)):
+        # One that is unclear does not load.
+        if isinstance(found, Ordering):
+            sign = tokens[found.sign]
+            name, needs = {**ORDERINGS, **EQUALITIES}[sign.text], "ordering"
+            first, behind = tokens[found.begin].start, tokens[found.end - 1].end
+            yield _Edit(first, first, f"{function_name(name)}(", needs)
+            yield _Edit(sign.start, sign.end, ",", needs)
+            yield _Edit(behind, behind, ")", needs)
+
+
+def _edited(source: str, edits: Iterable[_Edit]) -> str:
+    parts, place = [], 0
+    for edit in sorted(edits):
+        parts += [source[place : edit.start], edit.text]
+        place = edit.end
+    return "".join([*parts, source[place:]])
 
 
 def function_name(builtin: str) -> str:

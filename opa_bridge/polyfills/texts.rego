@@ -164,9 +164,27 @@ opa_regex_match(pattern, text) := stop(outside_plain(text)) if is_string(pattern
 opa_glob_match(pattern, delimiters, text) := glob.match(pattern, delimiters, text) if {
 	is_plain(pattern)
 	is_plain(text)
+	are_characters(delimiters)
 }
 
 opa_glob_match(pattern, delimiters, text) := stop(outside_plain(concat("", [pattern, text])))
+
+opa_glob_match(pattern, delimiters, text) := stop("delimiters") if {
+	is_string(pattern)
+	is_string(text)
+	kept := [delimiters]
+	not are_characters(kept[0])
+}
+
+are_characters(null)
+
+are_characters(delimiters) if {
+	is_array(delimiters)
+	every delimiter in delimiters {
+		is_plain(delimiter)
+		count(delimiter) == 1
+	}
+}
 
 opa_base64_encode(text) := base64.encode(text) if is_plain(text)
 

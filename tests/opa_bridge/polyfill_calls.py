@@ -205,6 +205,44 @@ def members(rng: random.Random) -> Arguments:
     return [found + [None] * (rng.random() < 0.03)]
 
 
+def any_two(rng: random.Random) -> Arguments:
+    """Return two values of any type, often of one."""
+
+    def one() -> Any:
+        made = rng.choice([number, text, small_number])(rng)
+        return rng.choice([made, made, made, made, None, True, False, [made], {"a": made}])
+
+    return [one(), one()]
+
+
+def paths_call(rng: random.Random) -> Arguments:
+    """Return a document and paths into it, some of which lead elsewhere."""
+    leaf = rng.choice([1, "x", None, [1, 2], {"a": 1, "b": {"a": 2}}])
+    document = rng.choice([{"a": leaf, "b": {"a": leaf, "c d": 1}, "ab": 3}] * 9 + [leaf])
+    known = ["a", "b", "b/a", "b/c d", "ab", "a/b/a", ["a"], ["b", "a"], "x/y", ["b", "x"]]
+    odd = ["/a", "a/", "a//b", "a/0", ["a", 0], "", [], "~0", 5, "b/a~1b", "é"]
+    return [document, [rng.choice(known * 5 + odd) for _ in range(rng.randrange(4))]]
+
+
+def patch_call(rng: random.Random) -> Arguments:
+    """Return a document and patches, some of which do not fit."""
+    leaf = rng.choice([1, "x", None, [1, 2], {"a": 1, "b": {"a": 2}}])
+    document = rng.choice([{"a": leaf, "b": {"a": leaf}, "ab": 3}] * 9 + [leaf])
+    paths = ["/a", "/b", "/b/a", "/ab", "/x", "/a/b/a", "a", "/b/x"]
+
+    def patch() -> Any:
+        kind = rng.choice(["add", "add", "remove", "replace", "test"])
+        return {"op": kind, "path": rng.choice(paths), "value": rng.choice([1, "x", leaf])}
+
+    return [document, [patch() for _ in range(rng.randrange(3))]]
+
+
+def slice_call(rng: random.Random) -> Arguments:
+    """Return an array, rarely none, and two ends."""
+    found = rng.choice([members(rng)[0]] * 9 + ["abc", {"a": 1}, None])
+    return [found, *(rng.choice([0, 1, 2, 3, 5, -1, 1.5, 2.0]) for _ in range(2))]
+
+
 def version(rng: random.Random) -> Any:
     """Return a version, one in twenty with too little, too much or no version at all."""
     if rng.random() < 0.05:
@@ -253,7 +291,11 @@ def pattern_call(rng: random.Random) -> Arguments:
 def glob_call(rng: random.Random) -> Arguments:
     """Return a glob, its delimiters and a text."""
     globs = ["*", "**", "a*", "*.b", "?", "[a-c]", "{a,b}", "a/**", "*/b", "admin", "a.*"]
-    return [rng.choice(globs), rng.choice([[], ["."], ["/"], None]), text(rng)]
+    return [
+        rng.choice(globs),
+        rng.choice([[], ["."], ["/"], None, [""], ["ab"], ["/", "."], "/", [1]]),
+        text(rng),
+    ]
 
 
 def substring_call(rng: random.Random) -> Arguments:
@@ -282,6 +324,7 @@ REQUIRED: dict[str, Callable[[random.Random], Arguments]] = {
     "time.weekday": clock_call,
 }
 OTHERS: dict[str, Callable[[random.Random], Arguments]] = {
+    "array.slice": slice_call,
     "base64.decode": base64_call,
     "base64.encode": texts(1),
     "base64url.encode": texts(1),
@@ -293,9 +336,16 @@ OTHERS: dict[str, Callable[[random.Random], Arguments]] = {
     "endswith": texts(2),
     "floor": lambda rng: [small_number(rng)],
     "glob.match": glob_call,
+    "gt": any_two,
+    "gte": any_two,
     "indexof": texts(2),
+    "json.filter": paths_call,
     "json.marshal": marshal_call,
+    "json.patch": patch_call,
+    "json.remove": paths_call,
     "lower": texts(1),
+    "lt": any_two,
+    "lte": any_two,
     "max": members,
     "min": members,
     "product": numbers_only,

@@ -96,11 +96,13 @@ def test_misspelt_result_key_is_warned_of(tmp_path: Path) -> None:
     ]
 
 
-def test_ordering_without_type_test_is_warned_of(tmp_path: Path) -> None:
-    """`<` between types differs from OPA, so an unguarded one is pointed at."""
-    module = "package envoy.authz\ndefault result := false\nresult if input.x < 5\n"
-    found = load_text(tmp_path, module).warnings
-    assert [(w.code, w.location.line) for w in found] == [("rego.ordering", 3)]
+def test_an_ordering_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
+    """`<` beside another comparison has two readings here, so it does not load."""
+    module = "package envoy.authz\ndefault result := false\nresult if input.x < 5 == true\n"
+    with pytest.raises(LoadError) as caught:
+        load_text(tmp_path, module)
+    found = caught.value.diagnostics
+    assert [(each.code, each.location.line) for each in found] == [("rego.ordering", 3)]
 
 
 def test_revision_follows_content(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 
 from opa_bridge.embedded import EmbeddedEngine
 from opa_bridge.errors import EngineError, EngineTimeout
+from opa_bridge.frames import PeerGone, receive_frame
+from opa_bridge.worker_pool import _is_gone, _Worker
 
 # 2,000^3 combinations when asked to; nothing otherwise.
 RUNAWAY = """package a
@@ -195,3 +198,33 @@ def test_nobody_waits_for_a_process_that_hangs() -> None:
             break
         time.sleep(0.01)
     assert not processes_below(os.getpid()) - before
+
+
+def test_a_worker_that_fails_takes_no_other_along() -> None:
+    """What ends one worker, whatever it is, is no end of those beside it."""
+    before = processes_below(os.getpid())
+    found = engine("package a\nr := input.n\n")
+    (nursery,) = (each for each in processes_below(os.getpid()) - before if processes_below(each))
+    workers = processes_below(nursery)
+    # No entrypoint stands there: nobody has thought of this failure.
+    with pytest.raises(EngineError, match="died of this request"):
+        found._pool.ask(b"{}", 5.0, 60_000)
+    assert len(workers) == 2
+    while sum(map(is_alive, workers)) == 2:
+        time.sleep(0.01)
+    assert is_alive(nursery)
+    assert found.evaluate({"n": 1}) == 1
+    assert sum(map(is_alive, workers)) == 1
+    found.close()
+
+
+@pytest.mark.parametrize("again", [b"V\0\0\0\4true", b"V"])
+def test_what_came_unasked_answers_nobody(again: bytes) -> None:
+    """A second answer to one question is not taken for the first one to the next."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"V\0\0\0\5false" + again)
+        with pytest.raises(PeerGone):
+            receive_frame(ours, time.monotonic() + 5)
+        theirs.sendall(again)
+        assert _is_gone(_Worker(ours, 0, None))  # type: ignore[arg-type]  # nobody asks for it
