@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,12 +36,12 @@ Duration = Annotated[str, AfterValidator(_check_duration)]
 """A signed whole number with one of the units s, m, h, d."""
 
 
-def to_timedelta(text: str) -> timedelta:
-    """Return the duration a checked text spells."""
+def to_seconds(text: str) -> int:
+    """Return the seconds that the checked text of a duration spells, however many."""
     match = _DURATION.fullmatch(text)
     assert match is not None
     sign, number, unit = match.groups()
-    return timedelta(seconds=int(sign + number) * _UNITS[unit])
+    return int(sign + number) * _UNITS[unit]
 
 
 class TestMetadata(Section):

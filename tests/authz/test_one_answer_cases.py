@@ -394,3 +394,25 @@ def test_a_replay_lets_past_what_the_configuration_lets_past(folder: Path) -> No
         for more in ((), ("-c", "meshwarden.yaml"))
     ]
     assert [(each["same"], each["new_deny"]) for each in found] == [(0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("token_", "clock"),
+    [
+        ({"issuer": "i", "claims": {"iss": 5}}, "2026-01-15T10:00:00Z"),
+        ({"issuer": "i", "claims": {"exp": "soon", "nbf": [1]}}, "2026-01-15T10:00:00Z"),
+        ({"issuer": "i", "exp": "999999999999d"}, "2026-01-15T10:00:00Z"),
+        ({"issuer": "i", "exp": "-99999999d"}, "2026-01-15T10:00:00Z"),
+        ({"issuer": "i"}, "9999-12-31T23:59:59Z"),
+        ({"issuer": "i"}, "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_an_odd_token_of_a_test_is_judged(token_: dict[str, Any], clock: str, folder: Path) -> None:
+    """A fixture that no honest issuer would sign is carried, and judged, like any other."""
+    rules = [{"issuer": "i", "jwksUri": "https://i.test/keys"}]
+    authentication = {"kind": "RequestAuthentication", "name": "t", "spec": {"jwtRules": rules}}
+    (folder / "p.yaml").write_text(resources([authentication, OPEN]))
+    cases = [{"name": "odd", "token": "odd", "expect": {"decision": "deny", "status": 418}}]
+    _suite(folder, cases=cases, tokens={"odd": token_}, clock=clock)
+    tested = run_policy("test", "--format", "json")
+    assert tested.exit_code == 1, tested.output
