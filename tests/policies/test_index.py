@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -202,6 +203,54 @@ def test_near_rules_share_something() -> None:
     nearest = next(iter(index.near_rules(Request(method="GET", path="/p150", host="h"))))
 
     assert "a/p150#0" == nearest.ref.name
+
+
+def _on_paths(count: int, prefix: str = "/p") -> list[list[dict[str, Any]]]:
+    return [[{"to": [{"operation": {"paths": [f"{prefix}{n}"]}}]}] for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40])
+def test_where_nothing_is_shared_the_first_rules_are_near(count: int) -> None:
+    """So that there is always something to tell, and never much: those that are always tried."""
+    stranger = Request(method="GET", path="/x", host="h")
+    index = PolicyIndex(load(_on_paths(count), "ALLOW"), MESH)
+    names = [rule.ref.policy for rule in index.near_rules(stranger)]
+    assert names == [f"p{n:03}" for n in range(min(count, 8))]
+
+    anywhere = [[{"when": [{"key": "request.headers[x]", "values": ["a"]}]}] for _ in range(count)]
+    index = PolicyIndex(load([*_on_paths(9), *anywhere], "ALLOW"), MESH)
+    names = [rule.ref.policy for rule in index.near_rules(stranger)]
+    assert names == [f"p{n:03}" for n in range(9, 9 + min(count, 8))]
+
+
+@pytest.mark.parametrize(("count", "is_told"), [(63, True), (64, True), (65, False)])
+def test_what_many_rules_share_tells_nothing(count: int, is_told: bool) -> None:
+    """A method that so many ask for brings none of them near."""
+    methods = [
+        [{"to": [{"operation": {"paths": [f"/p{n}"], "methods": ["PUT"]}}]}] for n in range(count)
+    ]
+    index = PolicyIndex(load([*_on_paths(8, "/q"), *methods], "ALLOW"), MESH)
+    near = index.near_rules(Request(method="PUT", path="/x", host="h"))
+    assert [rule.ref.policy for rule in near] == [
+        f"p{n:03}" for n in (range(8, 16) if is_told else range(8))
+    ]
+
+
+def test_an_index_is_of_the_very_policies() -> None:
+    """What is equal but not the same, in another order, in another mesh, or grown, is another."""
+    policies, others = load(_on_paths(3), "ALLOW"), load(_on_paths(3), "ALLOW")
+    index = PolicyIndex(policies, MESH)
+    assert index.holds(policies, MESH)
+    assert index.holds(list(policies), replace(MESH))
+    for different in (policies[:2], policies[1:], (*policies, others[0]), policies[::-1], ()):
+        assert not index.holds(different, MESH)
+    assert not index.holds((*policies[:2], others[2]), MESH)
+    assert not index.holds(policies, replace(MESH, trust_domain="other"))
+    grown = PolicyIndex(policies[:2], MESH).with_policy(policies[2])
+    assert tuple(grown) == policies
+    assert not grown.holds(policies, MESH)
+    assert not grown.holds(policies[:2], MESH)
+    assert PolicyIndex((), MESH).holds((), MESH)
 
 
 def test_empty_list_is_no_list() -> None:
