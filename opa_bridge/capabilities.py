@@ -21,6 +21,7 @@ from opa_bridge.rego_module import (
 )
 from opa_bridge.scanner import Kind as TokenKind
 from opa_bridge.scanner import Token
+from opa_bridge.statements import can_end
 from opa_bridge.unbound import KEYWORDS, unbound_names
 from policies.diagnostic import Diagnostic, Location
 
@@ -182,9 +183,12 @@ def _is_wildcard(tokens: tuple[Token, ...], place: int) -> bool:
 def _check_steps(module: Module) -> Iterator[Diagnostic]:
     """Yield an error for a place in an array that is written as a fraction: `xs[1.0]`."""
     tokens = module.tokens
-    for before, token, behind in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        is_step = (before.text, behind.text) == ("[", "]") and token.kind is TokenKind.NUMBER
-        if is_step and not token.text.isdecimal():
+    for place in range(1, len(tokens) - 2):
+        opening, token = tokens[place], tokens[place + 1]
+        # Behind a blank, or behind what is no term, a bracket begins an array.
+        is_step = opening.text == "[" and opening.start == tokens[place - 1].end
+        is_step = is_step and can_end(tokens[place - 1]) and tokens[place + 2].text == "]"
+        if is_step and token.kind is TokenKind.NUMBER and not token.text.isdecimal():
             message = f"`{token.text}` is no whole number, and stands for a place"
             yield _error("rego.step", message, module.file, token.line, "write it without decimals")
 
