@@ -125,13 +125,18 @@ class StateKeeper:
         return ()
 
     def _run(self) -> None:
-        seen = self._tried
+        seen, fault = self._tried, ""
         while not self._stop.wait(self._interval):
             try:
                 seen = self._look(seen)
-            except Exception:
+                # WHY after that: an outage of whoever hears of reloads holds none up.
+                self._tell()
+                fault = ""
+            except Exception as exc:
                 # WHY so wide: whoever ends this thread freezes the policies for good.
-                _log.exception("watch_failed")
+                if fault != repr(exc):
+                    _log.exception("watch_failed")
+                fault = repr(exc)
 
     def _look(self, seen: Fingerprint) -> Fingerprint:
         """Reload what two looks in a row saw alike; return what this look saw."""
@@ -140,7 +145,6 @@ class StateKeeper:
             self._tried = now
             with self._lock:
                 self._reload()
-        self._tell()
         return now
 
     def _reload(self) -> None:

@@ -59,6 +59,7 @@ class Served:
     def look_twice(self) -> None:
         """Look as the watching thread does: an edit counts when two looks saw it alike."""
         self.keeper._look(self.keeper._look(self.keeper._tried))
+        self.keeper._tell()
 
     def one_error(self) -> Diagnostic:
         """Check that the last good state serves as before, and return the one error told."""

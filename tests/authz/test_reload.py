@@ -15,6 +15,7 @@ from authz.build import load_state
 from authz.reload import Loaded, StateKeeper, fingerprint
 from policies.diagnostic import Diagnostic, LoadError
 from policies.mesh import Mesh
+from tests.waiting import until
 
 GOOD = (
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n"
@@ -166,6 +167,38 @@ def test_a_listener_that_fails_hears_it_again(tmp_path: Path) -> None:
     assert both.wait(10)
     assert ["loaded", "refused"] == told
     keeper.stop()
+
+
+def test_an_outage_of_the_listener_is_told_once_and_stops_no_edit(tmp_path: Path) -> None:
+    """While the record takes nothing, later edits serve all the same, without a trace a look."""
+    edit(tmp_path, GOOD)
+    is_away, heard = threading.Event(), list[Loaded | None]()
+    is_away.set()
+
+    def note(loaded: Loaded | None, _problems: Sequence[Diagnostic]) -> None:
+        if is_away.is_set():
+            raise AuditUnavailable("the disk is full")
+        heard.append(loaded)
+
+    keeper = StateKeeper(
+        lambda: load_state([tmp_path], Mesh(), ()),
+        [tmp_path],
+        interval_seconds=0.01,
+        on_reload=note,
+    )
+    with capture_logs() as logs:
+        keeper.start()
+        try:
+            for rules in ("[]", "[{to: [{operation: {ports: ['1']}}]}]", "[{}]"):
+                before = keeper.status().revision
+                edit(tmp_path, GOOD.replace("rules: [{}]", f"rules: {rules}"))
+                until(lambda before=before: keeper.status().revision != before)
+            is_away.clear()
+            until(lambda: len(heard) == 3)
+        finally:
+            keeper.stop()
+
+    assert 1 == [each["event"] for each in logs].count("watch_failed")
 
 
 def test_first_load_must_succeed(tmp_path: Path) -> None:
