@@ -25,6 +25,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from authz.worker_metrics import merge_metrics
 from authz.workers import readiness_of
 from tests.loopback import free_port
+from tests.waiting import until
 
 POLICY = """apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
@@ -92,12 +93,7 @@ class Served:
 
     def wait_for(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds, as long as a busy machine may need."""
-        pause = threading.Event()
-        for _ in range(600):
-            if holds():
-                return
-            pause.wait(0.1)
-        raise AssertionError((self.folder / "log").read_text()[-3000:])
+        until(holds, told=lambda: (self.folder / "log").read_text()[-3000:])
 
 
 @pytest.fixture(scope="module", params=["grpcio", "envoy"])
