@@ -50,8 +50,8 @@ class TestIssuer:
         fixture = _merged(name, fixtures, ())
         key = self._stranger if fixture.tamper == "key" else self._key
         # WHY not `jwt.encode`: a test may hold what no honest issuer signs, an `iss` of no text.
-        payload = json.dumps(_claims(fixture, now), separators=(",", ":")).encode()
-        token = jwt.PyJWS().encode(payload, key, "ES256", headers={"kid": _KEY_ID})
+        claims = json.dumps(_claims(fixture, now), separators=(",", ":")).encode()
+        token = jwt.PyJWS().encode(claims, key, "ES256", headers={"kid": _KEY_ID})
         if fixture.tamper == "signature":
             head, payload, signature = token.split(".")
             flipped = "A" if signature[0] != "A" else "B"
