@@ -160,8 +160,9 @@ def _is_trusted(evidence: PeerEvidence, rules: PeerRules, told: set[str]) -> boo
     for each in rules.xfcc.forwarders:
         if each.spiffe_id is not None and str(each.spiffe_id) in told:
             return True
-        if each.network is not None and evidence.source_ip:
-            return ipaddress.ip_address(evidence.source_ip) in each.network
+        address = evidence.source_ip
+        if each.network is not None and address and ipaddress.ip_address(address) in each.network:
+            return True
     return False
 
 
