@@ -68,12 +68,14 @@ class Asking:
     """What goes along with a request to every provider.
 
     `seconds_left` returns what is left of the caller's time, None when nobody waits.
-    `istio` works out what token, DENY and ALLOW policies say of the request as it came.
+    `istio` works out what token, DENY and ALLOW policies say of the request as it came. `saw`
+    hears of the request that a provider's policies see behind another provider.
     """
 
     seconds_left: Callable[[], float | None] = lambda: None
     istio: Callable[[], Decision] | None = None
     observe: Observe = lambda name, came, seconds: None
+    saw: Callable[[str, Request], None] = lambda name, request: None
 
 
 def decide_custom(
@@ -88,7 +90,10 @@ def decide_custom(
     # request if the evaluation result is deny."
     answer: Decision | None = None
     for name, named in policies.custom.items():
-        seen = request if answer is None else as_changed(request, answer.mutations)
+        seen = request
+        if answer is not None:
+            seen = as_changed(request, answer.mutations)
+            asking.saw(name, seen)
         matched = named.first_match(seen)
         if matched is None:
             continue

@@ -106,7 +106,7 @@ class Basis:
     `paths` tells what the policies see of a path, `seen` is the request as the DENY and ALLOW
     policies saw it, `asked` are the providers that were asked, in order, each with the revision
     of its policy. `is_token_moved`: a provider left other tokens than came. `path_level` is what
-    was done to the path.
+    was done to the path, `custom_seen` what the policies of a provider saw behind another one.
     """
 
     policies: WorkloadPolicies
@@ -117,6 +117,7 @@ class Basis:
     asked: tuple[tuple[str, str], ...] = ()
     default_provider: str = ""
     path_level: PathNormalization = PathNormalization.AS_IS
+    custom_seen: Mapping[str, Request] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +231,13 @@ def _judged(
     end(Phase.TOKEN)
     request = tokens.claimed(request)
     asked: list[tuple[str, str]] = []
+    custom_seen: dict[str, Request] = {}
 
     def observe(name: str, came: str, seconds: float) -> None:
         asked.append((name, state.provider_revisions.get(name, "")))
         around.observe(name, came, seconds)
 
-    asking = Asking(seconds_left=seconds_left, observe=observe)
+    asking = Asking(seconds_left=seconds_left, observe=observe, saw=custom_seen.__setitem__)
     judged = judge(
         policies, request, state.providers, token=token, terms=state.terms, asking=asking
     )
@@ -267,6 +269,7 @@ def _judged(
             asked=tuple(asked),
             default_provider=state.terms.default,
             path_level=state.snapshot.mesh.path_normalization,
+            custom_seen=custom_seen,
         ),
         token_carriers=selection.token_carriers,
     )

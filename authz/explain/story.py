@@ -160,6 +160,14 @@ def applied_policies(basis: Basis) -> tuple[CompiledPolicy, ...]:
     return (*custom, *found.deny, *found.allow, *found.audit, *found.dry_run)
 
 
+def seen_by(policy: CompiledPolicy, outcome: Outcome, basis: Basis) -> Request:
+    """Return the request as a policy saw it."""
+    # CUSTOM stands before the verification of tokens, which takes headers away.
+    if policy.action is Action.CUSTOM:
+        return basis.custom_seen.get(policy.provider, outcome.request)
+    return basis.seen
+
+
 def _passed_over(policy: AuthorizationPolicy, workload: Workload, mesh: Mesh) -> PassedOver:
     return PassedOver(
         ref=policy.metadata.ref(),
@@ -172,15 +180,14 @@ class _Teller:
     """Tells of one outcome's policies, one after the other, in the order of the layers."""
 
     def __init__(self, outcome: Outcome, basis: Basis, mesh: Mesh) -> None:
-        self._before, self._seen = outcome.request, basis.seen
+        self._outcome, self._basis = outcome, basis
         self._carriers: Collection[str] = outcome.token_carriers
         self._mesh = mesh
         self._standings = Standings(outcome.decision)
 
     def policy(self, policy: CompiledPolicy, written: AuthorizationPolicy) -> PolicyStory:
         """Return the story of one policy."""
-        # CUSTOM stands before the verification of tokens, which takes headers away.
-        request = self._before if policy.action is Action.CUSTOM else self._seen
+        request = seen_by(policy, self._outcome, self._basis)
         rules = self._rules(policy, written, request)
         return PolicyStory(
             ref=policy.ref,

@@ -8,10 +8,9 @@ from typing import Final
 from audit.settings import AuditSettings, TraceOf
 from audit.trace import TracedPolicy, TracedRule, TraceFacts
 from authz.explain.standing import Standings
-from authz.explain.story import applied_policies
+from authz.explain.story import applied_policies, seen_by
 from authz.walk import Outcome
 from policies.matchers import CompiledPolicy, CompiledRule
-from policies.model import Action
 from policies.request import Request
 
 # BUDGET: rules that are tried for one trace; a workload has tens, and thousands only by mistake.
@@ -51,7 +50,7 @@ def trace_of(outcome: Outcome, most: int) -> TraceFacts | None:
     tried: list[tuple[CompiledPolicy, str, list[TracedRule]]] = []
     left = _TRIED_MAX
     for policy in applied_policies(basis):
-        request = outcome.request if policy.action is Action.CUSTOM else basis.seen
+        request = seen_by(policy, outcome, basis)
         rules = [_traced(rule, request) for rule in policy.rules[:left]]
         left -= len(rules)
         standing = standings.of(policy, matches=any(rule.matches for rule in rules))

@@ -16,6 +16,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from issuing_root import Authority
 from replaying import (
     ISSUERS,
+    InlineKeys,
     facts_of,
     jwt_rule,
     recorded,
@@ -25,12 +26,16 @@ from replaying import (
     write_log,
 )
 
+from authz.check_request import decode_check_request
+from authz.explain.story import tell
 from authz.replay_parts import NewRego, candidate_set
 from authz.serving_state import ServingState
+from authz.walk import Surroundings, walk
 from dryrun.replay import Change, Replayed, Replayer
 from opa_bridge.needed_input import NeededInput
 from policies.decision import Effect, Mutations, ProviderVerdict
 from policies.mesh import Mesh, PathNormalization
+from policies.request import Workload
 
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
 OPEN = {"name": "open", "spec": {"rules": [{}]}}
@@ -223,6 +228,16 @@ def test_a_denied_provider_leaves_the_others_unasked(folder: Path) -> None:
     told = run_policy("explain", "--policies", "p.yaml", "--format", "json")
     standings = [each["standing"] for each in json.loads(told.stdout)["policies"]]
     assert standings == ["decided", "not_asked"]
+
+
+def test_a_story_has_what_a_policy_behind_a_provider_saw() -> None:
+    """A CUSTOM rule that matches what another provider set is told as one that matches."""
+    behind = {**when("x-tier", "gold"), "action": "CUSTOM", "provider": {"name": "q"}}
+    state = state_of([CUSTOM, behind], {"p": SETS_GOLD, "q": answering(Effect.DENY)})
+    around = Surroundings(keys=InlineKeys(), static_workload=Workload(namespace="shop"))
+    outcome = walk(decode_check_request(asked().SerializeToString()), state, around)
+    told = {each.name: each for each in tell(outcome, state).policies}
+    assert (told["shop/p1"].standing, told["shop/p1"].rules[0].matches) == ("decided", True)
 
 
 def test_a_near_miss_of_a_promoted_policy_is_told() -> None:

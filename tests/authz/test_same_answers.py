@@ -125,6 +125,8 @@ def check_story(
         assert not matching["ALLOW"], told
     if decided["reason"] in ("deny_rule_matched", "allow_rule_matched"):
         assert decided["policy"] == matching[decided["layer"]][0], told
+    if by_policy and decided["layer"] == "CUSTOM":
+        assert decided["policy"] in matching["CUSTOM"], told
     if decided["layer"] == "CUSTOM" and decided["effect"] == "deny":
         reached = [each for each in story["policies"] if each["action"] == "CUSTOM"]
         after = [each["policy"] for each in reached]
