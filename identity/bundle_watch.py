@@ -247,7 +247,8 @@ class BundleWatch:
             if each.source.is_remote and each.loaded is not None:
                 end = each.loaded + self._times.max_age_seconds
                 moments += [end] if end > now else []
-        return max(0.01, min(moments) - now)
+        # WHY a most: whoever wants a file read once may say so by any number.
+        return min(max(0.01, min(moments) - now), threading.TIMEOUT_MAX)
 
     def _status_of(self, watched: _Watched) -> BundleStatus:
         """Return how one source stands."""

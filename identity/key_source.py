@@ -177,7 +177,9 @@ class KeySource:
                 pause = retry_seconds
                 retry_seconds = min(2 * retry_seconds, times.last_retry_seconds)
             self.first_try.set()
-            self._wake.wait(pause * (1 - times.jitter * self._parts.fraction()))
+            pause *= 1 - times.jitter * self._parts.fraction()
+            # WHY a most: whoever wants no refresh may say so by any number.
+            self._wake.wait(min(pause, threading.TIMEOUT_MAX))
             self._wake.clear()
 
     def _fresh_seconds(self) -> float:

@@ -197,6 +197,25 @@ def test_https_spiffe_served_by_another_trust_domain(tmp_path: Path) -> None:
             assert names_in(running.watch.current().bundle_for(OTHER)) == ["other"]
 
 
+@pytest.mark.parametrize("seconds", [1e11, float("inf")])
+def test_what_is_never_looked_at_again_is_still_watched(tmp_path: Path, seconds: float) -> None:
+    """A pause beyond any number of seconds ends no watching."""
+    path = tmp_path / "roots"
+    path.write_bytes(authority("root").pem)
+    times = WatchTimes(
+        default_seconds=seconds, longest_seconds=seconds, file_seconds=seconds, max_age_seconds=1e12
+    )
+    published = Published(encode_bundle(bundle("other", domain=OTHER, sequence=1)))
+    with serving(tmp_path / "s", [web_leaf()], published) as port:
+        sources = (BundleFile(trust_domain=EXAMPLE, path=path), web(port, trust_domain=OTHER))
+        with watching(*sources, times=times) as running:
+            running.until(lambda each: each.sequence == 1)
+            thread = running.watch._thread
+            assert thread is not None
+            thread.join(0.2)
+            assert thread.is_alive()
+
+
 @pytest.mark.parametrize("hint", ["1" + "0" * 400, "1" + "0" * 4000, str(2**63), "0"])
 def test_no_hint_ends_the_watching(tmp_path: Path, hint: str) -> None:
     """A refresh hint beyond any number of seconds is bounded, and the next bundle is had."""

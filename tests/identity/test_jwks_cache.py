@@ -286,3 +286,18 @@ def test_names_that_are_not_found(error: Exception) -> None:
     fetcher = DocumentFetcher(addresses=ON_LOOPBACK, resolve=fail)
     with pytest.raises(KeySourceError, match="http://a.example/keys"):
         fetcher.fetch("http://a.example/keys", timeout_seconds=PATIENCE)
+
+
+@pytest.mark.parametrize("seconds", [1e11, float("inf")])
+def test_keys_that_are_never_refreshed_are_hastened(
+    ring: Any, issuer: Issuer, seconds: float
+) -> None:
+    """A pause beyond any does not end the fetching: an unknown key still begins one."""
+    issuer.answers["/keys"] = (200, {}, ring.public("rsa").encode())
+    times = RefreshTimes(refresh_seconds=seconds, early_floor_seconds=0, wait_seconds=PATIENCE)
+    cache = JwksCache(fetch=FETCH, times=times)
+    rule = JwtRule(issuer=ring.issuer, jwks_uri=issuer.url + "/keys")
+    cache.prepare([rule], wait_seconds=PATIENCE)
+    issuer.answers["/keys"] = (200, {}, ring.public("p256").encode())
+    assert cache.hasten(rule)
+    cache.close(wait_seconds=PATIENCE)
