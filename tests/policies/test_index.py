@@ -236,6 +236,35 @@ def test_what_many_rules_share_tells_nothing(count: int, is_told: bool) -> None:
     ]
 
 
+def test_the_first_rule_is_first_however_it_was_found() -> None:
+    """One that is always tried and one that was looked up come in the authors' order."""
+    anywhere = [{"when": [{"key": "request.headers[x]", "values": ["a"]}]}]
+    for place in range(10):
+        rules = _on_paths(9)
+        rules.insert(place, anywhere)
+        policies = load(rules, "ALLOW")
+        index = PolicyIndex(policies, MESH)
+        for number in range(9):
+            request = Request(method="GET", path=f"/p{number}", host="h", headers={"x": ("a",)})
+            every = sorted((f"p{place:03}", f"p{number + (number >= place):03}"))
+            assert [ref.policy for ref in index.all_matches(request)] == every
+            assert index.first_match(request) == linear(policies, request)
+
+
+def test_an_index_that_grew_several_times() -> None:
+    """Each policy that was added is tried, after those before it."""
+    policies = load(_on_paths(5), "ALLOW")
+    index = PolicyIndex(policies[:1], MESH)
+    for policy in policies[1:]:
+        index = index.with_policy(policy)
+    assert tuple(index) == policies
+    for number in range(6):
+        request = Request(method="GET", path=f"/p{number}", host="h")
+        found = linear(policies, request)
+        assert index.first_match(request) == found
+        assert index.all_matches(request) == (() if found is None else (found,))
+
+
 def test_an_index_is_of_the_very_policies() -> None:
     """What is equal but not the same, in another order, in another mesh, or grown, is another."""
     policies, others = load(_on_paths(3), "ALLOW"), load(_on_paths(3), "ALLOW")
