@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from audit.chain import list_segments
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
 from audit.errors import CheckpointError
@@ -46,6 +47,7 @@ class CheckpointCheck:
     _frontiers: FrontierCheck = field(default_factory=FrontierCheck)
     _tree: Frontier = field(default_factory=Frontier)
     _has_broken: bool = False
+    _is_first_open: bool = False
     _ended: int = 0
 
     @property
@@ -70,7 +72,10 @@ class CheckpointCheck:
                 checkpoint = self._load(path, path.name)
                 if checkpoint is not None:
                     self._of_segment[int(found[1])] = checkpoint
-        self._frontiers.pair(there, folder, is_written=is_being_written(folder))
+        is_written = is_being_written(folder)
+        # Of a log whose first segment is being written nothing is signed yet.
+        self._is_first_open = is_written and [number for number, _ in list_segments(folder)] == [1]
+        self._frontiers.pair(there, folder, is_written=is_written)
 
     def of_segment(self, number: int) -> Checkpoint | None:
         """Return the checkpoint of a segment, if it is there and good."""
@@ -150,7 +155,8 @@ class CheckpointCheck:
             self._frontiers.finish(self._tree)
         self._frontiers.miss_newest(has_stopped=has_stopped, last_seq=last_seq)
         self.faults += [Fault(file, what) for file, what in self._frontiers.faults]
-        if self.verifier is not None and not self._by_size and not self.faults:
+        is_sealed = not self._is_first_open
+        if self.verifier is not None and not self._by_size and not self.faults and is_sealed:
             self._fault(checkpoint_name(1), "no segment has a checkpoint to check with the key")
 
     def notes(self, lines: int) -> Sequence[str]:

@@ -36,6 +36,7 @@ from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
 
 _MAX_PROBLEMS: Final = 1000  # BUDGET: problems kept in a report; all are counted
+_ATTEMPTS: Final = 5  # BUDGET: walks that segments may go from under
 _DECISION_ID = re.compile(rb'"decision_id":"([0-9A-Za-z-]{1,64})"')
 
 
@@ -136,31 +137,51 @@ def verify_folder(
     Raises:
         AuditReadError: the path holds no segment, or cannot be read.
     """
-    try:
-        segments = _find_segments(path)
-        if verifier is not None:
-            verifier = verifier.of_worker(worker_of(path if path.is_dir() else path.parent))
+    if verifier is not None:
+        verifier = verifier.of_worker(worker_of(path if path.is_dir() else path.parent))
+    for attempt in range(1, _ATTEMPTS + 1):
         walk = _Walk(signed=CheckpointCheck(verifier), on_decision=on_decision, chained=chained)
-        if path.is_file():
-            walk.next_seq = walk.next_prev = None  # what came before is not here to be asked
-        else:
-            _load_checkpoints(path, kept, segments[0][0], walk)
-            _begin(path, segments[0][0], walk)
-            _check_numbers(segments, walk)
-        for number, file in segments:
-            _check_digest(file, walk)
-            if not _take_chained(number, file, walk):
-                _verify_segment(number, file, walk)
-            walk.signed.end_segment(number, is_last=file == segments[-1][1])
-        if path.is_dir():
-            last_seq = (walk.next_seq or 1) - 1
-            walk.signed.finish(has_stopped=walk.last_event == "stop", last_seq=last_seq)
-        for fault in walk.signed.faults:
-            walk.report(Problem(file=fault.file, line=0, what=fault.what))
-        _check_beginning(segments[0][1], walk)
-        notes = _notes(path, segments, walk)
-    except OSError as exc:
-        raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
+        try:
+            there = _written_names(path)
+            report = _walked(path, tuple(kept), walk)
+            is_last = attempt == _ATTEMPTS
+            if is_last or not _may_be_growth(report) or _written_names(path) == there:
+                return report
+        except FileNotFoundError as exc:
+            # A segment may be compressed or removed while the log is read.
+            if attempt == _ATTEMPTS:
+                raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
+        except OSError as exc:
+            raise AuditReadError(f"`{path}` cannot be read: {exc.strerror}") from exc
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _walked(path: Path, kept: Iterable[Path], walk: _Walk) -> VerifyReport:
+    """Read it all, once.
+
+    Raises:
+        AuditReadError: the path holds no segment.
+        OSError: it cannot be read.
+    """
+    segments = _find_segments(path)
+    if path.is_file():
+        walk.next_seq = walk.next_prev = None  # what came before is not here to be asked
+    else:
+        _load_checkpoints(path, kept, segments[0][0], walk)
+        _begin(path, segments[0][0], walk)
+        _check_numbers(segments, walk)
+    for number, file in segments:
+        _check_digest(file, walk)
+        if not _take_chained(number, file, walk):
+            _verify_segment(number, file, walk)
+        walk.signed.end_segment(number, is_last=file == segments[-1][1])
+    if path.is_dir():
+        last_seq = (walk.next_seq or 1) - 1
+        walk.signed.finish(has_stopped=walk.last_event == "stop", last_seq=last_seq)
+    for fault in walk.signed.faults:
+        walk.report(Problem(file=fault.file, line=0, what=fault.what))
+    _check_beginning(segments[0][1], walk)
+    notes = _notes(path, segments, walk)
     return VerifyReport(
         path=str(path),
         segments=len(segments),
@@ -178,6 +199,17 @@ def verify_folder(
         signed_lines=walk.signed.signed_lines,
         removed_lines=_removed_lines(walk),
     )
+
+
+def _written_names(path: Path) -> frozenset[str]:
+    """Return what stands in the folder of a log that is being written; nothing of any other."""
+    is_written = path.is_dir() and is_being_written(path)
+    return frozenset(each.name for each in path.iterdir()) if is_written else frozenset()
+
+
+def _may_be_growth(report: VerifyReport) -> bool:
+    """Whether all that is wrong may come of a segment that was sealed, or went, meanwhile."""
+    return not report.intact and all(each.line == 0 for each in report.problems)
 
 
 def _load_checkpoints(folder: Path, kept: Iterable[Path], first: int, walk: _Walk) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from audit_records import make_record
 
 from audit.chain import list_segments, read_raw_lines
+from audit.checkpoint_check import CheckpointCheck
 from audit.checkpoint_files import frontier_bytes
 from audit.errors import AuditFolderError
 from audit.merkle import Frontier
@@ -125,6 +126,60 @@ def test_writer_that_was_killed_before_it_signed_broke_nothing(
     _cut(newest, 1)
     missing = newest.with_suffix(".checkpoint").name
     assert missing in {each.file for each in verify_folder(folder).problems}
+
+
+@pytest.fixture
+def open_log(folder: Path, keys: tuple[Path, Path]) -> Iterator[OpenLog]:
+    """A signed log that is being written."""
+    settings = AuditSettings(
+        folder=folder, max_segment_bytes=4096, checkpoint_key_file=keys[0], checkpoint_origin=_NAME
+    )
+    log = OpenLog(settings, node="front")
+    yield log
+    log.close()
+
+
+def _fill(log: OpenLog, numbers: range) -> None:
+    for number in numbers:
+        log.writer.offer(make_record(number))
+    until(lambda: log.writer.waiting == 0)
+
+
+def test_log_whose_first_segment_is_written_is_not_signed_yet(
+    folder: Path, keys: tuple[Path, Path], open_log: OpenLog
+) -> None:
+    """Before anything was sealed nothing can be signed; without a writer it should have been."""
+    verifier = load_signer(keys[0], _NAME).verifier
+    _fill(open_log, range(1))
+    report = verify_folder(folder, verifier=verifier)
+    assert (report.problems, report.segments) == ((), 1)
+    assert any("no checkpoint" in note for note in report.notes)
+    open_log.close()
+    _unlink(folder, 1, "checkpoint", "frontier")
+    (found,) = verify_folder(folder, verifier=verifier).problems
+    assert found.what == "no segment has a checkpoint to check with the key"
+
+
+def test_log_that_grows_while_it_is_verified_is_not_broken(
+    folder: Path, keys: tuple[Path, Path], open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segments that are sealed between two looks at the folder are no cut end; a cut one is."""
+    verifier = load_signer(keys[0], _NAME).verifier
+    _fill(open_log, range(20))
+    load, came = CheckpointCheck.load_folder, iter(range(20, 60, 20))
+
+    def write_and_load(check: CheckpointCheck, place: Path, first: int) -> None:
+        for start in came:
+            _fill(open_log, range(start, start + 20))
+            break
+        load(check, place, first)
+
+    monkeypatch.setattr(CheckpointCheck, "load_folder", write_and_load)
+    report = verify_folder(folder, verifier=verifier)
+    assert (report.problems, report.decisions) == ((), 60)
+    newest = list_segments(folder)[-2][1]
+    _cut(newest, 2)
+    assert not verify_folder(folder, verifier=verifier).intact
 
 
 def _cut(segment: Path, lines: int) -> None:
