@@ -54,7 +54,7 @@ _OPERATORS = words(
 )
 _NATIVE = words(
     """
-    abs array.concat array.flatten array.reverse graph.reachable
+    array.concat array.flatten array.reverse graph.reachable
     intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.is_valid json.patch json.remove json.unmarshal
     numbers.range object.filter object.get object.keys object.remove round
@@ -144,7 +144,7 @@ _POLYFILLS: Final[tuple[tuple[str, str, str], ...]] = (
         "two arrays, objects or sets, or two texts with quotes, backslashes or controls",
         "gt gte lt lte",
     ),
-    ("rounding", "", "ceil floor"),
+    ("rounding", "", "abs ceil floor"),
     (
         "versions",
         "a text other than `1.2.3` or `1.2.3-word`, with numbers of at most nine digits,",

@@ -12,3 +12,14 @@ opa_ceil(x) := 1 if {
 	x > -1
 	x < 0
 } else := ceil(x)
+
+# The engine cuts what it gives at six decimals.
+opa_abs(number) := number if {
+	is_number(number)
+	number >= 0
+}
+
+opa_abs(number) := 0 - number if {
+	is_number(number)
+	number < 0
+}

@@ -324,6 +324,7 @@ REQUIRED: dict[str, Callable[[random.Random], Arguments]] = {
     "time.weekday": clock_call,
 }
 OTHERS: dict[str, Callable[[random.Random], Arguments]] = {
+    "abs": lambda rng: [rng.choice([number(rng), -number(rng), 1e-7, -1e-7, -0.123456789, "x"])],
     "array.slice": slice_call,
     "base64.decode": base64_call,
     "base64.encode": texts(1),

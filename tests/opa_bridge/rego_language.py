@@ -227,7 +227,7 @@ def sets(made: LanguageProgram, probe: str) -> str:
     sign = made.rand.choice(["|", "&", "-"])
     return made.pick(
         f"{probe} := {one()} {sign} {one()}",
-        f"{probe} := [x | some x in {one()}]",
+        f"{probe} := {{x | some x in {one()}}}",
         f"{probe} if {one()} == {one()}",
         f"{probe} := {one()} {made.rand.choice(COMPARISONS)} {one()}",
         f"{probe} := [union({{{one()}, {one()}}}), intersection({{{one()}, {one()}}})]",

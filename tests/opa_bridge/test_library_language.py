@@ -114,8 +114,13 @@ def hold(mine: Any, real: Any, told: str) -> None:
 
 def answer_of_opa(connection: http.client.HTTPConnection, path: str, asked: Any) -> Any:
     """Return value, undefined or stopped; None where OPA fails at what it compiled."""
-    connection.request("POST", f"/v1/data/{path}", json.dumps({"input": asked}))
-    response = connection.getresponse()
+    try:
+        connection.request("POST", f"/v1/data/{path}", json.dumps({"input": asked}))
+        response = connection.getresponse()
+    except http.client.RemoteDisconnected:
+        # It panicked, as at some calls of `json.patch`.
+        connection.close()
+        return None
     told = json.loads(response.read())
     if response.status == http.HTTPStatus.OK:
         return ["value", told["result"]] if "result" in told else [UNDEFINED, ""]
