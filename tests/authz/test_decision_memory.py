@@ -352,6 +352,14 @@ def test_when_there_is_a_memory(configured: dict[str, Any], want: bool) -> None:
     assert (memory_for(Settings.model_validate(configured)) is not None) is want
 
 
+@pytest.mark.parametrize("most", [0, -1])
+def test_a_memory_of_nothing_is_refused(most: int) -> None:
+    """Who wants none has none; one that holds nothing would forget what it is about to keep."""
+    with pytest.raises(ValueError, match="at least one"):
+        DecisionMemory(most)
+    assert len(DecisionMemory(1)) == 0
+
+
 def test_what_rules_read_or_write_is_never_volatile() -> None:
     """A trace header that carries a token, or that a rule or the house writes, counts."""
     side = Side(World(), None)
