@@ -150,7 +150,7 @@ def candidate_set(state: ServingState, rego: Mapping[str, NewRego]) -> Candidate
         default_provider: str,
     ) -> Decision:
         # What a provider makes of a header that the verification writes does not stand.
-        owned = output_header_names(policies.jwt_rules)
+        owned = output_header_names(policies.jwt_rules) if providers else frozenset[str]()
         stage = TokenStage(refusal=refusal, verified=seen, owned_headers=owned)
         terms = terms_with(default_provider)
         return judge(policies, request, providers, token=stage, terms=terms).decision

@@ -217,7 +217,7 @@ def _past(document: Mapping[str, Any], part: Mapping[str, Any]) -> Past:
         changed=frozenset((*part.get("rewritten", ()), *part.get("hidden_rewritten", ()))),
         gone=frozenset(name for name, left in part.get("rewritten", {}).items() if left is None),
         revision=document["revision"],
-        level=PathNormalization(part.get("paths", PathNormalization.AS_IS)),
+        level=PathNormalization(part["paths"]) if "paths" in part else PathNormalization.AS_IS,
     )
 
 

@@ -70,7 +70,7 @@ class Answers:
         self._has_new = self._has_stood = False
         self._is_same_set = is_same_set
         self._is_istio_known = is_istio_known
-        self._carriers = carriers(policies.jwt_rules)
+        self._token_rules = policies.jwt_rules
         names = dict.fromkeys([*policies.custom, *filter(None, [past.default_provider])])
         found = {name: new.get(name) or new_for_any for name in names}
         # The default one is asked where no other is.
@@ -142,9 +142,9 @@ class Answers:
         touched = {each for each, _ in (*does.set_request_headers, *does.append_request_headers)}
         touched.update(does.remove_request_headers, does.remove_query_parameters)
         touched.update(each for each, _ in does.set_query_parameters)
-        if verdict.effect is not Effect.ALLOW or not self._carriers:
+        if verdict.effect is not Effect.ALLOW or not self._token_rules:
             return
-        if ":path" in touched or not touched.isdisjoint(self._carriers):
+        if ":path" in touched or not touched.isdisjoint(carriers(self._token_rules)):
             raise NotReplayable(f"the Rego of `{name}` changes where tokens are looked for")
 
     def _answer(self, name: str, given: NewProvider | None) -> Provider | None:
