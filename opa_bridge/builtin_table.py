@@ -138,7 +138,11 @@ _POLYFILLS: Final[tuple[tuple[str, str, str], ...]] = (
         "paths that lead into an array or below a scalar, begin with a slash or hold an escape,",
         "json.filter json.remove",
     ),
-    ("collections", "a scalar, the operation `test`, or a path that is no text,", "json.patch"),
+    (
+        "collections",
+        "what is no object, a path that leads into an array, the operation `test`,",
+        "json.patch",
+    ),
     (
         "ordering",
         "two arrays, objects or sets, or two texts with quotes, backslashes or controls",

@@ -105,9 +105,9 @@ opa_json_patch(document, patches) := stop("patches of another form") if {
 
 # The engine's `test` compares with what stood there before, and takes what is missing for null.
 are_patches(document, patches) if {
-	type_name(document) in {"object", "array"}
+	is_object(document)
 	every patch in patches {
-		is_string(patch.path)
+		leads_to_field(document, parts_of(trim_prefix(patch.path, "/")))
 		is_string(object.get(patch, "from", ""))
 		patch.op != "test"
 	}
