@@ -15,6 +15,7 @@ Texts are in JSON's escaped spelling, as everywhere in the library.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _CHECKSUM, _LENGTH, _DATA = 20, 24, 56
 _ROOT, _TEXT, _OBJECT, _ARRAY, _BINARY = b"\x04", b"\x02", b"\x03", b"\x04", b"\x05"
 _BOOLEAN, _NULL = b"\x08", b"\x0a"
 _WHOLE, _BROKEN = b"\x80", b"\x81"
+_HALF: Final = re.compile("[\ud800-\udfff]")
 _size = struct.Struct("<I").pack
 
 
@@ -129,7 +131,9 @@ def _document(elements: Iterable[bytes]) -> bytes:
 
 
 def _escaped(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+    # Half of a surrogate pair is U+FFFD, as in Go.
+    whole = _HALF.sub("\ufffd", text)
+    return json.dumps(whole, ensure_ascii=False)[1:-1].encode()
 
 
 def _spelled(value: float) -> bytes:

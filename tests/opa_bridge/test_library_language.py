@@ -169,3 +169,9 @@ def test_what_stands_in_one_place_twice_is_refused() -> None:
         with pytest.raises(LoadError) as caught:
             provide("x", RegoPolicy(modules=modules, data=data, revision="", place="here"), "p/r")
         assert [each.code for each in caught.value.diagnostics] == ["rego.data"]
+
+
+def test_half_a_character_in_data_is_a_replaced_one() -> None:
+    """Data with half of a surrogate pair are what OPA reads: U+FFFD, and no question mark."""
+    (row,) = answers_of([("p.rego", "package p\nr := data.x\n")], ["p/r"], {"x": "a\ud800"}, [{}])
+    assert row[0][0] == ["value", "a\ufffd"]
