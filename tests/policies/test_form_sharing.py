@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 
 import pytest
 from form_texts import BLOCK, CHANGES, FLOW, FORMED, KNOWING, assert_as_in_full, changed, knowing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from identity.peer import Peer
@@ -28,15 +29,22 @@ def _policies(text: str, line: int) -> dict[tuple[str, str], AuthorizationPolicy
     return {(each.metadata.namespace, each.metadata.name): each for each in found}
 
 
+def _named(policy: AuthorizationPolicy, namespace: str, name: str) -> AuthorizationPolicy:
+    metadata = replace(policy.metadata, namespace=namespace, name=name)
+    return replace(policy, metadata=metadata)
+
+
 @settings(max_examples=150)
 @given(st.sampled_from(FORMED), CHANGES, CHANGES, st.sampled_from([1, 2]))
+@example(BLOCK, [(19, "a")], [(19, "a")], 1)
 def test_what_was_before_changes_nothing(
     text: str, once: list[tuple[int, str]], twice: list[tuple[int, str]], line: int
 ) -> None:
     """Whatever a policy was before, with the same name or by another, it is what it is now."""
     before = _policies(text, 1) | _policies(changed(text, once), 1)
+    others = _policies(BLOCK, 1).values()
     # WHY as well under these: a policy that is another one altogether may have had the name.
-    before |= {name: policy for name in list(before) for policy in _policies(BLOCK, 1).values()}
+    before |= {name: _named(policy, *name) for name in before for policy in others}
     other = changed(text, twice)
 
     for known in (before, _policies(text, 1)):
