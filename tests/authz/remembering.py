@@ -214,7 +214,8 @@ class Side:
         """Begin with the first policies."""
         self.keeper = Keeper(world)
         self.state = _state(0)
-        ids: Iterator[str] = (f"{number:032x}" for number in itertools.count())
+        # No generator: threads may ask at the same time.
+        ids: Iterator[str] = map("{:032x}".format, itertools.count())
         self.authorizer = Authorizer(
             state=lambda: self.state,
             around=Surroundings(
