@@ -56,34 +56,23 @@ def take_new_connections(port: int, others: int) -> bool:
     """Have all new connections to a port dealt to this process; return whether they are.
 
     `others` is how many more sockets are thought to listen there; who came last is behind them.
+    Whatever the system refuses is a no: a program that is left of it tells one port of ours, for
+    which nobody connects any more, from all others.
     """
-    own = _listening(port)
-    if own is None:
-        return False
-    with own:
-        try:
-            for place in (others, *reversed(range(others))):
-                if all(_comes_here(own, place) for _ in range(_TRIALS)):
-                    _attach(own, [(_RETURN, 0, 0, place)])
-                    return True
-            _detach(own)
-        except OSError:
-            # A program that was left there tells one port of ours from all others, no more.
-            return False
+    with contextlib.suppress(OSError), _listening(port) as own:
+        for place in (others, *reversed(range(others))):
+            if all(_comes_here(own, place) for _ in range(_TRIALS)):
+                _attach(own, [(_RETURN, 0, 0, place)])
+                return True
     return False
 
 
 def deal_to_all(port: int) -> bool:
     """Have new connections dealt to all sockets of a port again; return whether they are."""
-    own = _listening(port)
-    if own is None:
-        return False
-    with own:
-        try:
-            _detach(own)
-        except OSError:
-            return False
-    return True
+    with contextlib.suppress(OSError), _listening(port) as own:
+        _detach(own)
+        return True
+    return False
 
 
 def _comes_here(own: socket.socket, place: int) -> bool:
@@ -126,8 +115,12 @@ def _is_taken(port: int, peer_port: int) -> bool:
     return False
 
 
-def _listening(port: int) -> socket.socket | None:
-    """Return a socket of this process that listens on a port, for the caller to close."""
+def _listening(port: int) -> socket.socket:
+    """Return a socket of this process that listens on a port, for the caller to close.
+
+    Raises:
+        OSError: there is none, or no room for one more descriptor.
+    """
     for each in _own_sockets():
         if (
             each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -136,7 +129,7 @@ def _listening(port: int) -> socket.socket | None:
         ):
             # WHY not `each.dup()`: it would have who accepts on this socket wait.
             return socket.socket(fileno=os.dup(each.fileno()))
-    return None
+    raise FileNotFoundError
 
 
 def _own_sockets() -> Iterator[socket.socket]:

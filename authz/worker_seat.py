@@ -24,12 +24,15 @@ def sit_down(worker: str, leash: int, grpc: str, stop: threading.Event) -> Seat:
         pair.sendall(json.dumps({"http_port": port}).encode() + b"\n")
 
     def hold() -> None:
-        # A reset as well: whoever holds the other end is gone.
-        with contextlib.suppress(OSError), pair.makefile("rb") as asked:
-            for line in asked:
-                done = _deal(json.loads(line), grpc)
-                pair.sendall(json.dumps({"done": done}).encode() + b"\n")
-        stop.set()
+        try:
+            # A reset as well: whoever holds the other end is gone.
+            with contextlib.suppress(OSError), pair.makefile("rb") as asked:
+                for line in asked:
+                    done = _deal(json.loads(line), grpc)
+                    pair.sendall(json.dumps({"done": done}).encode() + b"\n")
+        finally:
+            # WHY whatever happened: nobody else would end a worker that nobody looks after.
+            stop.set()
 
     threading.Thread(target=hold, name="leash", daemon=True).start()
     return Seat(worker=worker, shares_port=True, listening=listening)

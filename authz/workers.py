@@ -194,12 +194,12 @@ class Workers:
 
         Where that is not to be had, one that comes in the moment of its end is reset.
         """
-        if not worker.take_new_connections(others=len(self._seats)):
+        if worker.take_new_connections(others=len(self._seats)):
+            self._stopping.wait(_HANDSHAKE_SECONDS)
+        else:
             self._log.error("connections_not_dealt", worker=worker.name)
-            yield
-            return
-        self._stopping.wait(_HANDSHAKE_SECONDS)
         yield
+        # Order counts, not the answer: one that took too long to say so may have taken them since.
         worker.deal_to_all()
 
     def _ready(self) -> tuple[bool, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import subprocess
@@ -200,6 +201,21 @@ def test_who_accepts_goes_on_as_before() -> None:
             for each in taken:
                 each.close()
         assert not os.get_blocking(listening.fileno())
+
+
+def test_without_room_for_a_descriptor_nothing_is_dealt() -> None:
+    """A process that can open nothing more says no, and goes on."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as listening:
+        port = listening.getsockname()[1]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            answers = take_new_connections(port, 0), deal_to_all(port)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+        assert (False, False) == answers
+        assert deal_to_all(port)
 
 
 def test_nobody_takes_what_it_does_not_listen_for() -> None:
