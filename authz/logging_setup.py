@@ -17,8 +17,11 @@ from authz.settings import LogSettings
 _TRACES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 
-def set_up_logging(settings: LogSettings) -> None:
-    """Make every structlog logger of this process write as the settings say."""
+def set_up_logging(settings: LogSettings, *, is_for_good: bool = True) -> None:
+    """Make every structlog logger of this process write as the settings say.
+
+    Loggers keep what they were told first when it is `is_for_good`, which is what serves fast.
+    """
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
@@ -39,16 +42,19 @@ def set_up_logging(settings: LogSettings) -> None:
             logging.getLevelNamesMapping()[settings.level.upper()]
         ),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=is_for_good,
     )
 
 
 @contextmanager
 def logging_aside() -> Iterator[None]:
-    """Keep the log off standard output, which belongs to the command's answers, for a while."""
-    before = structlog.get_config()["logger_factory"]
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    """Keep the log off standard output, which belongs to the command's answers, for a while.
+
+    Its lines are those of a server; `set_up_logging` changes them until the end.
+    """
+    before = structlog.get_config()
+    set_up_logging(LogSettings(), is_for_good=False)
     try:
         yield
     finally:
-        structlog.configure(logger_factory=before)
+        structlog.configure(**before)

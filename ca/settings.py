@@ -18,6 +18,7 @@ from ca.delivery_settings import (
 from ca.errors import KeyRefusedError
 from ca.federation_settings import FederationSettings
 from ca.key_kinds import KeyKind, parse_key_kind
+from ca.log_settings import CaLogSettings
 from ca.record_settings import CaCluster, CaLimitSettings, CaRecordSettings
 from identity.errors import SpiffeIdError
 from identity.spiffe_id import SpiffeId, TrustDomain
@@ -208,6 +209,10 @@ class CaSettings(_Settings):
     )
     clusters: tuple[CaCluster, ...] = Field(
         default=(), description="Kubernetes clusters whose service-account tokens are believed."
+    )
+    log: CaLogSettings = Field(
+        default_factory=CaLogSettings,
+        description="The process log, of `ca serve` and of what the other commands do by it.",
     )
 
     @property

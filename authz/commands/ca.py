@@ -22,6 +22,7 @@ from authz.commands.ca_slots import (
     ca_config_option,
     init_command,
     load_ca_settings,
+    log_settings,
     rotate_group,
     status_command,
 )
@@ -29,7 +30,6 @@ from authz.commands.failing import clear_errors
 from authz.errors import ListenError
 from authz.http_endpoints import HttpEndpoints
 from authz.logging_setup import logging_aside, set_up_logging
-from authz.settings import LogSettings
 from ca.interpreter import tune_interpreter
 from ca.process_guard import guard_process
 from ca.running import RunningCa, Service
@@ -72,7 +72,7 @@ def serve_command(config: Path, workers: int | None, leash: int) -> None:
     """Serve certificates over SDS to every configured workload until SIGTERM."""
     with clear_errors():
         settings = load_ca_settings(config)
-        set_up_logging(LogSettings())
+        set_up_logging(log_settings(settings))
         guard_process()
         tune_interpreter()
         if leash >= 0:

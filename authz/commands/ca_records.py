@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import click
 
-from authz.commands.ca_slots import ca_config_option, load_ca_settings
+from authz.commands.ca_slots import ca_config_option, settings_of_command
 from authz.commands.failing import clear_errors
 from ca.clock import utc_now
 from ca.commands import carry_out
@@ -251,4 +251,4 @@ def _line_of_entry(entry: Mapping[str, Any]) -> str:
 
 def _ask(config: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the answer of the CA that a configuration file describes."""
-    return carry_out(load_ca_settings(config), request, utc_now)
+    return carry_out(settings_of_command(config), request, utc_now)

@@ -11,6 +11,8 @@ import click
 
 from authz.commands.failing import clear_errors
 from authz.config_file import load_model
+from authz.logging_setup import set_up_logging
+from authz.settings import LogSettings
 from ca.clock import utc_now
 from ca.commands import carry_out
 from ca.opening import make_state
@@ -42,12 +44,28 @@ def load_ca_settings(config: Path) -> CaSettings:
     return load_model(config, CaSettings).resolved(config.resolve().parent)
 
 
+def log_settings(settings: CaSettings) -> LogSettings:
+    """Return how a CA's processes log; the words are the authorizer's own."""
+    return LogSettings(level=settings.log.level, format=settings.log.format)
+
+
+def settings_of_command(config: Path) -> CaSettings:
+    """Return the settings for a command that ends, and log as they say until it does.
+
+    Raises:
+        LoadError: the file is not right.
+    """
+    settings = load_ca_settings(config)
+    set_up_logging(log_settings(settings), is_for_good=False)
+    return settings
+
+
 @click.command("init")
 @ca_config_option()
 def init_command(config: Path) -> None:
     """Make the first authority, or plug in the configured one, without serving it."""
     with clear_errors():
-        settings = load_ca_settings(config)
+        settings = settings_of_command(config)
         keeper = make_state(settings, utc_now)
         ends = keeper.current().root.not_valid_after_utc.isoformat()
         click.echo(f"made the authority of {settings.trust_domain}, its root ends {ends}")
@@ -143,4 +161,4 @@ def _rotate(config: Path, request: Mapping[str, Any], done: str) -> None:
 
 def _ask(config: Path, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the answer of the CA that a configuration file describes."""
-    return carry_out(load_ca_settings(config), request, utc_now)
+    return carry_out(settings_of_command(config), request, utc_now)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from authz.settings import LogSettings
+from ca.log_settings import CaLogSettings
 from ca.settings import CaSettings
 
 GOOD = {
@@ -60,3 +62,11 @@ def test_every_setting_is_described():
     blocks = [schema, *schema["$defs"].values()]
     missing = [n for b in blocks for n, p in b["properties"].items() if not p.get("description")]
     assert missing == []
+
+
+def test_the_log_is_set_up_by_the_same_words():
+    """`log` of the CA is `log` of the authorizer: keys, values, defaults and meanings."""
+    assert (
+        LogSettings.model_json_schema()["properties"]
+        == (CaLogSettings.model_json_schema()["properties"])
+    )

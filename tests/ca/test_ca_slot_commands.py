@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,28 @@ def test_settings_that_are_refused(config, changes, words):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_command_logs_as_a_server_does(config, form):
+    """The moment is UTC in RFC 3339's form whoever logs, and the configuration says how."""
+    config(log={"format": form})
+    done = CliRunner().invoke(ca_group, ["init", "-c", str(config.path)])
+    [line] = done.stderr.splitlines()
+    if form == "json":
+        told = json.loads(line)
+        assert ("authority_made", "info") == (told["event"], told["level"])
+        moment = told["timestamp"]
+    else:
+        assert "authority_made" in line
+        moment = line.partition(" ")[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[0-9:]{8}\.\d+Z", moment), line
+
+
+def test_the_least_severe_level_counts_for_commands_too(config):
+    """What the configuration does not want told is not."""
+    config(log={"level": "error"})
+    assert CliRunner().invoke(ca_group, ["init", "-c", str(config.path)]).stderr == ""
+
+
 def test_an_existing_ca_comes_through_the_slots(config):
     """A plugged CA whose key is encrypted with the configured passphrase is taken in."""
     folder = config.path.parent
@@ -158,12 +181,12 @@ def test_a_state_that_another_serves_not(config):
 def test_a_process_that_serves(config):
     """The commands reach a CA that runs; its endpoints tell the same; SIGTERM ends it."""
     address = f"127.0.0.1:{free_port()}"
-    config(httpListen=address)
+    config(httpListen=address, log={"format": "json"})
     command = [str(Path(sys.executable).parent / "meshwarden"), "ca", "serve", "-c", config.path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stderr:
-                if "ca_ready" in line:
+                if json.loads(line)["event"] == "ca_ready":
                     break
             assert "authority 2 is prepared" in _run(config, "rotate", "prepare")
             assert "authority 2 signs now" in _run(config, "rotate", "activate")
