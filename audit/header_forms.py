@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from audit.chain import encode_json
 from audit.document import pointer
-from audit.redact import MASK, PLAIN, Redactor
+from audit.redact import PLAIN, Redactor
 from audit.replay_facts import SeenHeaders
+from audit.secret_text import MASK
 
 _NAMES: Final = 64  # BUDGET: names that are remembered; those of proxies and browsers are fewer
 _VALUES: Final = 64  # BUDGET: of each name; more are those of a name that differs each time

@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 from audit.chain import encode_json
 from audit.document import document_from_record, format_time
 from audit.record import AuditRecord
-from audit.redact import JSON_START, MASK, PLAIN, Redactor
+from audit.redact import PLAIN, Redactor
 from audit.replay_facts import ReplayFacts
+from audit.secret_text import JSON_START, MASK
 
 # BUDGET: the text of a longer line is made anew each time, by the long way.
 LONGEST: Final = 65_536

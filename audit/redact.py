@@ -17,7 +17,8 @@ from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
-MASK: Final = "***"
+from audit.secret_text import MASK, MEMORABLE_TEXT, masked_text
+
 DEFAULT_HEADERS: Final = (
     ":authority",
     ":method",
@@ -78,28 +79,10 @@ _SECRET_ENDINGS: Final = (
 )
 _URL_HEADERS: Final = frozenset({":path", "referer", "origin", "location", "x-envoy-original-path"})
 _MAX_DEPTH: Final = 24
-_MEMORABLE_TEXT: Final = 128  # BUDGET: a longer one is searched each time
 _MEMORABLE: Final = 64  # BUDGET: a longer name is read each time
 _SETS_MAX: Final = 1024  # BUDGET: distinct sets of token carriers remembered
-_SHORTEST: Final = 8  # BUDGET: a shorter text with its name is no credential worth the search
 # What no search for secrets can find anything in: hex digits, dashes, decimal numbers.
 PLAIN: Final = re.compile(r"[0-9a-f-]{1,128}", re.ASCII)
-# How a JSON object in base64url begins: `{"`, `{ "` or `{` and a line end, wherever that stands;
-# and where a run of it begins any of RFC 8259's blanks behind `{`, with another or a `"` behind it.
-JSON_START: Final = re.compile(
-    r"eyJ|eyAi|ewog|ewoJ|ew0K|(?:(?<![A-Za-z0-9_-])|%2[eE])(?:eyA|ewk|ewo|ew0)[igJKN]"
-)
-# WHY the look-behind, the possessive repeats and the bounded look ahead: without them a text
-# of a stranger's choice takes minutes.
-_DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{8,}+(?:(?:\.|%2[eE])[A-Za-z0-9_-]*+){2,}+")
-_CREDENTIAL = re.compile(
-    r"\b((?i:bearer|basic|negotiate))((?:\s|%20|\+)++)(?=[^\sA-Z0-9]{0,256}+[A-Z0-9])"
-    r"[A-Za-z0-9._~+/=-]{6,}+"
-)
-_NAMED = re.compile(
-    r"((?i:token|secret|password|passwd|api[_-]?key|signature))(=|%3[dD]|\"\s*:\s*\")"
-    r"(?!\*\*\*)[^&\s;#\"']+"
-)
 _PARAMETER = re.compile(r"[^?&#]+")
 # Everything that `_mask_pieces` takes for a name, and more.
 _NAME = re.compile(r"(?<![^?&#;=])([^?&#;=]*+)=")
@@ -108,16 +91,6 @@ _NESTED_EQUALS = re.compile(r"%(?:25)*+3[dD]")
 _NESTED_NAME = re.compile(r"(?<![A-Za-z0-9_.~-])[A-Za-z0-9_.~-]++\Z", re.ASCII)
 _NESTED_END = re.compile(r"%(?:25)*+(?:26|23)|[&#\s]")
 _ESCAPE_REST = re.compile(r"^(?:25)*[0-9A-Fa-f]{2}")
-_USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
-# A text of ASCII without any of these, in lower case, has no match for a pattern above.
-# WHY so long: `api` alone stands in most paths.
-_MARKS: Final = (
-    *("bearer", "basic", "negotiate", "token", "secret"),
-    *("passw", "apikey", "api_key", "api-key", "signature", "@"),
-    *("eyj", "eya", "ewk", "ewo", "ew0"),
-)
-
-
 # The secret names of parameters, those of headers, and the headers shown like any text.
 _Sets = tuple[frozenset[str], frozenset[str], frozenset[str]]
 
@@ -186,16 +159,14 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return the text with everything that looks like a credential masked."""
-        if len(text) < _SHORTEST:
-            return text
-        return _known_masked(text) if len(text) <= _MEMORABLE_TEXT else _masked(text)
+        return masked_text(text)
 
     def path(self, path: str, carriers: frozenset[str] = frozenset()) -> str:
         """Return a path or URL with secret parameters and token-like texts masked."""
         if "=" not in path and "%" not in path:  # nothing has a value
             return self.text(path)
         secret = self._secret_with(carriers)
-        if len(path) > _MEMORABLE_TEXT:
+        if len(path) > MEMORABLE_TEXT:
             return self.text(_masked_path(path, secret))
         return self.text(_known_path(path, secret))
 
@@ -366,40 +337,6 @@ def _without_nested(path: str, secret: frozenset[str]) -> str:
             shown += path[done : found.end()] + MASK
             done = len(path) if end is None else end.start()
     return shown + path[done:]
-
-
-# BUDGET: of the texts of a record most were in the one before: hosts, callers, agents.
-@lru_cache(maxsize=4096)
-def _known_masked(text: str) -> str:
-    return _masked(text)
-
-
-def _masked(text: str) -> str:
-    if _is_harmless(text):
-        return text
-    text = _DOTTED.sub(_mask_jwt, text)
-    text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
-    text = _NAMED.sub(rf"\1\2{MASK}", text)
-    return _USERINFO.sub(f"://{MASK}@", text) if "@" in text else text
-
-
-def _is_harmless(text: str) -> bool:
-    """Whether none of the searches can find anything; false where that is not known at once.
-
-    WHY: nearly every text is, and four searches cost many times as much.
-    """
-    if not text.isascii():
-        return False
-    folded = text.lower()
-    for mark in _MARKS:  # noqa: SIM110 - a generator costs more than it runs through
-        if mark in folded:
-            return False
-    return True
-
-
-def _mask_jwt(found: re.Match[str]) -> str:
-    """Mask a dotted run when one of its parts starts as a JSON object does in base64url."""
-    return MASK if JSON_START.search(found[0]) else found[0]
 
 
 def _is_secret(name: str, secret: frozenset[str]) -> bool:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NotRequired, cast
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from audit.redact import JSON_START, MASK, Redactor
+from audit.redact import Redactor
+from audit.secret_text import JSON_START, MASK
 
 _STRICT = ConfigDict(extra="forbid")
 _ABSENT: Any = object()

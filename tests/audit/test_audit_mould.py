@@ -27,8 +27,9 @@ from audit.record import (
     ShadowFacts,
     SubjectFacts,
 )
-from audit.redact import MASK, Redactor
+from audit.redact import Redactor
 from audit.replay_facts import ReplayFacts
+from audit.secret_text import MASK
 from audit.settings import AuditMode, AuditSettings
 from audit.verify import verify_folder
 from audit.writer import AuditWriter

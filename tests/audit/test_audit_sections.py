@@ -24,8 +24,9 @@ from audit.record import (
     ShadowFacts,
     SubjectFacts,
 )
-from audit.redact import MASK, Redactor
+from audit.redact import Redactor
 from audit.replay_facts import ReplayFacts
+from audit.secret_text import MASK
 from audit.sections import SectionRenderer
 from audit.settings import AuditSettings
 from audit.trace import TracedPolicy, TracedRule, TraceFacts
