@@ -65,8 +65,8 @@ class StateKeeper:
     ) -> None:
         """Build the first state. An `on_reload` that raises is called again at the next look.
 
-        `hand_over` hears of the state that serves and the one that is about to; `let_go` gets
-        the parts of the one that served.
+        `hand_over` hears of the state that serves and the one that is about to, which does not
+        serve if that raises; `let_go` gets the parts of the one that served.
 
         Raises:
             LoadError: the first state cannot be built; there is no last good one.
@@ -77,7 +77,7 @@ class StateKeeper:
         self._on_reload = on_reload
         self._hand_over = hand_over
         self._let_go = let_go
-        self._loaded = self._tried = fingerprint(self._watched)
+        self._tried = fingerprint(self._watched)
         self._state = build()
         self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
         self._stop = threading.Event()
@@ -91,10 +91,15 @@ class StateKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End watching."""
+        """End watching; what served last is told of, unless who hears of it fails."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        try:
+            self._tell()
+        except Exception:
+            # WHY so wide: nothing after this may stay open because a listener is out of order.
+            _log.exception("watch_failed")
 
     def current(self) -> ServingState:
         """Return the serving state: one read of one reference."""
@@ -109,8 +114,8 @@ class StateKeeper:
     ) -> tuple[Diagnostic, ...]:
         """Build a state at somebody else's word and serve it; return why not, or nothing.
 
-        `keep` is called before anything else is built. A refusal is told of, and leaves both
-        the state and its status as they are.
+        `keep` is called before anything else is built, and only if this state serves. A refusal
+        is told of, and leaves both the state and its status as they are.
         """
         with self._lock:
             if fingerprint(self._watched) != self._tried:
@@ -120,6 +125,7 @@ class StateKeeper:
             except LoadError as exc:
                 self._untold.append((None, exc.diagnostics))
                 return exc.diagnostics
+            self._hand_over(self._state, state)
             keep()
             self._swap(state)
         return ()
@@ -150,6 +156,8 @@ class StateKeeper:
     def _reload(self) -> None:
         try:
             state = self._build()
+            # WHY here: what fails on the way to serve is told of as a load that failed.
+            self._hand_over(self._state, state)
         except LoadError as exc:
             self._keep(exc.diagnostics)
             return
@@ -162,10 +170,8 @@ class StateKeeper:
 
     def _swap(self, state: ServingState) -> None:
         """Let a state serve from now on."""
-        self._hand_over(self._state, state)
         parts, known = self._state.parts(), set(self._state.warnings)
         self._state = state
-        self._let_go(parts)
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
         # WHY only new ones: of a set of thousands, those that stand would hide them.
         for warning in state.warnings:
@@ -174,6 +180,8 @@ class StateKeeper:
         loaded = Loaded(revision=state.revision, policies=len(state.snapshot.policies))
         _log.info("reloaded", revision=loaded.revision, policies=loaded.policies)
         self._untold.append((loaded, ()))
+        # WHY last: bit by bit it takes seconds, and the state serves already.
+        self._let_go(parts)
 
     def _tell(self) -> None:
         """Hand over what was not heard yet; a listener that fails hears it again, in order."""

@@ -238,3 +238,74 @@ def test_a_warning_that_stands_is_told_once(watch: Watch, tmp_path: Path) -> Non
         watch.next_load()
 
     assert 1 == sum(each["event"] == "policy_warning" for each in told)
+
+
+def test_what_fails_on_the_way_to_serve_is_told(tmp_path: Path) -> None:
+    """A set that cannot be made ready is reported as one that cannot be loaded; the next serves."""
+    edit(tmp_path, GOOD)
+    watch = Watch(tmp_path)
+    good, before = watch.keeper._hand_over, watch.keeper.current()
+    watch.keeper._hand_over = lambda *_: 1 / 0  # type: ignore[assignment,return-value]
+    watch.keeper.start()
+    try:
+        edit(tmp_path, GOOD + "# 1\n")
+        loaded, problems = watch.next_load()
+        assert (loaded, [each.code for each in problems]) == (None, ["internal"])
+        assert problems == watch.keeper.status().problems
+        assert watch.keeper.current() is before
+        watch.keeper._hand_over = good
+        edit(tmp_path, GOOD + "# 22\n")
+        loaded, _ = watch.next_load()
+        assert told_of(watch) == loaded
+    finally:
+        watch.keeper.stop()
+
+
+def test_what_is_not_made_ready_is_not_kept(tmp_path: Path) -> None:
+    """A bundle whose state does not come to serve is not the one that the next load builds on."""
+    edit(tmp_path, GOOD)
+    keeper, kept = Watch(tmp_path).keeper, list[str]()
+    keeper._hand_over = lambda *_: 1 / 0  # type: ignore[assignment,return-value]
+
+    with pytest.raises(ZeroDivisionError):
+        keeper.adopt(keeper._build, lambda: kept.append("kept"))
+
+    assert [] == kept
+
+
+def test_what_is_dropped_bit_by_bit_delays_no_word(tmp_path: Path) -> None:
+    """While the old set is let go of, the status names the new one already."""
+    edit(tmp_path, GOOD)
+    watch, named = Watch(tmp_path), list[str]()
+    watch.keeper._let_go = lambda parts: named.append(watch.keeper.status().revision)
+    edit(tmp_path, GOOD.replace("[{}]", "[]"))
+    watch.keeper._tried = fingerprint([tmp_path])
+
+    assert () == watch.keeper.adopt(watch.keeper._build, lambda: None)
+
+    assert [watch.keeper.current().revision] == named
+
+
+def test_the_last_reload_is_told_at_the_end(tmp_path: Path) -> None:
+    """What was adopted since the last look is told before the watching is over."""
+    edit(tmp_path, GOOD)
+    watch = Watch(tmp_path)
+    assert () == watch.keeper.adopt(watch.keeper._build, lambda: None)
+    assert [] == watch.loads
+
+    watch.keeper.stop()
+
+    assert [(told_of(watch), ())] == watch.loads
+
+
+def test_a_listener_that_fails_at_the_end_holds_nothing_up(tmp_path: Path) -> None:
+    """A record that takes nothing any more does not keep the rest from being closed."""
+    edit(tmp_path, GOOD)
+    keeper = Watch(tmp_path).keeper
+    keeper._on_reload = lambda *_: 1 / 0  # type: ignore[assignment,return-value]
+    assert () == keeper.adopt(keeper._build, lambda: None)
+
+    with capture_logs() as logs:
+        keeper.stop()
+
+    assert ["watch_failed"] == [each["event"] for each in logs]
