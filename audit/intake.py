@@ -147,6 +147,9 @@ class Intake:
                 self._queue = deque()
             else:
                 taken = deque([self._queue.popleft() for _ in range(_BATCH)])
+            if self._closing and len(taken) > 1 and not self._queue:
+                # `stop` waits for those before it: what is late of them is told in front of it.
+                self._queue.append(taken.pop())
             self._room.notify(len(taken))
             self._has_taken = bool(taken)
             untold, self._untold = self._untold, {}

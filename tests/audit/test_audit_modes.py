@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,37 @@ class TestStrict:
         (late,) = _events(tmp_path / "log", "record_late")
         assert late == {"answered": "deny", "decision_ids": [f"{1:032x}"]}
         assert writer.refused == 2
+        open_writer().close()
+        assert _events(tmp_path / "log", "resume") == []
+
+    def test_what_is_late_at_the_end_is_told_before_stop(
+        self, tmp_path, open_writer, record
+    ) -> None:
+        """A record that is late while the writer closes is named, and `stop` is the last line."""
+        writer = open_writer(mode="strict", queue_wait_milliseconds=700)
+        append, gates = writer._segments.append, [threading.Event(), threading.Event()]
+        held = iter(gates)
+
+        def wait_then_append(*args, **options):
+            for gate in itertools.islice(held, 1):
+                gate.wait(10)
+            return append(*args, **options)
+
+        writer._segments.append = wait_then_append
+        with ThreadPoolExecutor() as others:
+            others.submit(writer.offer, record(1))
+            until(lambda: writer.waiting == 1 and not len(writer._intake))
+            late = others.submit(writer.offer, record(2))
+            until(lambda: len(writer._intake) == 1)
+            closed = others.submit(writer.close)
+            until(lambda: writer._intake.is_closing)
+            gates[0].set()
+            assert isinstance(late.exception(10), AuditUnavailable)
+            gates[1].set()
+            closed.result(10)
+        assert _decisions(tmp_path / "log") == [1, 2]
+        events = [each["event"] for each in read_records(tmp_path / "log", kinds=("event",))]
+        assert events == ["start", "record_late", "stop"]
         open_writer().close()
         assert _events(tmp_path / "log", "resume") == []
 
