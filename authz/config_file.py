@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,7 +15,7 @@ from authz.bundle_settings import with_absolute_bundles
 from authz.identity_settings import IdentitySettings
 from authz.settings import ListenSettings, Settings
 from policies.diagnostic import Diagnostic, LoadError, Location
-from policies.documents import YamlList, YamlMap, YamlNode, parse_documents
+from policies.documents import YamlList, YamlMap, YamlNode, YamlScalar, parse_documents
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -83,10 +84,14 @@ def load_model(path: Path, model: type[Model]) -> Model:
     root: YamlNode = documents[0] if documents else YamlMap({}, {}, Location(str(path), 1))
     if not isinstance(root, YamlMap):
         raise LoadError([_diagnostic(root.location, "a configuration must be a mapping")])
+    lines = text.split("\n")
     try:
-        return model.model_validate(root.plain())
+        found = model.model_validate(root.plain())
     except ValidationError as exc:
-        raise LoadError([_explain(error, root, model) for error in exc.errors()]) from exc
+        raise LoadError([_explain(error, root, model, lines) for error in exc.errors()]) from exc
+    if wrong := [_no_number(spot, root, lines) for spot in _booleans_for_numbers(root, found)]:
+        raise LoadError(wrong)
+    return found
 
 
 # pydantic would speak of dictionaries, tuples and names of our classes, which no YAML file has.
@@ -96,14 +101,28 @@ _SHAPES: Final = {
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "string_type": "must be a text",
+    "path_type": "must be a path",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be `true` or `false`",
+    "bool_parsing": "must be `true` or `false`",
 }
+_TEXTS: Final = frozenset({"string_type", "path_type"})
+_INPUT = re.compile(r"^Input should be ")
+# A plain scalar that is a boolean or a number, behind the anchor that it may have.
+_PLAIN = re.compile(r"(?:&\S+\s+)?(?P<word>[-+.\w]+)", re.ASCII)
 
 
 def _absolute(base: Path, paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(base / path for path in paths)
 
 
-def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diagnostic:
+def _explain(
+    error: ErrorDetails, root: YamlMap, model: type[BaseModel], lines: Sequence[str]
+) -> Diagnostic:
     """Return the diagnostic of one of pydantic's findings."""
     # A check across the entries of a list says itself which one is at fault.
     spot = (*error["loc"], *error.get("ctx", {}).get("spot", ()))
@@ -120,12 +139,90 @@ def _explain(error: ErrorDetails, root: YamlMap, model: type[BaseModel]) -> Diag
         # pydantic would speak of tuples, which no YAML file has.
         least = error.get("ctx", {}).get("min_length", 1)
         return _diagnostic(location, f"`{name}`: must have at least {least} entry")
-    reason = _SHAPES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    shown = error["input"] if isinstance(error["input"], (str, int, float, bool)) else ""
-    value = f", not `{shown}`" if shown != "" else ""
+    said = _INPUT.sub("must be ", error["msg"].removeprefix("Value error, "))
+    reason = _SHAPES.get(error["type"]) or said
+    value, help_ = _what_stands(error, _node_at(root, spot), lines)
     # What is wrong with the file as a whole has no name.
     named = f"`{name}`: " if name else ""
-    return _diagnostic(location, f"{named}{reason[:1].lower()}{reason[1:]}{value}")
+    return _diagnostic(location, f"{named}{reason[:1].lower()}{reason[1:]}{value}", help_)
+
+
+def _what_stands(
+    error: ErrorDetails, node: YamlNode | None, lines: Sequence[str]
+) -> tuple[str, str]:
+    """Return what a wrong setting is instead, and what helps where a text was not quoted."""
+    given = error["input"]
+    if given is None:
+        return ", and nothing is written", ""
+    if not isinstance(given, (str, int, float)) or given == "":
+        return "", ""
+    if isinstance(given, str):
+        return f", not `{given}`", ""
+    word = _written(node, given, lines)
+    kind = "boolean" if isinstance(given, bool) else "number"
+    if error["type"] in _TEXTS:
+        return f", not the {kind} `{word}`", f'quote it: `"{word}"`'
+    return f", not `{word}`", ""
+
+
+def _written(node: YamlNode | None, given: object, lines: Sequence[str]) -> str:
+    """Return a boolean or a number as the file spells it: `y` and `1e3`, not `True`, `1000.0`."""
+    if isinstance(node, YamlScalar):
+        line, column = node.location.line, node.location.column
+        found = _PLAIN.match(lines[line - 1], column - 1) if 0 < line <= len(lines) else None
+        if found is not None:
+            return found["word"]
+    return str(given).lower()
+
+
+def _booleans_for_numbers(root: YamlMap, found: BaseModel) -> list[tuple[int | str, ...]]:
+    """Return where a boolean stands that the model took for a number.
+
+    WHY here: to pydantic `workers: yes` are one worker.
+    """
+    spots = list(_booleans(root, ()))
+    plain = found.model_dump(by_alias=True) if spots else {}
+    return [spot for spot in spots if _is_number(plain, spot)]
+
+
+def _booleans(node: YamlNode, spot: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
+    if isinstance(node, YamlMap):
+        for key, entry in node.entries.items():
+            yield from _booleans(entry, (*spot, key))
+    elif isinstance(node, YamlList):
+        for index, item in enumerate(node.items):
+            yield from _booleans(item, (*spot, index))
+    elif isinstance(node.value, bool):
+        yield spot
+
+
+def _is_number(value: Any, spot: Sequence[int | str]) -> bool:
+    """Whether the setting at `spot` became a number; one of another form did not."""
+    try:
+        for part in spot:
+            value = value[part]
+    except (LookupError, TypeError):
+        return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _no_number(spot: Sequence[int | str], root: YamlMap, lines: Sequence[str]) -> Diagnostic:
+    name = ".".join(str(part) for part in spot)
+    word = _written(_node_at(root, spot), True, lines)
+    return _diagnostic(_locate(root, spot), f"`{name}`: must be a number, not the boolean `{word}`")
+
+
+def _node_at(root: YamlNode, spot: Sequence[int | str]) -> YamlNode | None:
+    """Return the value of a setting; None where there is none."""
+    node: YamlNode | None = root
+    for part in spot:
+        if isinstance(node, YamlMap) and isinstance(part, str):
+            node = node.entries.get(part)
+        elif isinstance(node, YamlList) and isinstance(part, int) and part < len(node.items):
+            node = node.items[part]
+        else:
+            return None
+    return node
 
 
 def _locate(root: YamlNode, spot: Sequence[int | str]) -> Location:

@@ -26,6 +26,23 @@ CASES = [
     ("policies: {paths: []}", 1, "`policies.paths`: must have at least 1 entry", ""),
     ("log: {level: loud}", 1, "log.level", "loud"),
     ("{}\n---\n{}", 3, "one document", ""),
+    ("listen: {threads: 1.5}", 1, "`listen.threads`: must be a whole number, not `1.5`", ""),
+    ("policies: {paths: a}", 1, "`policies.paths`: must be a list, not `a`", ""),
+    ("log:", 1, "`log`: must be a mapping, and nothing is written", ""),
+    ("audit:\n  folder: 12", 2, "`audit.folder`: must be a path, not the number `12`", "quote it"),
+    ("log: {level: off}", 1, "must be 'debug', 'info', 'warning' or 'error', not `off`", ""),
+    ("mesh: {rootNamespace: 1e3}", 1, "must be a text, not the number `1e3`", 'quote it: `"1e3"`'),
+    ("workload:\n  labels:\n    a: y", 3, "a text, not the boolean `y`", 'quote it: `"y"`'),
+    ("workload: {labels: {a: &b No}}", 1, "a text, not the boolean `No`", 'quote it: `"No"`'),
+    ("listen:\n  workers: yes", 2, "`listen.workers`: must be a number, not the boolean `yes`", ""),
+    ("listen: {drainSeconds: off}", 1, "must be a number, not the boolean `off`", ""),
+    (
+        "providers:\n- {name: a, rego: {paths: [x]}}\n- {name: b, rego: {paths: [x],"
+        " timeoutSeconds: on}}",
+        3,
+        "`providers.1.rego.timeoutSeconds`: must be a number",
+        "",
+    ),
 ]
 
 
