@@ -43,7 +43,8 @@ class IdentitySettings(Section):
     verify_peers: Literal["configured", "all"] = Field(
         default="configured",
         description="Whose certificates are verified again: those that name a trust domain of "
-        "`trustBundles`, or all; then Envoy must send every one (`include_peer_certificate`).",
+        "`trustBundles`, or all. Envoy must send them (`include_peer_certificate`): a peer that "
+        "must verify and whose certificate does not come is refused.",
     )
     bundle_refresh: BundleRefreshSettings = Field(
         default_factory=BundleRefreshSettings,

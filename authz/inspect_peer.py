@@ -114,7 +114,8 @@ def inspect_xfcc(
             facts.extend((f"element {place}", fact) for fact in _element_facts(element))
     except XfccError as exc:
         facts.append(("header", f"cannot be read: {exc}"))
-    finding = find_peer(evidence, rules, bundles, at)
+    supposed = replace(rules, is_connection_supposed=True)
+    finding = find_peer(evidence, supposed, bundles, at)
     return _inspection(finding, tuple(facts), finding.steps)
 
 

@@ -64,11 +64,14 @@ class PeerEvidence:
 class PeerRules:
     """The configuration: as it stands here, Envoy's word is believed and nothing else.
 
-    A certificate that names anyone of `verified_domains`, or of a trust domain whose
-    bundle is at hand, must verify, also while that bundle is not there; with
-    `verify_all` every peer must, and its certificate must come along.
+    The peer of a connection that Envoy names as one of `verified_domains`, or of a trust
+    domain whose bundle is at hand, must verify, also while that bundle is not there, and
+    its certificate must come along. So must any other certificate that names one of them;
+    with `verify_all` every peer must, forwarded ones too.
     `forwarded_key` is the key of the call's metadata under which a waypoint's Envoy
     names the peer; empty: none does. `denied` returns the deny list that counts now.
+    `is_connection_supposed`: who asks a command says who the peer of the connection would
+    be, and has no certificate of it; no server sets this.
     """
 
     xfcc: XfccTrust = XfccTrust()
@@ -77,6 +80,7 @@ class PeerRules:
     verify_all: bool = False
     forwarded_key: str = ""
     denied: FindDenied = nobody_denied
+    is_connection_supposed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +160,10 @@ class _Search:
         if certificate is None:
             told = f"Envoy names `{principal}`" if principal else "no client certificate"
             self.steps.append(told)
-            if principal and self.rules.verify_all:
+            # WHY not Envoy's word: who gave a bundle wants its peers verified, and a filter that
+            # sends no certificate would switch that off unseen.
+            is_supposed = self.rules.is_connection_supposed
+            if principal and not is_supposed and self._must_verify((principal,)):
                 why = "Envoy sends no certificate to verify: it lacks include_peer_certificate"
                 raise _Refused(PeerFault.CERTIFICATE_UNTRUSTED, why)
             return Peer.from_principal(principal)
@@ -284,7 +291,7 @@ class _Search:
 
     def _verified(self, certificate: PeerCertificate) -> X509Svid | None:
         """Return the certificate's SVID; None where nothing is configured to verify it by."""
-        if not (self.rules.verify_all or self._names_verified_domain(certificate)):
+        if not self._must_verify(certificate.names):
             return None
         verdict = self.memory.verify(certificate.chain, self.bundles, self.at)
         if isinstance(verdict, SvidRefusal):
@@ -292,12 +299,14 @@ class _Search:
         self.steps.append(f"its certificate is verified: an SVID of `{verdict.spiffe_id}`")
         return verdict
 
-    def _names_verified_domain(self, certificate: PeerCertificate) -> bool:
-        """Whether any name, of whatever kind, claims a trust domain that we verify ourselves."""
+    def _must_verify(self, names: tuple[str, ...]) -> bool:
+        """Whether all must, or a name of whatever kind claims a domain that we verify ourselves."""
+        if self.rules.verify_all:
+            return True
         if not (self.rules.verified_domains or len(self.bundles)):
             return False
         # WHY in lower case: what is nearly such a name is verified too, and refused then.
-        texts = (name.lower() for name in certificate.names)
+        texts = (name.lower() for name in names)
         claimed = {
             text[len(_SPIFFE) :].partition("/")[0] for text in texts if text.startswith(_SPIFFE)
         }

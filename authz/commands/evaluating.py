@@ -43,8 +43,14 @@ class World:
     denied: FindDenied
     state: ServingState
 
-    def surroundings(self, workload: Workload | None, service: Service | None) -> Surroundings:
-        """Return the surroundings of a walk; what the command line named wins."""
+    def surroundings(
+        self, workload: Workload | None, service: Service | None, *, is_supposed: bool = False
+    ) -> Surroundings:
+        """Return the surroundings of a walk; what the command line named wins.
+
+        With `is_supposed` the command line named the peer too, who needs no certificate then.
+        """
+        rules = self.settings.identity.to_peer_rules(self.denied)
         static = workload or static_workload(self.settings.workload)
         if service is not None:
             said = static or Workload(namespace="", has_told_labels=False)
@@ -55,14 +61,16 @@ class World:
             static_workload=static,
             headers=self.settings.identity_headers,
             bundles=self.bundles.current,
-            peer_rules=self.settings.identity.to_peer_rules(self.denied),
+            peer_rules=replace(rules, is_connection_supposed=is_supposed),
         )
 
-    def evaluator(self, workload: Workload | None, service: Service | None) -> Evaluator:
+    def evaluator(
+        self, workload: Workload | None, service: Service | None, *, is_supposed: bool = False
+    ) -> Evaluator:
         """Return what answers requests; a workload that the command line named is the one asked."""
         return Evaluator(
             self.state,
-            self.surroundings(workload, service),
+            self.surroundings(workload, service, is_supposed=is_supposed),
             only_namespace(self.state.snapshot),
             is_workload_said=workload is not None,
         )

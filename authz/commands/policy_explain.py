@@ -131,13 +131,13 @@ def explain_command(  # noqa: PLR0913, PLR0917 - the options of one command line
         if not quiet:
             tell_warnings(world)
         if who_can is not None:
-            around = world.surroundings(workload, service)
+            around = world.surroundings(workload, service, is_supposed=True)
             with _clear_questions():
                 question = replace(_question("", asked, world), method=who_can[0], path=who_can[1])
             found = find_who_can(question, world.state, _with_home(around, world.state))
             _print_who_can(question, found, format_)
             return
-        evaluator = world.evaluator(workload, service)
+        evaluator = world.evaluator(workload, service, is_supposed=request_file is None)
         with _clear_questions(request_file):
             line = _line(request_file, caller, asked, world)
             story = tell(evaluator.outcome(line), world.state)

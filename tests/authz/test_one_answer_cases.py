@@ -266,24 +266,31 @@ def server(folder: Path) -> dict[str, Any]:
         },
     }
     (folder / "meshwarden.yaml").write_text(json.dumps(config))
-    certificate = quote(authority.issue(WEB)[0].decode())
-    return {"certificate": certificate}
+    return {name: quote(authority.issue(name)[0].decode()) for name in (WEB, f"{WEB}-2")}
 
 
 def test_a_configuration_brings_trust_bundles_and_the_deny_list(server: dict[str, Any]) -> None:
     """`eval -c` and `explain -c` verify and deny peers as the server does."""
-    verified, denied = line_of({"peer": WEB}), line_of({"peer": f"{WEB}-2"})
-    verified["attributes"]["source"]["certificate"] = server["certificate"]
+    verified, denied, bare = (line_of({"peer": each}) for each in (WEB, f"{WEB}-2", WEB))
+    verified["attributes"]["source"]["certificate"] = server[WEB]
+    denied["attributes"]["source"]["certificate"] = server[f"{WEB}-2"]
     result = run_policy(
-        "eval", "-c", "meshwarden.yaml", "--requests", "-", stdin=as_lines(verified, denied)
+        "eval", "-c", "meshwarden.yaml", "--requests", "-", stdin=as_lines(verified, denied, bare)
     )
     reasons = [json.loads(line)["reason"] for line in result.stdout.splitlines()]
-    assert reasons == ["allow_rule_matched", "peer_denied"], result.output
+    told = ["allow_rule_matched", "peer_denied", "peer_certificate_untrusted"]
+    assert reasons == told, result.output
     story = run_policy(
         *("explain", "-c", "meshwarden.yaml", "--request", "-", "--format", "json"),
         stdin=as_lines(denied),
     )
     assert json.loads(story.stdout)["decision"]["reason"] == "peer_denied"
+    # Who is told by a flag has no certificate to show.
+    for caller, reason in ((WEB, "allow_rule_matched"), (f"{WEB}-2", "peer_denied")):
+        supposed = run_policy(
+            *("explain", "-c", "meshwarden.yaml", "--from", caller, "--format", "json")
+        )
+        assert json.loads(supposed.stdout)["decision"]["reason"] == reason
 
 
 def test_a_workload_of_the_command_line_wins(folder: Path) -> None:

@@ -122,7 +122,7 @@ def _hold(
     assert denied.denial_of([*peer.names, *told], leaf, at) is None, "who is denied is let in"
     if leaf is not None and (rules.verify_all or _claims_domain(read.names, rules, bundles)):
         assert isinstance(verify_svid(read.chain, bundles, at), X509Svid), "not verified"
-    if rules.verify_all:
+    if rules.verify_all or _claims_domain((evidence.principal,), rules, bundles):
         assert leaf is not None, "nobody who must verify is believed without a certificate"
     if not _is_trusted(evidence, rules, told):
         assert set(peer.names) <= told, "a name out of a header of somebody who is not trusted"

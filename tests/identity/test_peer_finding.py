@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -155,6 +156,41 @@ def test_all_must_be_verified() -> None:
     assert find(CART, rules, BUNDLES, certificate=encoded(GOOD)).peer is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "bundles", "domains", "is_refused"),
+    [
+        (CART, BUNDLES, (), True),
+        (CART, BundleSet(), ("example.org",), True),
+        (CART.replace("example", "EXAMPLE"), BUNDLES, (), True),
+        ("spiffe://other.org/ns/shop/sa/cart", BUNDLES, (), False),
+        ("cart.shop", BUNDLES, (), False),
+        (CART, BundleSet(), (), False),
+        ("", BUNDLES, (), False),
+    ],
+)
+def test_envoy_that_sends_no_certificate(
+    name: str, bundles: BundleSet, domains: tuple[str, ...], is_refused: bool
+) -> None:
+    """Who must verify is not believed by name alone; the record says what Envoy lacks."""
+    rules = PeerRules(verified_domains=frozenset(domains))
+    found = find(name, rules, bundles)
+
+    assert is_refused is (PeerFault.CERTIFICATE_UNTRUSTED is found.fault)
+    assert not is_refused or "lacks include_peer_certificate" in found.detail
+    supposed = find(name, replace(rules, is_connection_supposed=True), bundles)
+    assert supposed.peer == Peer.from_principal(name)
+
+
+def test_a_waypoint_that_can_send_no_certificate() -> None:
+    """The word of a waypoint or a proxy that is trusted to forward needs none."""
+    named = find("", PeerRules(forwarded_key="k"), BUNDLES, forwarded=(CART,))
+    shown = encoded(leaf(uris=(GATEWAY,)))
+    passed_on = find(GATEWAY, FORWARDING, BUNDLES, xfcc=f"URI={CART}", certificate=shown)
+    for found in (named, passed_on):
+        assert found.peer is not None, found.detail
+        assert found.peer.principal == CART
+
+
 @pytest.mark.parametrize("principal", ["", CART + "/", "CN=x", CART.upper(), GATEWAY])
 def test_certificate_of_somebody_else(principal: str) -> None:
     """A certificate that disagrees with the name Envoy reports is refused."""
@@ -206,7 +242,8 @@ def forwarded(**fields: Any) -> str:
 
 def test_forwarded_certificate() -> None:
     """The certificate in a believed header gives the names, and is verified like any other."""
-    found = find(GATEWAY, FORWARDING, xfcc=forwarded(), bundles=BUNDLES)
+    own = encoded(leaf(uris=(GATEWAY,)))
+    found = find(GATEWAY, FORWARDING, xfcc=forwarded(), bundles=BUNDLES, certificate=own)
 
     assert found.peer is not None, found.detail
     assert (CART, PeerProof.XFCC) == (found.peer.principal, found.peer.proof)
@@ -245,7 +282,9 @@ def test_forwarded_certificate_alone() -> None:
 )
 def test_forwarded_contradiction(header: str, fault: PeerFault) -> None:
     """A believed header that contradicts itself is refused, by name."""
-    assert fault is find(GATEWAY, FORWARDING, xfcc=header, bundles=BUNDLES).fault
+    own = encoded(leaf(uris=(GATEWAY,)))
+    found = find(GATEWAY, FORWARDING, xfcc=header, bundles=BUNDLES, certificate=own)
+    assert fault is found.fault
 
 
 @pytest.mark.parametrize("header", ["", ",", "URI=" + CART, 'URI="', "\0", "ü", "=" * 99999])
