@@ -121,7 +121,7 @@ def open_state(settings: CaSettings, clock: Clock) -> Iterator[tuple[AuthorityKe
         plan = plan_of(settings, clock)
         keeper = AuthorityKeeper(stores.manifest, stores.keys, plan, clock, must_sign=False)
         wait = timedelta(seconds=settings.rotation_wait_seconds)
-        rotation = Rotation(keeper, OpenStreams(clock), clock, wait)
+        rotation = Rotation(keeper, OpenStreams(), clock, wait)
         rotation.replicas, rotation.publication = stores.replicas, publication_of(settings)
         yield keeper, rotation
 

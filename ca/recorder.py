@@ -90,14 +90,13 @@ class Records(Protocol):
 
 
 class Recorder:
-    """The thread that writes; `close` it when done. `recorded` counts what became durable.
+    """The thread that writes; `close` it when done.
 
     `after_group` are called in that thread whenever the futures of a group are resolved.
     """
 
     def __init__(self, store: Store, chain: AuditChain) -> None:
         """Start the thread; `chain` is the recorder's from now on."""
-        self.recorded = 0
         self.after_group: tuple[Callable[[], None], ...] = ()
         self._store = store
         self._chain = chain
@@ -222,7 +221,6 @@ class Recorder:
             self._chain_fault = str(exc)
             _fail(kept, exc)
             return
-        self.recorded += len(kept)
         self._chain_fault = None
         for each in kept:
             each.done.set_result(None)

@@ -126,7 +126,7 @@ def _running(
     settings: CaSettings, keeper: AuthorityKeeper, keys: KeyStore, clock: Clock
 ) -> RunningCa:
     """Return the parts that services share, with the commands and probes of the slots."""
-    streams, watch = OpenStreams(clock), ClockWatch(clock)
+    streams, watch = OpenStreams(), ClockWatch(clock)
     wait = timedelta(seconds=settings.rotation_wait_seconds)
     rotation = Rotation(keeper, streams, clock, wait)
     rotation.publication = publication_of(settings)

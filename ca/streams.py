@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ca.clock import Clock
-
 
 @dataclass(slots=True, kw_only=True)
 class OpenStream:
@@ -27,7 +25,6 @@ class OpenStream:
 
     kind: str
     spiffe_id: str
-    opened_at: datetime
     node: str = ""
     carries_roots: bool = False
     acknowledged: int = 0
@@ -38,15 +35,14 @@ class OpenStream:
 class OpenStreams:
     """Every open stream of this process; for one event loop only."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self) -> None:
         """Start with none."""
-        self._clock = clock
         self._streams: dict[int, OpenStream] = {}
 
     @contextmanager
     def opened(self, kind: str, spiffe_id: str) -> Iterator[OpenStream]:
         """Count a stream while the block runs."""
-        stream = OpenStream(kind=kind, spiffe_id=spiffe_id, opened_at=self._clock())
+        stream = OpenStream(kind=kind, spiffe_id=spiffe_id)
         self._streams[id(stream)] = stream
         try:
             yield stream

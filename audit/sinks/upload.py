@@ -36,13 +36,12 @@ class Post(Protocol):
 
 
 class UploadSink:
-    """Uploads the decisions of one log. `oversized` counts those that a stub stands for."""
+    """Uploads the decisions of one log."""
 
     def __init__(
         self, name: str, post: Post, *, max_body_bytes: int, labels: Mapping[str, str]
     ) -> None:
         """Keep where to post to; `max_body_bytes` bounds a body in gzip."""
-        self.oversized = 0
         self._name = name
         self._post = post
         self._max_body_bytes = max_body_bytes
@@ -84,7 +83,6 @@ class UploadSink:
             return self._send_half(documents)
         if status == _TOO_LARGE:
             status, wait = self._post(_body([too_large_event(decisions[0], self._labels)]))
-            self.oversized += status in _OK
         elif len(body) < self._max_body_bytes / 2:
             most = 64.0 * self._max_body_bytes
             self._batch_bytes = min(self._batch_bytes * _GROWTH, most)

@@ -115,7 +115,7 @@ async def _serving(
                 keeper=keeper,
                 keys=keys,
                 tokens=tokens,
-                streams=OpenStreams(utc_now),
+                streams=OpenStreams(),
                 changes=changes,
                 socket=folder / "api.sock",
                 federated=[],

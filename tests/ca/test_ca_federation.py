@@ -121,7 +121,7 @@ class TestBoard:
         """Only who is sent our own roots is asked whether it has them."""
         board = SecretBoard(SpiffeId.parse(CART), clock)
         board.publish_trust(authority.roots, federated={OTHER: other})
-        stream = OpenStream(kind="sds", spiffe_id=CART, opened_at=clock())
+        stream = OpenStream(kind="sds", spiffe_id=CART)
         answers = Answers(board, stream)
         for names, carries in ((["spiffe://other.org"], False), (["ALL"], True)):
             answers.note_names(names)

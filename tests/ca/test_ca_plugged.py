@@ -161,7 +161,7 @@ def test_rotation_to_another(keeper_on, clock, tmp_path):
     """A second plugged CA goes through the slots and brings all its roots."""
     one, two, more = Made("one"), Made("two"), Made("more")
     keeper = keeper_on(_write(tmp_path / "ca1", Made("a", one), [], [one]))
-    rotation = Rotation(keeper, OpenStreams(clock), clock, timedelta(0))
+    rotation = Rotation(keeper, OpenStreams(), clock, timedelta(0))
     folder = _write(tmp_path / "ca2", Made("b", two), [], [two, more])
     rotation.prepare(load_plugged(folder, DOMAIN, clock()))
     assert keeper.roots == tuple(m.certificate for m in (one, two, more))
@@ -176,7 +176,7 @@ def test_a_new_intermediate_of_the_same_root_needs_no_wait(keeper_on, clock, tmp
     """The offline root signed a new intermediate: everybody knows that root already."""
     root = Made("root")
     keeper = keeper_on(_write(tmp_path / "ca1", Made("a", root), [], [root]))
-    rotation = Rotation(keeper, OpenStreams(clock), clock, timedelta(days=1))
+    rotation = Rotation(keeper, OpenStreams(), clock, timedelta(days=1))
     folder = _write(tmp_path / "ca2", Made("b", root), [], [root])
     sequence = keeper.sequence
     rotation.prepare(load_plugged(folder, DOMAIN, clock()))
@@ -191,7 +191,7 @@ def test_age_does_not_replace_it(keeper_on, clock, tmp_path):
     keeper = keeper_on(_write(tmp_path / "ca", Made("a", root, days=90), [], [root]))
     before = keeper.current().intermediate
     clock.now += timedelta(days=89)
-    Rotation(keeper, OpenStreams(clock), clock, timedelta(0)).advance()
+    Rotation(keeper, OpenStreams(), clock, timedelta(0)).advance()
     assert keeper.current().intermediate == before
     assert len(keeper.slots) == 1
 

@@ -28,9 +28,9 @@ ID = SpiffeId.parse("spiffe://example.org/a")
 
 
 @pytest.fixture
-def streams(clock):
+def streams():
     """The open streams of a CA."""
-    return OpenStreams(clock)
+    return OpenStreams()
 
 
 @pytest.fixture

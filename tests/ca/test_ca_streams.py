@@ -57,9 +57,9 @@ async def _until(probe, seconds=15):
         return found
 
 
-def test_a_reader_that_stopped_is_let_go(board, clock, issue, short_path):
+def test_a_reader_that_stopped_is_let_go(board, issue, short_path):
     """Who does not read is ended after a while; who reads has the newest all the time."""
-    streams = OpenStreams(clock)
+    streams = OpenStreams()
 
     async def run():
         path = short_path / "s"
@@ -95,7 +95,7 @@ def test_a_reader_that_stopped_is_let_go(board, clock, issue, short_path):
 
 def test_status_names_who_does_not_answer(board, clock):
     """A response without an answer is shown after half a minute, with the proxy's name."""
-    streams = OpenStreams(clock)
+    streams = OpenStreams()
     with streams.opened("sds", ID) as stream:
         stream.node, stream.unanswered_since = "sidecar-1", clock()
         clock.now += timedelta(seconds=30)
@@ -157,9 +157,9 @@ def _resident_bytes():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_thousand_streams(board, authority, clock, keeper_of, short_path, capsys):
+def test_a_thousand_streams(board, authority, keeper_of, short_path, capsys):
     """A thousand open streams learn a new root; memory and time to the last are printed."""
-    count, connections, streams = 1000, 20, OpenStreams(clock)
+    count, connections, streams = 1000, 20, OpenStreams()
     with keeper_of(short_path / "other") as keeper:
         new_root = keeper.current().root
 
