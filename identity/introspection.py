@@ -10,6 +10,7 @@ file keeps:
   the token's times and audience are held against the rule at every use;
 - an endpoint that cannot be reached is left alone for a pause that doubles, so that
   requests do not wait for what will not come;
+- a flood of texts that are no tokens drives no good answer out of memory;
 - number of answers, of threads and of questions under way are bounded;
 - no token and no secret in any message.
 
@@ -25,7 +26,6 @@ import random
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -34,8 +34,8 @@ from typing import Any, Final, Literal, Protocol
 
 from identity.document_fetch import Document
 from identity.errors import KeySourceError, KeySourceUnreachableError
+from identity.introspection_memory import Answer, AnswerMemory, TokenKey
 from identity.jose import (
-    RegisteredClaims,
     TokenFormatError,
     parse_json_object,
     read_registered_claims,
@@ -46,10 +46,6 @@ from identity.token_status import TokenStatus
 
 # BUDGET: opaque tokens are handles of some tens of characters; RFC 6750 bounds none.
 MAX_OPAQUE_CHARS: Final = 4096
-# BUDGET: an answer is about 1 KiB, so all of them are some tens of MiB.
-MAX_ANSWERS: Final = 20_000
-# BUDGET: the texts of all of them; what is kept of each is a small multiple.
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 # BUDGET: questions under way, waiting for a thread or for the endpoint.
 MAX_QUESTIONS: Final = 64
 _THREADS: Final = 4
@@ -82,20 +78,6 @@ class IntrospectionProvider:
     refusal_cache_seconds: float = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """What an issuer said of a token: its payload, or in `why` why there is none.
-
-    `length` is that of its text, in bytes.
-    """
-
-    payload: Mapping[str, Any] | None = None
-    claims: RegisteredClaims | None = None
-    status: TokenStatus = TokenStatus.INACTIVE
-    why: str = ""
-    length: int = 0
-
-
 class Introspector:
     """Asks issuers about opaque tokens. Thread-safe; `verify` is an `AskIssuer`."""
 
@@ -112,9 +94,8 @@ class Introspector:
         self._clock = clock
         self._fraction = fraction
         self._lock = threading.Lock()
-        self._answers: OrderedDict[tuple[str, bytes], tuple[_Answer, float]] = OrderedDict()
-        self._bytes = 0
-        self._asked: dict[tuple[str, bytes], Future[_Answer]] = {}
+        self._answers = AnswerMemory()
+        self._asked: dict[TokenKey, Future[Answer]] = {}
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="introspection")
 
     def verify(self, text: str, rule: JwtRule, now: float) -> Verdict | None:
@@ -139,15 +120,14 @@ class Introspector:
         """Take no more questions; those under way end by their own time limit."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, endpoint: _Endpoint, text: str, now: float) -> _Answer:
+    def _answer(self, endpoint: _Endpoint, text: str, now: float) -> Answer:
         """Return the remembered answer, or ask and wait a bounded while for it."""
         provider = endpoint.provider
         key = (provider.issuer, hashlib.sha256(text.encode("ascii")).digest())
         with self._lock:
-            known = self._answers.get(key)
-            if known is not None and self._clock() < known[1]:
-                self._answers.move_to_end(key)
-                return known[0]
+            known = self._answers.recall(key, self._clock())
+            if known is not None:
+                return known
             asked = self._asked.get(key)
             if asked is None:
                 if endpoint.is_paused(self._clock()):
@@ -160,11 +140,9 @@ class Introspector:
         except FutureTimeoutError:
             return _failed(f"no answer came within {provider.timeout_seconds:g} s")
 
-    def _ask(
-        self, endpoint: _Endpoint, key: tuple[str, bytes], text: str, now: float
-    ) -> Future[_Answer]:
+    def _ask(self, endpoint: _Endpoint, key: TokenKey, text: str, now: float) -> Future[Answer]:
         """Begin to ask about a token; the lock is held."""
-        asked: Future[_Answer] = Future()
+        asked: Future[Answer] = Future()
         try:
             self._pool.submit(self._ask_now, endpoint, key, text, now, asked)
         except RuntimeError:  # The pool was closed: we are draining.
@@ -176,10 +154,10 @@ class Introspector:
     def _ask_now(
         self,
         endpoint: _Endpoint,
-        key: tuple[str, bytes],
+        key: TokenKey,
         text: str,
         now: float,
-        asked: Future[_Answer],
+        asked: Future[Answer],
     ) -> None:
         """Ask, remember the answer, and hand it to everyone who waits."""
         try:
@@ -196,17 +174,8 @@ class Introspector:
         with self._lock:
             del self._asked[key]
             if seconds > 0:
-                self._remember(key, answer, self._clock() + seconds)
+                self._answers.remember(key, answer, self._clock() + seconds)
         asked.set_result(answer)
-
-    def _remember(self, key: tuple[str, bytes], answer: _Answer, until: float) -> None:
-        """Keep an answer, and forget as many as it takes to stay within the bounds; lock held."""
-        before = self._answers.pop(key, None)
-        self._bytes += answer.length - (before[0].length if before is not None else 0)
-        self._answers[key] = (answer, until)
-        while len(self._answers) > MAX_ANSWERS or self._bytes > MAX_ANSWER_BYTES:
-            _, (forgotten, _) = self._answers.popitem(last=False)
-            self._bytes -= forgotten.length
 
     def _note_reached(self, endpoint: _Endpoint) -> None:
         """End the pause of an endpoint."""
@@ -243,7 +212,7 @@ class _Endpoint:
         """Return whether the endpoint is left alone."""
         return self.pause_seconds > 0 and at < self.paused_until
 
-    def ask(self, text: str, now: float) -> tuple[_Answer, float]:
+    def ask(self, text: str, now: float) -> tuple[Answer, float]:
         """Return the answer and for how many seconds it may be remembered.
 
         Raises:
@@ -268,7 +237,7 @@ class _Endpoint:
         return answer, min(provider.cache_seconds, max(0.0, answer.claims.expires_at - now))
 
 
-def _read_answer(body: bytes, provider: IntrospectionProvider) -> _Answer:
+def _read_answer(body: bytes, provider: IntrospectionProvider) -> Answer:
     """Return what the body says of a token."""
     try:
         document = parse_json_object(body)
@@ -279,13 +248,13 @@ def _read_answer(body: bytes, provider: IntrospectionProvider) -> _Answer:
         raise KeySourceError(f"`{provider.endpoint}` does not say whether the token is `active`")
     # RFC 7662 §2.2: of a token that is not active nothing else is said, nor believed.
     if not active:
-        return _Answer(why="the issuer says that the token is not active")
+        return Answer(why="the issuer says that the token is not active")
     payload = {"iss": provider.issuer} | document
     try:
         claims = read_registered_claims(payload)
     except TokenFormatError as exc:
         raise KeySourceError(f"`{provider.endpoint}` answered: {exc.public_text}") from exc
-    return _Answer(payload=payload, claims=claims, length=len(body))
+    return Answer(payload=payload, claims=claims, length=len(body))
 
 
 def _payload_text(payload: Mapping[str, Any]) -> str:
@@ -294,6 +263,6 @@ def _payload_text(payload: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode("ascii")
 
 
-def _failed(why: str) -> _Answer:
+def _failed(why: str) -> Answer:
     """Return the answer where there is none."""
-    return _Answer(status=TokenStatus.INTROSPECTION_FAILED, why=why)
+    return Answer(status=TokenStatus.INTROSPECTION_FAILED, why=why)

@@ -96,7 +96,9 @@ class JwksCache:
         }
         self._retiring = unused
         for place, timeout_seconds in timeouts.items():
-            if place.url and place not in kept:
+            if place in kept:
+                kept[place].timeout_seconds = timeout_seconds
+            elif place.url:
                 kept[place] = KeySource(place, timeout_seconds, self._parts)
         self._sources = kept
         return [source for place, source in kept.items() if place in timeouts]

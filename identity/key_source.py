@@ -82,9 +82,9 @@ class KeySource:
     """One place of keys with the thread that keeps its copy fresh."""
 
     def __init__(self, place: KeyPlace, timeout_seconds: float, parts: KeySourceParts) -> None:
-        """Start fetching; `timeout_seconds` is for each document."""
+        """Start fetching; `timeout_seconds` is for each document, and may be set anew."""
         self._place = place
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._parts = parts
         # INVARIANT: replaced whole, never changed, so readers need no lock.
         self._copy: _Copy | None = None
@@ -210,7 +210,7 @@ class KeySource:
         # RFC 9111 §4.2.3: an answer is as old as its question at most.
         asked_at = self._parts.clock()
         try:
-            found = fetch_keys(self._place, self._parts.fetch, self._timeout_seconds)
+            found = fetch_keys(self._place, self._parts.fetch, self.timeout_seconds)
         except KeySourceError as exc:
             return self._note_failure(str(exc))
         # WHY every exception: were this thread to die, keys would silently grow old.

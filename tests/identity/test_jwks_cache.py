@@ -17,7 +17,7 @@ from loopback_issuer import (
     eventually,
 )
 
-from identity.document_fetch import MAX_DOCUMENT_BYTES, DocumentFetcher, fetch_document
+from identity.document_fetch import MAX_DOCUMENT_BYTES, Document, DocumentFetcher, fetch_document
 from identity.errors import KeySourceError, KeySourceUnreachableError
 from identity.jwks_cache import JwksCache, RefreshTimes
 from identity.jwt_rule import JwtRule
@@ -301,3 +301,22 @@ def test_keys_that_are_never_refreshed_are_hastened(
     issuer.answers["/keys"] = (200, {}, ring.public("p256").encode())
     assert cache.hasten(rule)
     cache.close(wait_seconds=PATIENCE)
+
+
+def test_a_changed_timeout_counts_from_the_next_fetch(ring: Any, cache_of: Any) -> None:
+    """A rule's `timeout` that is edited counts without a start, and nothing is fetched for it."""
+    given: list[float] = []
+
+    def fetch(_url: str, *, timeout_seconds: float) -> Document:
+        given.append(timeout_seconds)
+        return Document(body=ring.public().encode())
+
+    cache = cache_of(
+        fetch=fetch, times=dataclasses.replace(SLOW, early_floor_seconds=0, wait_seconds=PATIENCE)
+    )
+    for seconds in (5.0, 0.5, 0.5):
+        rule = JwtRule(issuer="i", jwks_uri="https://i.example/keys", timeout_seconds=seconds)
+        cache.prepare([rule], wait_seconds=PATIENCE)
+    assert given == [5.0]
+    cache.hasten(rule)
+    assert given == [5.0, 0.5]
