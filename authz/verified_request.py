@@ -19,5 +19,7 @@ def as_verified(request: Request, authentication: Authentication) -> Request:
     if not written and not any(name in request.headers for name in removed):
         return request
     headers = {name: each for name, each in request.headers.items() if name not in removed}
-    headers |= {name: (value,) for name, value in written}
+    headers |= {name: () for name, _ in written}
+    for name, value in written:
+        headers[name] = (*headers[name], value)
     return request.altered(headers=headers)

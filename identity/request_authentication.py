@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from identity.claims import VerifiedClaims
 from identity.jwks import JwkSet
 from identity.jwt_rule import JwtRule, RuleOrigin
-from identity.jwt_verify import TokenRefusal, Verdict, VerifiedToken, Verify, verify_token
+from identity.jwt_verify import TokenRefusal, VerifiedToken, Verify, verify_token
 from identity.token_locations import FoundToken, Headers, TokenPlace, find_tokens
 from identity.token_outputs import output_header_names, output_headers, verified_claims
 from identity.token_status import TokenStatus
@@ -67,8 +67,9 @@ class TokenFailure:
 class Authentication:
     """What the tokens of a request proved, and what goes upstream.
 
-    Shapes: header names are lower case; `set_request_headers` overwrite;
-    `token_headers` and `token_params` name where tokens stood, for masking.
+    Shapes: header names are lower case; `set_request_headers` overwrite, and a name among
+    them may have several values; `token_headers` and `token_params` name where tokens stood,
+    for masking.
     `owned_headers` are those that only the rules write: whatever stands in front of the
     verification has no say in them. `failure` and `claims` are never both there; neither
     means no identity.
@@ -89,18 +90,18 @@ _NO_AUTHENTICATION: Final = Authentication()
 
 @dataclass(frozen=True, slots=True)
 class _RuleOutcome:
-    """What one rule made of the tokens at its places."""
+    """What one rule made of the tokens at its places: those that held, as they were tried."""
 
     rule: JwtRule
-    tokens: tuple[FoundToken, ...]
-    verdict: Verdict | None
+    held: tuple[tuple[FoundToken, VerifiedToken], ...] = ()
+    refusal: TokenRefusal | None = None
 
     @property
     def status(self) -> TokenStatus:
         """The status of the rule; no token at its places is `MISSING`."""
-        if self.verdict is None:
-            return TokenStatus.MISSING
-        return TokenStatus.OK if isinstance(self.verdict, VerifiedToken) else self.verdict.status
+        if self.refusal is not None:
+            return self.refusal.status
+        return TokenStatus.OK if self.held else TokenStatus.MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +154,13 @@ def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named 
         return places.without_identity()
     outcomes: list[_RuleOutcome] = []
     for rule, tokens in zip(tried.ordered, found, strict=True):
-        outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))
+        outcome = _verify_all(rule, tokens, keys, now, verify)
         if outcome.status in _PERHAPS_ROTATED and on_unknown_key(rule):
-            outcome = _RuleOutcome(rule, tokens, _verify_all(rule, tokens, keys, now, verify))
-        # "the first OK lets the request continue; later rules are not tried" (reference 7.4).
-        if isinstance(outcome.verdict, VerifiedToken):
-            return places.with_identity(outcome, outcome.verdict)
+            outcome = _verify_all(rule, tokens, keys, now, verify)
         outcomes.append(outcome)
+        # "the first OK lets the request continue; later rules are not tried" (reference 7.4).
+        if outcome.status is TokenStatus.OK:
+            return places.with_identity(outcomes)
     # "otherwise continue only if every rule reports missing; else reject" (reference 7.4).
     if all(outcome.status is TokenStatus.MISSING for outcome in outcomes):
         return places.without_identity()
@@ -177,34 +178,32 @@ def _is_preflight(method: str, headers: Headers) -> bool:
 
 def _verify_all(
     rule: JwtRule, tokens: Sequence[FoundToken], keys: KeyLookup, now: float, verify: Verify
-) -> Verdict | None:
-    """Return the verdict of one rule: the last token first, and all must hold (reference 7.2)."""
-    verdict: Verdict | None = None
+) -> _RuleOutcome:
+    """Return the outcome of one rule: the last token first, and all must hold (reference 7.2)."""
+    held: list[tuple[FoundToken, VerifiedToken]] = []
     for token in reversed(tokens):
         verdict = verify(token.text, rule, lambda: keys.keys_for(rule), now)
         if isinstance(verdict, TokenRefusal):
-            return verdict
-    return verdict
+            return _RuleOutcome(rule, tuple(held), verdict)
+        held.append((token, verdict))
+    return _RuleOutcome(rule, tuple(held))
 
 
 def _reject(outcomes: Sequence[_RuleOutcome], realm: str) -> TokenFailure:
     """Return the failure Envoy would report for these rules (reference 7.4)."""
-    tried = [each for each in outcomes if isinstance(each.verdict, TokenRefusal)]
+    tried = [(each.rule, each.refusal) for each in outcomes if each.refusal is not None]
     # "the statuses in order, then that of the first rule that is not missing; the last
     # that is neither missing nor unknown issuer is reported, else unknown issuer."
     in_order = [*tried, tried[0]]
-    telling = [each for each in in_order if each.status not in _UNSPECIFIC] or tried
-    chosen = telling[-1]
-    refusal = chosen.verdict
-    if not isinstance(refusal, TokenRefusal):  # Unreachable: `tried` holds refusals only.
-        raise TypeError("a rule without refusal cannot reject")
+    telling = [each for each in in_order if each[1].status not in _UNSPECIFIC] or tried
+    rule, refusal = telling[-1]
     return TokenFailure(
         status=refusal.status,
         http_status=refusal.status.http_status,
         body=refusal.public_text,
         www_authenticate=f'Bearer realm="{realm}", error="invalid_token"',
         detail=refusal.detail,
-        origin=chosen.rule.origin,
+        origin=rule.origin,
     )
 
 
@@ -256,19 +255,24 @@ class _Places:
             owned_headers=self.written,
         )
 
-    def with_identity(self, outcome: _RuleOutcome, token: VerifiedToken) -> Authentication:
-        """Return the outcome of a request whose token was verified by this rule."""
-        rule = outcome.rule
-        taken = () if rule.forward_original_token else outcome.tokens
-        written = dict(output_headers(token, rule))
+    def with_identity(self, outcomes: Sequence[_RuleOutcome]) -> Authentication:
+        """Return the outcome of a request whose tokens the last of these rules verified."""
+        # WHY of rules that failed as well: Envoy takes a token away and writes what it says as
+        # soon as it holds, whatever becomes of another one at the places of the same rule.
+        held = [(each.rule, *pair) for each in outcomes for pair in each.held]
+        written = [pair for rule, _, token in held for pair in output_headers(token, rule)]
+        taken = {
+            (each.place, each.name) for rule, each, _ in held if not rule.forward_original_token
+        }
         # INVARIANT: what is set is not removed as well, for Envoy removes last.
-        removed = {each.name for each in taken if each.place is TokenPlace.HEADER} | self.written
+        removed = {name for place, name in taken if place is TokenPlace.HEADER} | self.written
+        rule, _, token = held[-1]
         return Authentication(
             claims=verified_claims(token, rule),
-            set_request_headers=tuple(written.items()),
-            remove_request_headers=tuple(sorted(removed - written.keys())),
+            set_request_headers=tuple(written),
+            remove_request_headers=tuple(sorted(removed - {name for name, _ in written})),
             remove_query_parameters=tuple(
-                sorted({each.name for each in taken if each.place is TokenPlace.PARAM})
+                sorted(name for place, name in taken if place is TokenPlace.PARAM)
             ),
             token_headers=self.token_headers,
             token_params=self.token_params,

@@ -57,15 +57,16 @@ def output_header_names(rules: Iterable[JwtRule]) -> frozenset[str]:
 
 
 def output_headers(token: VerifiedToken, rule: JwtRule) -> tuple[tuple[str, str], ...]:
-    """Return the headers that the rule writes for this token; the last of one name stands."""
-    headers: dict[str, str] = {}
+    """Return the headers that the rule writes for this token; a name may come more than once."""
+    # WHY every value: Envoy adds each as a header of its own, and a DENY may be about any of them.
+    headers: list[tuple[str, str]] = []
     for each in rule.output_claim_to_headers:
         text = _header_text(_claim_at(token.payload, each.claim.split(".")))
         if text and _NOT_IN_HEADERS.search(text) is None:
-            headers[each.header.lower()] = text
+            headers.append((each.header.lower(), text))
     if rule.output_payload_to_header:
-        headers[rule.output_payload_to_header.lower()] = token.payload_text
-    return tuple(headers.items())
+        headers.append((rule.output_payload_to_header.lower(), token.payload_text))
+    return tuple(headers)
 
 
 def _claim_at(payload: Mapping[str, Any], path: Sequence[str]) -> Any:

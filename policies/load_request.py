@@ -167,6 +167,8 @@ def _read_headers(rule: Fields) -> Iterator[TokenHeader]:
         name = entry.text("name")
         if entry.misses("name"):
             entry.error("empty-value", f"`{entry.at('name')}` is empty", "name", "name the header")
+        # "`host` is an alias of `:authority`" in Envoy's header map: the filter finds it there.
+        name = ":authority" if name.lower() == "host" else name
         yield TokenHeader(name, entry.text("prefix"))
 
 

@@ -143,6 +143,19 @@ def test_claims_cannot_write_other_headers(ring: Any, value: str) -> None:
     assert "x-sub" in outcome.remove_request_headers
 
 
+def test_every_token_that_holds_is_written(ring: Any) -> None:
+    """Each of several tokens writes its claims, the last one first, and none overwrites another."""
+    rule = JwtRule(
+        issuer=ring.issuer,
+        from_headers=(TokenHeader("x-tok"),),
+        output_claim_to_headers=(ClaimHeader("X-Who", "sub"), ClaimHeader("x-who", "azp")),
+    )
+    tokens = (ring.mint(sub="alice", azp="shop"), ring.mint(sub="bob"))
+    outcome = ask(ring, [rule], headers={"x-tok": tokens})
+    assert ("bob", "alice", "shop") == tuple(value for _, value in outcome.set_request_headers)
+    assert ("x-tok",) == outcome.remove_request_headers
+
+
 def test_space_delimited_claims(ring: Any) -> None:
     """Scope, permission and named top-level claims become lists; blank ones stay."""
     rule = JwtRule(issuer=ring.issuer, space_delimited_claims=("roles", "a.b"))
