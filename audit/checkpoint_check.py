@@ -16,22 +16,27 @@ from typing import Final
 from audit.chain import list_segments
 from audit.checkpoint import Checkpoint, read_checkpoint
 from audit.checkpoint_files import checkpoint_name
-from audit.errors import CheckpointError
+from audit.errors import CheckpointError, UnknownSignerError
 from audit.folder_lock import is_being_written
 from audit.frontier_check import FrontierCheck
 from audit.merkle import Frontier
 from audit.segment_scan import ChainedSegment
 from audit.signed_note import NoteVerifier
+from audit.signing_gaps import Gap, joined, says_ended
 
 _NAME: Final = re.compile(r"audit-([0-9]{8})\.checkpoint", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a checkpoint, or with the lines it covers."""
+    """What is wrong with a checkpoint, or with the lines it covers.
+
+    `is_unsigned`: the lines are as they are chained, only who signs for them is not known.
+    """
 
     file: str
     what: str
+    is_unsigned: bool = False
 
 
 @dataclass(slots=True)
@@ -42,6 +47,12 @@ class CheckpointCheck:
     faults: list[Fault] = field(default_factory=list)
     matched: int = 0
     signed_lines: int = 0
+    spans: list[tuple[str, int, int]] = field(default_factory=list)
+    _gaps: list[Gap] = field(default_factory=list)
+    _ended_notes: list[str] = field(default_factory=list)
+    _unknown: set[int] = field(default_factory=set)
+    _signers: dict[str, str] = field(default_factory=dict)
+    _folder: Path | None = None
     _by_size: dict[int, list[tuple[str, Checkpoint]]] = field(default_factory=dict)
     _of_segment: dict[int, Checkpoint] = field(default_factory=dict)
     _frontiers: FrontierCheck = field(default_factory=FrontierCheck)
@@ -64,6 +75,7 @@ class CheckpointCheck:
             OSError: the folder cannot be read.
         """
         there = set[int]()
+        self._folder = folder
         self._frontiers.load_folder(folder, first - 1)
         for path in sorted(folder.iterdir()):
             found = _NAME.fullmatch(path.name)
@@ -72,6 +84,8 @@ class CheckpointCheck:
                 checkpoint = self._load(path, path.name)
                 if checkpoint is not None:
                     self._of_segment[int(found[1])] = checkpoint
+                else:
+                    self._unknown.add(int(found[1]))
         is_written = is_being_written(folder)
         # Of a log whose first segment is being written nothing is signed yet.
         self._is_first_open = is_written and [number for number, _ in list_segments(folder)] == [1]
@@ -133,11 +147,14 @@ class CheckpointCheck:
             return
         checkpoint, end = self._of_segment.get(number), self._tree.size
         if checkpoint is None:
-            if number > min(self._of_segment) and not is_last:
-                self._fault(checkpoint_name(number), "the sealed segment's checkpoint is missing")
+            is_wanted = number not in self._unknown and number > min(self._of_segment)
+            if is_wanted and not is_last:
+                self._gaps.append(Gap(number, number, begin, end))
         elif not self._has_broken and checkpoint.size <= begin:
             what = f"it covers {checkpoint.size} lines, the segment begins after {begin}"
             self._fault(checkpoint_name(number), what)
+        elif not self._has_broken and not is_last and checkpoint.size < end:
+            self._gaps.append(Gap(number, number, checkpoint.size, end))
         elif not self._has_broken and not is_last and checkpoint.size != end:
             what = f"it covers {checkpoint.size} lines, the sealed segment ends at {end}"
             self._fault(checkpoint_name(number), what)
@@ -153,36 +170,70 @@ class CheckpointCheck:
                     self._fault(file, f"{what} was cut off")
         if self._by_size and not self._has_broken:
             self._frontiers.finish(self._tree)
+        self._judge_gaps()
         self._frontiers.miss_newest(has_stopped=has_stopped, last_seq=last_seq)
         self.faults += [Fault(file, what) for file, what in self._frontiers.faults]
         is_sealed = not self._is_first_open
         if self.verifier is not None and not self._by_size and not self.faults and is_sealed:
-            self._fault(checkpoint_name(1), "no segment has a checkpoint to check with the key")
+            what = "no segment has a checkpoint to check with the key"
+            self._fault(checkpoint_name(1), what, is_unsigned=True)
+
+    def _judge_gaps(self) -> None:
+        """Tell of sealed segments that nobody signed for: that it was said, or that it was not.
+
+        Raises:
+            OSError: the log cannot be read.
+        """
+        for gap in joined(self._gaps):
+            is_covered = gap.end <= self.signed_lines
+            what = f"{gap} are not signed, the chain alone holds them"
+            if is_covered:
+                later = min(size for size in self._by_size if size >= gap.end)
+                what = f"{gap} were not signed at the time, but as they stood at line {later}"
+            is_said = self._folder is not None and says_ended(self._folder, gap.begin)
+            if is_said and gap.begin <= self.signed_lines and gap.begin in self._by_size:
+                what = f"{what}: a signed `signing_ended` at line {gap.begin} says so"
+                if is_covered:
+                    self._ended_notes.append(what)
+                    continue
+            else:
+                what = (
+                    f"{what}, and no signed `signing_ended` says why: signing was switched off, "
+                    "or checkpoints were taken away"
+                )
+            self._fault(checkpoint_name(gap.first), what, is_unsigned=True)
 
     def notes(self, lines: int) -> Sequence[str]:
         """Return what a reader should know about what the checkpoints cover."""
         if not self._by_size:
             none = "no good checkpoint" if self.faults else "no checkpoint"
             return [f"{none}: that the log was not written anew cannot be shown"]
-        found = []
+        found = list(self._ended_notes)
         if self.verifier is None:
             found.append("signatures of checkpoints were not checked: no verifier key was given")
         if self.signed_lines < lines:
-            found.append(f"the last {lines - self.signed_lines} lines are not signed yet")
+            is_ended = self._folder is not None and says_ended(self._folder, self.signed_lines)
+            why = ": signing was ended" if is_ended else " yet"
+            found.append(f"the last {lines - self.signed_lines} lines are not signed{why}")
         return found
 
     def _load(self, path: Path, file: str) -> Checkpoint | None:
         try:
-            checkpoint = read_checkpoint(path.read_bytes(), self.verifier)
+            note = path.read_bytes()
+            checkpoint = read_checkpoint(note, self.verifier)
         except CheckpointError as exc:
-            self._fault(file, str(exc))
+            is_unsigned = isinstance(exc, UnknownSignerError)
+            self._fault(file, str(exc), is_unsigned=is_unsigned)
             return None
+        if self.verifier is not None:
+            self._signers[file] = self.verifier.signer_of(note)
         self._by_size.setdefault(checkpoint.size, []).append((file, checkpoint))
         return checkpoint
 
     def _compare(self, file: str, checkpoint: Checkpoint) -> None:
         if self._tree.root() == checkpoint.root:
             self.matched += 1
+            self._note_signer(file, checkpoint.size)
             self.signed_lines = checkpoint.size
         elif not self._has_broken:
             # Every later root differs with this one: the first says where.
@@ -192,5 +243,15 @@ class CheckpointCheck:
                 file, f"lines {begin} to {checkpoint.size} of the log are not those signed for"
             )
 
-    def _fault(self, file: str, what: str) -> None:
-        self.faults.append(Fault(file, what))
+    def _note_signer(self, file: str, size: int) -> None:
+        """Note whose key signed first for the lines up to `size`."""
+        signer = self._signers.get(file)
+        if signer is None or size <= self.signed_lines:
+            return
+        begin = self.signed_lines + 1
+        if self.spans and self.spans[-1][0] == signer:
+            begin = self.spans.pop()[1]
+        self.spans.append((signer, begin, size))
+
+    def _fault(self, file: str, what: str, *, is_unsigned: bool = False) -> None:
+        self.faults.append(Fault(file, what, is_unsigned))

@@ -115,9 +115,8 @@ def _find_line(log: Path, decision_id: str) -> tuple[bytes, int] | None:
 
 def render_report(report: VerifyReport) -> str:
     """Return the report as text: the verdict first, then each break, then notes."""
-    verdict = "intact" if report.intact else f"BROKEN in {_plural(report.problem_count, 'place')}"
     lines = [
-        f"{report.path}: {verdict}",
+        f"{report.path}: {report.verdict}",
         f"  {_plural(report.lines, 'line')} in {_plural(report.segments, 'segment')}: "
         f"{_plural(report.decisions, 'decision')}, {_plural(report.events, 'event')}",
         f"  from {report.first_at or '?'} to {report.last_at or '?'}",
@@ -128,6 +127,9 @@ def render_report(report: VerifyReport) -> str:
             f"  checkpoints: {report.checkpoints}, over the first {report.signed_lines} "
             f"of {_plural(report.removed_lines + report.lines, 'line')}"
         )
+    lines += [
+        f"  signed by {signer}: lines {first} to {last}" for signer, first, last in report.signed_by
+    ]
     lines += [f"  ✗ {problem}" for problem in report.problems[:_SHOWN]]
     if report.problem_count > _SHOWN:
         lines.append(f"  … and {report.problem_count - _SHOWN} more")

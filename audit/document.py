@@ -99,6 +99,7 @@ class EventDocument(TypedDict):
         "record_late",
         "dropped",
         "segments_removed",
+        "signing_ended",
         "svid_issued",
         "svid_refused",
         "revoked",

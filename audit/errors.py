@@ -8,6 +8,7 @@ AuditError
 │   └── DamagedLineError one line does not hold what it says
 ├── AuditKeyError        a key that signs checkpoints, or checks them, cannot be used
 ├── CheckpointError      a checkpoint or a proof does not hold what it says
+│   └── UnknownSignerError  nobody signed it whose key is known
 └── AuditQueryError      a question about the record cannot be understood
 """
 
@@ -71,6 +72,12 @@ class CheckpointError(AuditError):
     """A checkpoint or an inclusion proof is malformed, or its signature is not good."""
 
     code = "audit.checkpoint"
+
+
+class UnknownSignerError(CheckpointError):
+    """A signed note bears no signature of a key that was given: of others it is not judged."""
+
+    code = "audit.unknown_signer"
 
 
 class AuditQueryError(AuditError):

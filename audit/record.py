@@ -36,6 +36,7 @@ class EventName(StrEnum):
     RECORD_LATE = "record_late"
     DROPPED = "dropped"
     SEGMENTS_REMOVED = "segments_removed"
+    SIGNING_ENDED = "signing_ended"
     SVID_ISSUED = "svid_issued"
     SVID_REFUSED = "svid_refused"
     REVOKED = "revoked"

@@ -120,6 +120,21 @@ class Verification:
         return all(each.intact for each in self.reports)
 
     @property
+    def verdict(self) -> str:
+        """What is true of them all, as the end of a sentence about the record."""
+        count = self.problem_count
+        places = "1 place" if count == 1 else f"{count} places"
+        if self.is_only_unsigned:
+            return f"has an intact chain, but lacks signatures in {places}"
+        return "is intact" if self.intact else f"is broken in {places}"
+
+    @property
+    def is_only_unsigned(self) -> bool:
+        """Whether all that is wrong is that nobody is known who signed for some of the lines."""
+        wrong = [each for each in self.reports if not each.intact]
+        return bool(wrong) and all(each.is_only_unsigned for each in wrong)
+
+    @property
     def problem_count(self) -> int:
         """How many places are wrong in all logs."""
         return sum(each.problem_count for each in self.reports)

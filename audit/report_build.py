@@ -285,7 +285,7 @@ def _integrity(sources: _Sources) -> _Table:
 
 def _statement(report: VerifyReport) -> list[tuple[str, object]]:
     return [
-        ("verdict", "intact" if report.intact else f"broken in {report.problem_count} places"),
+        ("verdict", report.verdict),
         ("lines", report.lines),
         ("segments", report.segments),
         ("decisions", report.decisions),
@@ -296,6 +296,10 @@ def _statement(report: VerifyReport) -> list[tuple[str, object]]:
         ("hash of the last line", report.last_hash),
         ("checkpoints whose root is that of the lines", report.checkpoints),
         ("lines under a checkpoint", report.signed_lines),
+        *(
+            (f"signed by {signer}", f"lines {first} to {last}")
+            for signer, first, last in report.signed_by
+        ),
         *(("problem", str(problem)) for problem in report.problems),
     ]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.errors import AuditKeyError, CheckpointError
+from audit.errors import AuditKeyError, CheckpointError, UnknownSignerError
 
 _ED25519: Final = b"\x01"
 _PUBLIC_BYTES: Final = 32
@@ -77,6 +78,14 @@ class NoteVerifier:
         is_its_own = not worker or self.name.endswith(f"/{worker}")
         return NoteVerifier(self.name if is_its_own else f"{self.name}/{worker}", self.key, former)
 
+    def signer_of(self, note: bytes) -> str:
+        """Return which of these keys signed a note, as `NAME+KEYID`; empty where none did."""
+        for each in (self, *self.former):
+            with suppress(CheckpointError):
+                each.check(note)
+                return f"{each.name}+{each.key_id.hex()}"
+        return ""
+
     def check(self, note: bytes) -> str:
         """Return the text of a note that this key signed.
 
@@ -95,7 +104,9 @@ class NoteVerifier:
             except InvalidSignature as exc:
                 raise CheckpointError(f"the signature of `{self.name}` is not good") from exc
             return text
-        raise CheckpointError(f"it bears no signature of `{self.name}` with this key")
+        other = ", ".join(f"`{each}`" for each in map(_claimed, lines))
+        why = f"it bears no signature of `{self.name}` with this key, but one that says {other}"
+        raise UnknownSignerError(why)
 
 
 def split_note(note: bytes) -> tuple[str, list[str]]:
@@ -177,6 +188,12 @@ def _is_name(name: str) -> bool:
     # "key name MUST be non-empty, not contain any Unicode spaces or plus (U+002B) characters"
     is_printed = name.isprintable() and not any(sign.isspace() for sign in name)
     return bool(name) and is_printed and "+" not in name
+
+
+def _claimed(line: str) -> str:
+    """Return the name and the key id that a signature line claims, as a verifier key begins."""
+    name, _, blob = line.removeprefix(_MARK).partition(" ")
+    return f"{name}+{_decode(blob)[:_KEY_ID_BYTES].hex()}"
 
 
 def _decode(blob: str) -> bytes:

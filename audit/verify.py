@@ -42,13 +42,17 @@ _DECISION_ID = re.compile(rb'"decision_id":"([0-9A-Za-z-]{1,64})"')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One break: where it is and what is wrong. `line` counts from 1, 0 means the file."""
+    """One break: where it is and what is wrong. `line` counts from 1, 0 means the file.
+
+    `is_unsigned`: the lines are chained, but who signs for them is not known.
+    """
 
     file: str
     line: int
     what: str
     seq: int | None = None
     decision_id: str = ""
+    is_unsigned: bool = False
 
     def __str__(self) -> str:
         """Return `file:line: what (seq N, decision ID)`, of a file as a whole without a line."""
@@ -64,7 +68,9 @@ class VerifyReport:
     """What was read and what is wrong with it. `problems` holds the first thousand.
 
     `checkpoints` counts those whose root is that of the lines, `signed_lines` what they cover;
-    `removed_lines` are those before the first, which retention removed.
+    `removed_lines` are those before the first, which retention removed. `signed_by` tells whose key
+    (`NAME+KEYID`) first signed for which lines, from and to, where keys were given. Of the problems
+    `unsigned_count` are none of the lines themselves: nobody is known who signed for some.
     """
 
     path: str
@@ -82,11 +88,27 @@ class VerifyReport:
     checkpoints: int = 0
     signed_lines: int = 0
     removed_lines: int = 0
+    unsigned_count: int = 0
+    signed_by: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def intact(self) -> bool:
         """Whether nothing is wrong."""
         return self.problem_count == 0
+
+    @property
+    def verdict(self) -> str:
+        """What is true of it, in a few words."""
+        places = "1 place" if self.problem_count == 1 else f"{self.problem_count} places"
+        if self.is_only_unsigned:
+            signed = f"signed up to line {self.signed_lines}" if self.signed_lines else "unsigned"
+            return f"chain intact, {signed}, SIGNATURES MISSING in {places}"
+        return "intact" if self.intact else f"BROKEN in {places}"
+
+    @property
+    def is_only_unsigned(self) -> bool:
+        """Whether all that is wrong is that nobody is known who signed for some of the lines."""
+        return 0 < self.problem_count == self.unsigned_count
 
 
 @dataclass(slots=True)
@@ -104,6 +126,7 @@ class _Walk:
     last_hash: str = ""
     last_event: str = ""
     problem_count: int = 0
+    unsigned_count: int = 0
     problems: list[Problem] = field(default_factory=list)
     signed: CheckpointCheck = field(default_factory=CheckpointCheck)
     on_decision: Callable[[str], None] | None = None
@@ -113,6 +136,7 @@ class _Walk:
     def report(self, problem: Problem) -> None:
         """Count a problem, and keep it while there is room."""
         self.problem_count += 1
+        self.unsigned_count += problem.is_unsigned
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(problem)
 
@@ -179,7 +203,9 @@ def _walked(path: Path, kept: Iterable[Path], walk: _Walk) -> VerifyReport:
         last_seq = (walk.next_seq or 1) - 1
         walk.signed.finish(has_stopped=walk.last_event == "stop", last_seq=last_seq)
     for fault in walk.signed.faults:
-        walk.report(Problem(file=fault.file, line=0, what=fault.what))
+        walk.report(
+            Problem(file=fault.file, line=0, what=fault.what, is_unsigned=fault.is_unsigned)
+        )
     _check_beginning(segments[0][1], walk)
     notes = _notes(path, segments, walk)
     return VerifyReport(
@@ -198,6 +224,8 @@ def _walked(path: Path, kept: Iterable[Path], walk: _Walk) -> VerifyReport:
         checkpoints=walk.signed.matched,
         signed_lines=walk.signed.signed_lines,
         removed_lines=_removed_lines(walk),
+        unsigned_count=walk.unsigned_count,
+        signed_by=tuple(walk.signed.spans),
     )
 
 

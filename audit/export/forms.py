@@ -72,6 +72,8 @@ def write_jsonl(report: Report, out: TextIO) -> None:
 def write_markdown(report: Report, out: TextIO) -> None:
     """Write the report as Markdown, the signs of strangers' texts without their meaning."""
     verdict = "intact" if report.verification.intact else "**BROKEN**"
+    if report.verification.is_only_unsigned:
+        verdict = "**SIGNATURES MISSING**, its chain is intact"
     out.write(f"# {_plain(report.title)}\n\n")
     out.write(f"- Range: {_plain(report.range)}\n- Record: {verdict}\n")
     seen = report.overview

@@ -119,13 +119,7 @@ def _seal(report: Report) -> list[Flowable]:
         "seal", parent=_TEXT, fontName="Helvetica-Bold", fontSize=10.5, leading=14,
         textColor=_GOOD if report.verification.intact else _BAD,
     )  # fmt: skip
-    places = "place" if report.verification.problem_count == 1 else "places"
-    told = (
-        "is intact"
-        if report.verification.intact
-        else f"is broken in {report.verification.problem_count} {places}"
-    )
-    found = [_paragraph(f"The record {told}.", style)]
+    found = [_paragraph(f"The record {report.verification.verdict}.", style)]
     for each in report.verification.reports:
         text = f"{each.lines:,} lines in {each.segments:,} segments were checked"
         found.append(_paragraph(f"{text}. Last hash {each.last_hash}.", _NOTE))

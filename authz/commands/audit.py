@@ -67,6 +67,12 @@ def _verifier_key() -> click.Command:
     return verifier_key_command
 
 
+def _end_signing() -> click.Command:
+    from authz.commands.audit_proof import end_signing_command
+
+    return end_signing_command
+
+
 _LATE = {
     "query": _query,
     "tail": _tail,
@@ -78,6 +84,7 @@ _LATE = {
     "check-proof": _check_proof,
     "new-key": _new_key,
     "verifier-key": _verifier_key,
+    "end-signing": _end_signing,
 }
 
 

@@ -1,8 +1,9 @@
-"""`meshwarden audit prove`, `check-proof`, `new-key`, `verifier-key`: proofs and their keys."""
+"""`meshwarden audit prove`, `check-proof`, `new-key`, `verifier-key` and `end-signing`."""
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from audit.checkpoint import parse_proof
 from audit.commands import run_prove
 from audit.errors import AuditKeyError, CheckpointError
 from audit.signed_note import NoteVerifier, load_signer, new_private_key, parse_verifier
+from audit.signing_end import end_signing
 from authz.commands.failing import clear_errors
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -81,6 +83,21 @@ def verifier_key_command(key_file: Path, origin: str) -> None:
     """Print the verifier key of the private key in KEY_FILE, to hand to an auditor."""
     with clear_errors():
         click.echo(str(load_signer(key_file, origin).verifier))
+
+
+@click.command("end-signing", short_help="Say, signed, that signing ends.")
+@click.argument("log", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("key_file", type=_file)
+@_origin_option
+def end_signing_command(log: Path, key_file: Path, origin: str) -> None:
+    """Put on the record LOG that signing ends, and sign up to there with the key in KEY_FILE.
+
+    To be called once the authorizer has stopped, before `audit.checkpointKeyFile` is taken out of
+    its configuration. Without it `audit verify` cannot tell that from checkpoints taken away.
+    """
+    with clear_errors():
+        for each in end_signing(log, key_file, origin, node=socket.gethostname()):
+            click.echo(f"{each}: signed for the last time")
 
 
 def read_verifier(text: str) -> NoteVerifier:

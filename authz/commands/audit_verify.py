@@ -52,7 +52,7 @@ def verify_command(
 ) -> None:
     """Say whether the record LOG (folders, or one segment) is intact, or where it breaks.
 
-    Exit code 0: intact; 1: broken or incomplete; 2: there is no record to verify.
+    Exit code 0: intact; 1: broken, incomplete or not signed throughout; 2: there is no record.
     """
     with clear_errors():
         logs = AccessLogs(access_log_field) if access_logs else None
