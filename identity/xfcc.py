@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from identity.errors import XfccError
@@ -45,7 +45,8 @@ class XfccElement:
     `by` are the URI names of the proxy's own certificate, `hash` is the SHA-256 of
     the client's certificate (lower-case hex, empty when absent), `cert` and `chain`
     are PEM texts. `subject` is None when absent and is as Envoy prints it (RFC 2253).
-    `others` are the pairs with keys that mean nothing here.
+    `others` are the pairs with keys that mean nothing here. `behind_names` are the keys that
+    stand where Envoy writes none for a client of one URI: behind `URI` and `DNS` only `DNS`.
     """
 
     by: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class XfccElement:
     uris: tuple[str, ...] = ()
     dns_names: tuple[str, ...] = ()
     others: tuple[tuple[str, str], ...] = ()
+    behind_names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -167,7 +169,19 @@ def _element(pairs: list[tuple[str, str]]) -> XfccElement:
         uris=_present(found, "uri"),
         dns_names=_present(found, "dns"),
         others=tuple((key, value) for key, value in pairs if key not in known),
+        behind_names=_behind_names([key for key, _ in pairs]),
     )
+
+
+def _behind_names(keys: list[str]) -> tuple[str, ...]:
+    """Return the keys out of Envoy's order: By, Hash, Cert, Chain, Subject, URI, DNS."""
+    found: list[str] = []
+    has_names = False
+    for key in keys:
+        if has_names and key != "dns":
+            found.append(key)
+        has_names = has_names or key in ("uri", "dns")
+    return tuple(found)
 
 
 def _present(found: dict[str, list[str]], key: str) -> tuple[str, ...]:

@@ -196,6 +196,12 @@ def _distrust(walk: _Walk, forwarder: TrustedForwarder, peer: Peer | None) -> st
     # X509-SVID §2: "exactly one URI SAN"; more, and one of them may be smuggled in.
     if len(element.uris) > 1:
         return f"the element has {len(element.uris)} URI names, and one client has one"
+    # Envoy writes names as they stand, so a `;` in one is how a certificate ends it early.
+    if element.behind_names:
+        return (
+            f"`{element.behind_names[0]}` stands behind a name, where Envoy writes none: "
+            "a `;` in a certificate's name got it there"
+        )
     return ""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -252,6 +254,21 @@ def test_comma_in_a_name(proxies: Proxies) -> None:
     found = find(request, trusting())
     assert PeerFault.XFCC_INVALID is found.fault
     assert "sends one element, and there are 2" in found.detail
+
+
+@pytest.mark.parametrize("rest", ["x=1", "By=x", "URI=x", "URI=", "DNS=a;x=1"])
+def test_semicolon_in_a_name(proxies: Proxies, rest: str) -> None:
+    """A certificate whose URI holds a semicolon is none of the shorter name that Envoy writes."""
+    shape = Shape(uris=(f"spiffe://td/ns/foo/sa/web;{rest}",))
+    _, request = proxies.ask("gateway", shape)[0]
+    assert PeerFault.XFCC_INVALID is find(request, trusting()).fault
+    told = request.peer_evidence
+    assert told is not None
+    # As a gateway writes it that sends no certificate along.
+    bare = re.sub(r'(?:Cert|Chain)="[^"]*";', "", told.xfcc or "")
+    found = find(replace(request, peer_evidence=replace(told, xfcc=bare)), trusting())
+    assert PeerFault.XFCC_INVALID is found.fault
+    assert "URI=spiffe://td/ns/foo/sa/web;" in bare
 
 
 def test_plaintext_client_of_a_gateway(proxies: Proxies) -> None:

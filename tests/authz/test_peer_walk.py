@@ -213,7 +213,7 @@ def test_inspect_xfcc(tmp_path: Path) -> None:
     config.write_text(
         f"identity: {{xfcc: {{ownMode: FORWARD_ONLY, trustedPeers: [{{peer: '{GW}'}}]}}}}"
     )
-    header = f'X-Forwarded-Client-Cert: By={GW};URI={ALICE};Subject="CN=a"\r\n'
+    header = f'X-Forwarded-Client-Cert: By={GW};Subject="CN=a";URI={ALICE}\r\n'
     common = ("inspect-xfcc", "-", "-c", str(config), "--peer")
 
     shown = run(*common, GW, given=header)

@@ -356,7 +356,7 @@ def test_a_denied_proxy_in_the_row_has_no_word(denied: str | None, fault: PeerFa
     for mark in (("spiffe_id", EDGE), ("serial", serial)):
         listed = DenyList(until={} if denied is None else {mark: None})
         rules = PeerRules(xfcc=ROW, denied=lambda listed=listed: listed)
-        header = f'URI={CART},URI={EDGE};Cert="{encoded(outer)}"'
+        header = f'URI={CART},Cert="{encoded(outer)}";URI={EDGE}'
         found = find(GATEWAY, rules, xfcc=header)
         assert fault is found.fault, found.detail
         assert fault or (found.peer is not None and found.peer.principal == CART)
@@ -364,7 +364,7 @@ def test_a_denied_proxy_in_the_row_has_no_word(denied: str | None, fault: PeerFa
 
 def test_a_proxy_in_the_row_must_be_its_certificate() -> None:
     """What the header says of a proxy that is stepped over must not contradict itself."""
-    header = f'URI={CART},URI={EDGE};Cert="{encoded(GOOD)}"'
+    header = f'URI={CART},Cert="{encoded(GOOD)}";URI={EDGE}'
     found = find(GATEWAY, PeerRules(xfcc=ROW), xfcc=header)
     assert PeerFault.XFCC_INVALID is found.fault
 
@@ -378,7 +378,7 @@ def test_who_must_verify_brings_a_certificate() -> None:
     for found in (waypoint, bare):
         assert PeerFault.CERTIFICATE_UNTRUSTED is found.fault
         assert "no certificate to verify" in found.detail
-    header = f'URI={CART};Cert="{encoded(GOOD)}"'
+    header = f'Cert="{encoded(GOOD)}";URI={CART}'
     whole = find(GATEWAY, rules, BUNDLES, xfcc=header, **gateway)
     assert whole.peer is not None, whole.detail
     assert whole.peer.principal == CART

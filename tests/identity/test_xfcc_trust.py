@@ -144,6 +144,24 @@ def test_two_uris() -> None:
     assert "2 URI names" in asked(f"URI={ALICE};URI={BOB}{OWN}", trust(GW)).refusal
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ["x=1", "URI=", f"Hash={'0' * 64}", "By=spiffe://td/gw", 'Subject=""', 'Cert="x"', "DNS=a;URI="]
+    + ["DNS=a;x=1", 'DNS=a;Subject="CN=b"'],
+)
+def test_semicolon_in_a_name(rest: str) -> None:
+    """Behind its names Envoy writes nothing: what stands there came out of a name."""
+    for name in (f"URI={ALICE}", "URI=;DNS=b", "DNS=b"):
+        assert asked(f"By={GW};{name};{rest}{OWN}", trust(GW)).refusal
+    assert "behind a name" in asked(f"URI={ALICE};{rest}{OWN}", trust(GW)).refusal
+
+
+def test_the_order_of_envoy() -> None:
+    """All that Envoy can write about a client, in its order, is believed."""
+    whole = f'By={GW};Hash={"0" * 64};Subject="CN=a";URI={ALICE};DNS=a;DNS=b'
+    assert ALICE == named(asked(f"{whole}{OWN}", trust(GW)))
+
+
 def test_no_element_of_the_gateway() -> None:
     """A gateway whose client had no certificate is itself who asks."""
     found = asked(f"By={ME};URI={GW}", trust(GW))
