@@ -62,7 +62,7 @@ class Candidate:
         self._providers = candidate_providers(settings)
         self._take = take
         self._tokens = build_token_parts(settings.identity)
-        self._around = _undisturbing(around, self._tokens)
+        self._around = undisturbing(around, self._tokens)
         # WHY as for the enforced set: what did not change is not read, compiled or started anew.
         self._memory, self._reading = ProviderMemory(), PolicyReading()
         self._is_first = True
@@ -176,7 +176,7 @@ def watched_paths(settings: Settings) -> tuple[Path, ...]:
     return (*(candidate.paths if candidate else ()), *rego, *bundles)
 
 
-def _undisturbing(around: Surroundings, tokens: TokenParts) -> Surroundings:
+def undisturbing(around: Surroundings, tokens: TokenParts) -> Surroundings:
     """Return the surroundings with everything that a walk writes to replaced by its own."""
     return replace(
         around,

@@ -20,11 +20,13 @@ from google.protobuf.json_format import ParseDict
 
 from audit.mould import RepeatedRecord
 from audit.record import AuditRecord, ShadowFacts
+from authz.candidate_once import CandidateOnce
 from authz.metrics import Metrics
 from authz.pipeline import Authorizer
 from authz.serving_state import ServingState
 from authz.walk import Outcome, Surroundings
 from authz.workload import NAMESPACE_EXTENSION, SERVICE_ACCOUNT_EXTENSION
+from dryrun.candidate import CANDIDATE
 from dryrun.shadow import TOGETHER
 from policies.decision import Reason
 from policies.diagnostic import shown
@@ -67,18 +69,23 @@ class Evaluator:
         fallback_namespace: str = "",
         *,
         is_workload_said: bool = False,
+        candidate: CandidateOnce | None = None,
     ) -> None:
         """Judge by `state`; each line sets the clock of `around`.
 
         `fallback_namespace` is that of the workload where neither the static one
         nor the request names any; `fallbacks` counts how often it was taken. With
-        `is_workload_said` the static one counts, whatever a request says.
+        `is_workload_said` the static one counts, whatever a request says. `candidate`
+        is asked beside `state`.
         """
         self._clock = _Clock()
+        around = replace(around, now=self._clock.now)
+        if candidate is not None:
+            around = replace(around, candidate=candidate.verdict(around))
         self._recorder = _LastRecord()
         self._authorizer = Authorizer(
             state=lambda: state,
-            around=replace(around, now=self._clock.now),
+            around=around,
             recorder=self._recorder,
             metrics=Metrics(),
         )
@@ -309,13 +316,17 @@ def _answer(record: AuditRecord) -> Answer:
 def _shadow(facts: ShadowFacts) -> Answer:
     """Return a dry-run policy with the rule of it that matched, and the answer it would have made.
 
-    `would` is `error` where the shadow could not be evaluated.
+    `would` is `error` where the shadow could not be evaluated. The candidate set has no rule of
+    its own: `matched` names policy and rule that would decide, `detail` says what differs.
     """
-    return {
+    answer: Answer = {
         "policy": facts.policy,
         "rule": _split(facts.matched)[1] if facts.matched else None,
         "would": "error" if facts.outcome == "error" else str(facts.effect),
     }
+    if facts.policy == CANDIDATE:
+        answer |= {"rule": None, "matched": facts.matched, "detail": facts.detail}
+    return answer
 
 
 def _split(name: str) -> tuple[str, int | None]:

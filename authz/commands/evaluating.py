@@ -11,12 +11,14 @@ import click
 
 from authz.build import prepare_keys
 from authz.bundle_parts import build_bundle_watch
+from authz.candidate_once import CandidateOnce, load_candidate_once
+from authz.candidate_parts import candidate_providers
 from authz.commands.options import read_mesh
 from authz.config_file import load_settings
 from authz.evaluate import Evaluator
 from authz.evaluate_state import ANY_PROVIDER, RegoSource, load_evaluation, only_namespace
 from authz.identity_settings import IdentitySettings
-from authz.policy_bundle_parts import load_once
+from authz.policy_bundle_parts import TakeBundle, load_once
 from authz.serve import static_workload
 from authz.serving_state import ServingState
 from authz.settings import Settings
@@ -26,6 +28,7 @@ from authz.walk import Surroundings
 from identity.bundle_watch import BundleWatch
 from identity.deny_list import DenyListWatch, FindDenied, nobody_denied
 from policies.diagnostic import shown
+from policies.mesh import Mesh
 from policies.request import Service, Workload
 
 # WHY loopback: the guard keeps policies from leading a server to its neighbours; whoever
@@ -42,6 +45,7 @@ class World:
     bundles: BundleWatch
     denied: FindDenied
     state: ServingState
+    candidate: CandidateOnce | None = None
 
     def surroundings(
         self, workload: Workload | None, service: Service | None, *, is_supposed: bool = False
@@ -73,6 +77,7 @@ class World:
             self.surroundings(workload, service, is_supposed=is_supposed),
             only_namespace(self.state.snapshot),
             is_workload_said=workload is not None,
+            candidate=self.candidate,
         )
 
 
@@ -98,13 +103,21 @@ def prepare_world(
     bundles.start()
     mesh = settings.mesh.to_mesh() if mesh_file is None else read_mesh(mesh_file)
     own = [each for each in settings.providers if each.name not in sources]
-    needed = {name for each in own for name in each.rego.bundles}
-    state = load_once(
-        [each for each in settings.bundles if each.name in needed],
-        lambda take: load_evaluation(
+    is_tried = settings.dryrun.candidate is not None
+    asked = (*own, *(candidate_providers(settings) if is_tried else ()))
+    needed = {name for each in asked for name in each.rego.bundles}
+    candidate: CandidateOnce | None = None
+
+    def load(take: TakeBundle) -> ServingState:
+        nonlocal candidate
+        state = load_evaluation(
             policies or settings.policies.paths, mesh, sources, settings.providers, take=take
-        ),
-    )
+        )
+        if is_tried:
+            candidate = _load_candidate(stack, settings, mesh, take)
+        return state
+
+    state = load_once([each for each in settings.bundles if each.name in needed], load)
     prepare_keys(state.snapshot, tokens.keys)
     return World(
         settings=settings,
@@ -112,6 +125,17 @@ def prepare_world(
         bundles=bundles,
         denied=_deny_list(settings.identity.deny_list),
         state=state,
+        candidate=candidate,
+    )
+
+
+def _load_candidate(
+    stack: ExitStack, settings: Settings, mesh: Mesh, take: TakeBundle
+) -> CandidateOnce:
+    own = build_token_parts(settings.identity)
+    stack.callback(own.close)
+    return load_candidate_once(
+        settings, mesh, own, take, lambda state: prepare_keys(state.snapshot, own.keys)
     )
 
 
@@ -124,6 +148,10 @@ def tell_warnings(world: World) -> None:
     """Write what is odd about the policies, and which keys are not to be had."""
     for warning in world.state.warnings:
         click.echo(str(warning), err=True)
+    if world.candidate is not None and world.candidate.state is None:
+        for problem in world.candidate.problems:
+            click.echo(str(problem), err=True)
+        click.echo("warning: the candidate set does not load: it has no verdict", err=True)
     for source in world.tokens.keys.status():
         if not source.is_ready:
             click.echo(

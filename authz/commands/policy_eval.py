@@ -90,7 +90,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 - the options of one command line
       policy eval --policies mesh/ --mesh istio-configmap.yaml --requests - < recorded.jsonl
 
     With -c, policies, providers, mesh, workload and identity settings are those of the
-    configuration file.
+    configuration file; its candidate set is among the shadows.
 
     \b
     Exit codes: 0 every line was a request, whatever its answer; 1 a line was not;

@@ -16,7 +16,7 @@ from authz.explain.story import (
     RuleStory,
     Story,
 )
-from policies.decision import RuleRef
+from policies.decision import RuleRef, ShadowVerdict
 from policies.diagnostic import shown
 from policies.request import Request
 
@@ -148,7 +148,7 @@ class _Printer:
             self._say()
             self._say(Text("Shadow", style="bold"))
         for verdict in story.outcome.shadow:
-            matched = f", rule {verdict.matched.rule} matched" if verdict.matched else ""
+            matched = f", {_rule(verdict, verdict.matched)} matched" if verdict.matched else ""
             detail = f" ({verdict.detail})" if verdict.detail else ""
             self._say(f"{verdict.policy}: {verdict.outcome}{matched}{detail}", indent=2)
         if story.decision.audited_by:
@@ -160,6 +160,11 @@ class _Printer:
             self._say(Text("Not considered", style="bold"))
         for each in story.passed_over:
             self._say(f"{each.action} {each.ref.name}: ", Text(each.why, style="dim"), indent=2)
+
+
+def _rule(verdict: ShadowVerdict, matched: RuleRef) -> str:
+    """Return how a rule is called; one of a set by its policy too."""
+    return f"rule {matched.rule}" if "/" in verdict.policy else matched.name
 
 
 def _asked(request: Request) -> str:
