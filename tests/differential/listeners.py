@@ -12,6 +12,7 @@ from typing import Any
 
 from authz import envoy_config
 from identity.jwt_rule import JwtRule
+from tests.jwt_authn import provider_of, requirement_of
 
 AUTHORIZER = envoy_config.AUTHORIZER_CLUSTER
 PROVIDER = "provider.example"
@@ -21,7 +22,6 @@ ECHO = "echo"
 # BUDGET: an answer of ours on a busy machine; later is a difference by itself.
 _CHECK_SECONDS = 5.0
 _TYPES = "type.googleapis.com/envoy.extensions"
-_SPLIT_ALWAYS = ("scope", "permission")
 
 Plain = dict[str, Any]
 
@@ -71,50 +71,14 @@ def our_network_filters() -> list[Plain]:
 def jwt_filter(rules: Sequence[JwtRule]) -> Plain:
     """Return the `jwt_authn` filter that Istio builds for rules in their order."""
     names = [f"origins-{number}" for number in range(len(rules))]
-    providers = dict(zip(names, map(_jwt_provider, rules), strict=True))
+    providers = dict(zip(names, map(provider_of, rules), strict=True))
     return _typed(
         "envoy.filters.http.jwt_authn",
         "filters.http.jwt_authn.v3.JwtAuthentication",
         providers=providers,
-        rules=[{"match": {"prefix": "/"}, "requires": _requirement(names)}],
+        rules=[{"match": {"prefix": "/"}, "requires": requirement_of(names)}],
         bypass_cors_preflight=True,
     )
-
-
-def _jwt_provider(rule: JwtRule) -> Plain:
-    provider: Plain = {
-        "local_jwks": {"inline_string": rule.jwks},
-        "payload_in_metadata": "payload",
-        "normalize_payload_in_metadata": {
-            "space_delimited_claims": [*_SPLIT_ALWAYS, *rule.space_delimited_claims]
-        },
-        "forward": rule.forward_original_token,
-        "audiences": list(rule.audiences),
-        "from_headers": [
-            {"name": each.name, "value_prefix": each.prefix} for each in rule.from_headers
-        ],
-        "from_params": list(rule.from_params),
-        "from_cookies": list(rule.from_cookies),
-        "claim_to_headers": [
-            {"header_name": each.header, "claim_name": each.claim}
-            for each in rule.output_claim_to_headers
-        ],
-    }
-    if rule.issuer:
-        provider["issuer"] = rule.issuer
-    if rule.output_payload_to_header:
-        provider["forward_payload_header"] = rule.output_payload_to_header
-    return provider
-
-
-def _requirement(names: Sequence[str]) -> Plain:
-    """Return the requirement Istio writes for one rule or for several (reference 7.4)."""
-    missing: Plain = {"allow_missing": {}}
-    if len(names) == 1:
-        return {"requires_any": {"requirements": [{"provider_name": names[0]}, missing]}}
-    each = [{"provider_name": name} for name in names]
-    both = [{"requires_any": {"requirements": [one, missing]}} for one in each]
-    return {"requires_any": {"requirements": [*each, {"requires_all": {"requirements": both}}]}}
 
 
 # -- listeners ----------------------------------------------------------------------------------

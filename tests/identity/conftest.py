@@ -17,6 +17,7 @@ import httpx
 import pytest
 from joserfc import jwk, jws
 
+from tests.jwt_authn import requirement_of
 from tests.waiting import envoy_ports
 
 NOW = 1_800_000_000
@@ -112,7 +113,7 @@ def envoy_config(
 ) -> str:
     """Return a static configuration in the shape Istio builds (reference 7.4)."""
     rules = [
-        {"match": {"prefix": f"/{group}/"}, "requires": _requirement(names)}
+        {"match": {"prefix": f"/{group}/"}, "requires": requirement_of(names)}
         for group, names in groups.items()
     ]
     authn = {"providers": providers, "rules": rules, "bypass_cors_preflight": True}
@@ -173,17 +174,6 @@ def _filter(name: str, kind: str, **fields: Any) -> dict[str, Any]:
     return {"name": f"envoy.filters.http.{name}", "typed_config": config}
 
 
-def _requirement(names: list[str]) -> dict[str, Any]:
-    """Return the requirement Istio writes for one rule or for several (reference 7.4)."""
-    missing = {"allow_missing": {}}
-    if len(names) == 1:
-        return {"requires_any": {"requirements": [{"provider_name": names[0]}, missing]}}
-    each = [{"provider_name": name} for name in names]
-    both = [{"requires_any": {"requirements": [one, missing]}} for one in each]
-    either = [*each, {"requires_all": {"requirements": both}}]
-    return {"requires_any": {"requirements": either}}
-
-
 def start_envoy(config: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
     """Start Envoy on a free port and return it with its base URL, once it listens."""
     binary = shutil.which("envoy", path=str(Path(sys.executable).parent)) or shutil.which("envoy")
@@ -212,14 +202,6 @@ def _drain(process: subprocess.Popen[str], output: list[str]) -> None:
     """Keep what Envoy writes, so that its pipe never fills."""
     assert process.stderr is not None
     output.extend(process.stderr)
-
-
-def provider(issuer: str, jwks: str, **fields: Any) -> dict[str, Any]:
-    """Return a `jwt_authn` provider in the shape Istio builds for one rule."""
-    body: dict[str, Any] = {"local_jwks": {"inline_string": jwks}, "payload_in_metadata": "payload"}
-    if issuer:
-        body["issuer"] = issuer
-    return body | fields
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from identity.jwt_rule import ClaimHeader, JwtRule, TokenHeader
 from identity.jwt_verify import verify_token
 from identity.request_authentication import Authentication, authenticate_request
 from identity.token_memory import TokenMemory
+from tests.jwt_authn import provider_of
 
 pytestmark = pytest.mark.envoy
 
@@ -57,41 +59,7 @@ GROUPS = {"a": ["a"], "b": ["b"], "any": ["any"], "ab": ["b", "a"]}
 
 def rule_of(name: str, issuer: str) -> JwtRule:
     """Return the rule with the issuer of this run."""
-    rule = RULES[name]
-    return (
-        rule
-        if name != "a"
-        else JwtRule(
-            issuer=issuer,
-            audiences=rule.audiences,
-            output_payload_to_header=rule.output_payload_to_header,
-            output_claim_to_headers=rule.output_claim_to_headers,
-        )
-    )
-
-
-def provider_of(rule: JwtRule, jwks: str) -> dict[str, Any]:
-    """Return the `jwt_authn` provider that Istio builds for a rule."""
-    provider: dict[str, Any] = {
-        "local_jwks": {"inline_string": jwks},
-        "payload_in_metadata": "payload",
-        "forward": rule.forward_original_token,
-        "audiences": list(rule.audiences),
-        "from_headers": [
-            {"name": each.name, "value_prefix": each.prefix} for each in rule.from_headers
-        ],
-        "from_params": list(rule.from_params),
-        "from_cookies": list(rule.from_cookies),
-        "claim_to_headers": [
-            {"header_name": each.header, "claim_name": each.claim}
-            for each in rule.output_claim_to_headers
-        ],
-    }
-    if rule.issuer:
-        provider["issuer"] = rule.issuer
-    if rule.output_payload_to_header:
-        provider["forward_payload_header"] = rule.output_payload_to_header
-    return provider
+    return replace(RULES[name], issuer=issuer) if name == "a" else RULES[name]
 
 
 def encode(raw: bytes) -> str:
@@ -121,7 +89,8 @@ def key_text(ring: Any) -> str:
 @pytest.fixture(scope="module")
 def envoy(ring: Any, launch_envoy: Any, key_text: str) -> Any:
     """A real Envoy with the rules of this file."""
-    providers = {name: provider_of(rule_of(name, ring.issuer), key_text) for name in RULES}
+    rules = {name: replace(rule_of(name, ring.issuer), jwks=key_text) for name in RULES}
+    providers = {name: provider_of(rule) for name, rule in rules.items()}
     return launch_envoy(providers, GROUPS, SEEN + [header_of(claim) for claim in CLAIMS])
 
 
