@@ -325,6 +325,23 @@ def test_any_clock_and_any_ends_keep_the_books(
         assert len(memory._round) <= 8 * (most + 1)
 
 
+def test_two_that_verify_the_same_token_at_once_keep_it_once() -> None:
+    """Who comes second with a verdict that is kept already replaces it, and counts it once."""
+    memory = believing(lambda now, text: 10**9)
+    verified, others = memory._verify, iter([1])
+
+    def overtaken(text: str, rule: JwtRule, keys: Any, now: float) -> Verdict:
+        for _ in others:
+            judge(memory, text, now)
+        return verified(text, rule, keys, now)
+
+    memory._verify = overtaken
+    judge(memory, "four", 1000.0)
+
+    assert (len(memory), memory._bytes) == (1, 4)
+    assert [False, True] == sorted(place.has_left for place in memory._round)
+
+
 def test_sixteen_threads_keep_the_books() -> None:
     """Under threads that end, replace and flood, nothing is counted twice or kept too long."""
     memory = believing(lambda now, text: int(now) + int(text) % 5, max_tokens=40)
