@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from audit.chain import COMPRESSED, read_raw_lines
-from audit.column_store import ColumnStore, Segment
+from audit.column_store import ColumnStore, Segment, forget_parts
 from audit.database import duckdb
 from audit.errors import AuditReadError
 from audit.query_columns import escape_glob, quote, select_columns
@@ -73,6 +73,9 @@ def open_columns(
 ) -> list[Columns]:
     """Return the columns of segments, in their order; those that are missing are made.
 
+    To read the chain anew is to make columns anew too, unless they are kept in a folder of one's
+    own: whoever writes the log can put columns beside it that tell something else.
+
     Raises:
         AuditReadError: a segment cannot be read, or its columns cannot be written anywhere.
     """
@@ -83,7 +86,8 @@ def open_columns(
         wanted: list[_Task] = []
         for segment, digest in zip(segments, digests, strict=True):
             file = store.file_of(segment, digest)
-            is_there = _is_whole(file)
+            is_believed = chain is not Chain.READ or store.folder is not None
+            is_there = is_believed and _is_whole(file)
             noted = _read_note(file) if is_there and chain is Chain.NOTED else None
             if is_there and (chain is Chain.UNASKED or noted is not None):
                 known = Columns(
@@ -97,11 +101,13 @@ def open_columns(
                 )
                 found[segment.path] = known
             else:
-                is_held = is_there or _can_hold(file.parent)
+                is_held = is_there or (is_believed and _can_hold(file.parent))
                 target = file if is_held else store.scratch.folder() / file.name
                 is_kept = not store.scratch.holds(target)
                 is_read = chain is not Chain.UNASKED
                 wanted.append(_Task(segment, target, digest, is_kept, is_read))
+        for folder in {task.file.parent for task in wanted if task.is_kept}:
+            forget_parts(folder)
         for columns in _made(wanted, tell):
             found[columns.segment] = columns
     except OSError as exc:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,7 @@ from audit.logs import COLUMNS
 from audit.query_columns import VERSION
 
 _DIGITS: Final = 32
+_UNFINISHED_SECONDS: Final = 3600.0  # BUDGET: far longer than the columns of a segment take to make
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,28 @@ def forget_columns(log: Path, store: ColumnStore) -> int:
     folder = store.folder_of(log)
     if not folder.is_dir():
         return 0
+    forget_parts(folder)
     there = {file.name for _, file in list_segments(log)}
     gone = [file for file in folder.glob("audit-*") if _segment_name(file) not in there]
     for file in gone:
         file.unlink(missing_ok=True)
     return len(gone)
+
+
+def forget_parts(folder: Path) -> None:
+    """Remove what makers of columns left unfinished that were killed.
+
+    WHY by age: they may run on another host, or in another container, where their number tells
+    nothing here.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    limit = time.time() - _UNFINISHED_SECONDS
+    for file in (*folder.glob(".audit-*.part"), *folder.glob(".audit-*.part.lines")):
+        with suppress(OSError):  # another process removed it, or may and we must not
+            if file.stat().st_mtime < limit:
+                file.unlink()
 
 
 def _segment_name(file: Path) -> str:

@@ -84,8 +84,11 @@ def remove(folder: Path, removal: Removal) -> None:
 
 def _remove_beside(folder: Path, number: int, kept: Sequence[str]) -> None:
     """Remove what bears a segment's number: its checkpoint, its digest, columns made of it."""
-    name = f"audit-{number:08d}.*"
-    for path in (*folder.glob(name), *folder.glob(f"{COLUMNS}/{name}")):
+    # WHY hidden ones: those are parts of files that a process was killed at.
+    names = (f"audit-{number:08d}.*", f".audit-{number:08d}.*")
+    found = [path for name in names for path in folder.glob(name)]
+    found += [path for name in names for path in folder.glob(f"{COLUMNS}/{name}")]
+    for path in found:
         if path.name not in kept:
             path.unlink(missing_ok=True)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from audit_records import make_record
 from hypothesis import given
@@ -243,6 +245,41 @@ def test_a_retained_and_compressed_log_is_read_by_segments(
     assert (state.size, state.root) == (checkpoint.size, checkpoint.root)
 
 
+@pytest.mark.parametrize("is_own", [False, True])
+def test_who_signs_believes_no_columns_beside_the_log(
+    log: Path, tmp_path: Path, *, is_own: bool
+) -> None:
+    """Columns that leave a decision out, as many rows as before, are in no signed export."""
+    store = ColumnStore(folder=tmp_path / "own" if is_own else None)
+    _seqs(log, store=store)
+    segment = segments_of(log)[1]
+    (file,) = store.folder_of(log).glob(f"{segment.path.name}.*.parquet")
+    forged = f"SELECT * REPLACE (replace(effect, 'deny', 'allow') AS effect) FROM '{file}'"
+    duckdb.sql(f"COPY ({forged}) TO '{file}.new' (FORMAT parquet)")
+    Path(f"{file}.new").replace(file)
+    out = tmp_path / "out.parquet"
+    run_export(Export(log=log, format="parquet", is_attested=True), out, store=store)
+    found = duckdb.sql(f"SELECT DISTINCT effect FROM '{out}'").fetchall()
+    assert (found == [("deny",)]) is not is_own
+    assert _kept(log) or is_own
+
+
+def test_what_a_killed_maker_left_goes_once_it_is_old(log: Path) -> None:
+    """A part that may still be written stays; an old one goes, by a question as by the index."""
+    store = ColumnStore()
+    for ask in (lambda: _seqs(log), lambda: forget_columns(log, store)):
+        folder = log / COLUMNS
+        folder.mkdir(exist_ok=True)
+        parts = [folder / f".audit-00000001.jsonl.0.0.parquet.{pid}.part" for pid in (1, 2)]
+        parts.append(parts[0].with_name(f"{parts[0].name}.lines"))
+        for part in parts:
+            part.write_bytes(b"PAR1")
+        for part in (parts[0], parts[2]):
+            os.utime(part, (1_700_000_000, 1_700_000_000))
+        ask()
+        assert [part.exists() for part in parts] == [False, True, False]
+
+
 def test_what_is_removed_leaves_no_columns_and_no_worker_loses_a_segment(tmp_path: Path) -> None:
     """Retention takes the columns of what it removes, and nothing of the logs of workers."""
     log = tmp_path / "log"
@@ -255,9 +292,13 @@ def test_what_is_removed_leaves_no_columns_and_no_worker_loses_a_segment(tmp_pat
     assert len(_seqs(log)) == 40
     beside = len(list_segments(worker_folder(log, "a")))
     (number, path), *rest = list_segments(log)
+    parts = [log / f".{path.name}.gz.part", log / COLUMNS / f".{path.name}.a.parquet.7.part"]
+    for part in parts:
+        part.touch()
     remove(log, Removal(segments=((number, path),), details={}))
     assert len(list_segments(log)) == len(rest)
     assert not list((log / COLUMNS).glob(f"{path.name}.*"))
+    assert not any(part.exists() for part in parts)
     assert len(list_segments(worker_folder(log, "a"))) == beside
 
 
