@@ -33,6 +33,7 @@ class Draft:
     sni: str = ""
     source: str = "127.0.0.1"
     destination: str = ""
+    client: str = ""
     scheme: str = ""
     claims: Plain = field(default_factory=dict)
     fault: str = ""

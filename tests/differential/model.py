@@ -26,9 +26,9 @@ class Probe:
     Texts are Latin-1, one character a byte. `host` None sends no `Host`. `peer`
     names a client certificate (`identities.CLIENTS`), `plain` or `tls` (TLS, no
     certificate). `destination` (`address:port`) is told by the PROXY protocol;
-    empty is the listener's own. `{tokenN}` in `target` and header values stands
-    for the N-th of `tokens`. `scheme` is told over HTTP/2; without it the probe goes
-    over HTTP/1.1.
+    empty is the listener's own. `client` is the source that is told with it, empty the
+    true one. `{tokenN}` in `target` and header values stands for the N-th of `tokens`.
+    `scheme` is told over HTTP/2; without it the probe goes over HTTP/1.1.
     """
 
     method: str = "GET"
@@ -39,6 +39,7 @@ class Probe:
     sni: str = ""
     source: str = "127.0.0.1"
     destination: str = ""
+    client: str = ""
     scheme: str = ""
     tokens: tuple[Mapping[str, Any], ...] = ()
 

@@ -19,6 +19,8 @@ Plain = dict[str, Any]
 Word = Callable[[random.Random], str]
 
 _WILD = "*"
+# An empty list is no list.
+_EMPTY = 0.03
 _CUSTOM_KEYS = (
     "source.ip",
     "remote.ip",
@@ -172,6 +174,9 @@ def _rule(rng: random.Random, action: str) -> Plain:
         rule["to"] = [{"operation": _operation(rng)} for _ in range(rng.choice((1, 1, 2)))]
     if rng.random() < 0.45:
         rule["when"] = [_condition(rng, is_custom=is_custom) for _ in range(rng.choice((1, 1, 2)))]
+    for part in ("from", "to", "when"):
+        if part not in rule and rng.random() < _EMPTY:
+            rule[part] = []
     return rule
 
 
@@ -198,6 +203,9 @@ def _both_signs(rng: random.Random, chosen: Sequence[str], fields: dict[str, Wor
             found[name] = _values(rng, fields[name])
         if kind > 0.6:
             found[negative] = _values(rng, fields[name])
+        for empty in (name, negative):
+            if empty not in found and rng.random() < _EMPTY:
+                found[empty] = []
     return found
 
 
@@ -216,6 +224,9 @@ def _condition(rng: random.Random, *, is_custom: bool) -> Plain:
         found["values"] = _values(rng, CONDITIONS[name])
     if kind > 0.55:
         found["notValues"] = _values(rng, CONDITIONS[name])
+    for empty in ("values", "notValues"):
+        if empty not in found and rng.random() < _EMPTY:
+            found[empty] = []
     return found
 
 
@@ -247,13 +258,23 @@ def _jwt_rule(rng: random.Random) -> Plain:
     options: dict[str, Any] = {
         "audiences": rng.sample(words.AUDIENCES[:3], rng.choice((1, 2))),
         "fromHeaders": rng.choice(
-            ([{"name": "x-token"}], [{"name": "Authorization", "prefix": "Bearer "}])
+            (
+                [{"name": "x-token"}],
+                [{"name": "Authorization", "prefix": "Bearer "}],
+                [{"name": "X-Token", "prefix": "tok="}, {"name": "x-token"}],
+            )
         ),
-        "fromParams": ["token"],
-        "fromCookies": ["session"],
+        "fromParams": rng.choice((["token"], ["token", "a b", "Token"])),
+        "fromCookies": rng.choice((["session"], ["session", "__Host-s"])),
         "forwardOriginalToken": True,
         "outputPayloadToHeader": "x-payload",
-        "outputClaimToHeaders": [{"header": "x-claim-sub", "claim": "sub"}],
+        "outputClaimToHeaders": rng.choice(
+            (
+                [{"header": "x-claim-sub", "claim": "sub"}],
+                [{"header": "x-claim-sub", "claim": c} for c in ("nested.a", "sub", "num")],
+                [{"header": "X-Payload", "claim": "azp"}],
+            )
+        ),
         "spaceDelimitedClaims": ["perms"],
     }
     chances = (0.3, 0.2, 0.15, 0.15, 0.35, 0.2, 0.2, 0.3)

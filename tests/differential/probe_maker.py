@@ -7,18 +7,23 @@ half of the time, something is bent: an edge of the path, a repeated header, ano
 
 from __future__ import annotations
 
+import json
 import random
 import string
 from collections.abc import Sequence
 
+from tests.differential import vocabulary as words
 from tests.differential.aim import aim
 from tests.differential.bend import bend
 from tests.differential.blind import blind
 from tests.differential.draft import Draft, Plain, connection
+from tests.differential.identities import is_ipv6
 from tests.differential.model import PLAINTEXT, PolicySet, Probe
 
 # What Envoy refuses before any filter is asked tells nothing: it is sent only now and then.
 _ODD = 0.95
+_OF_THE_SOURCE = ('"ipBlocks"', '"notIpBlocks"', '"source.ip"')
+_PROXIED = 0.3
 _METHOD_CHARACTERS = frozenset(string.ascii_letters + "-")
 _UNSENDABLE = frozenset(" \r\n\t\0")
 
@@ -33,6 +38,8 @@ def make_probes(policies: PolicySet, count: int, seed: str) -> list[Probe]:
         if each["kind"] == "RequestAuthentication"
         for rule in each["spec"]["jwtRules"]
     ]
+    # Behind PROXY protocol `source.ip` is another address to us: see docs/differences.md.
+    is_proxied = not any(word in json.dumps(rules) for word in _OF_THE_SOURCE)
     connections = [connection(rng) for _ in range(8)]
     probes = []
     for _ in range(count):
@@ -44,6 +51,8 @@ def make_probes(policies: PolicySet, count: int, seed: str) -> list[Probe]:
         if rng.random() < 0.5:
             for _ in range(rng.choice((1, 1, 2))):
                 bend(draft)
+        if is_proxied and draft.destination and rng.random() < _PROXIED:
+            draft.client = rng.choice(words.PROXIED[6 if is_ipv6(draft.source) else 4])
         probes.append(_probe(draft, jwt_rules))
     return probes
 
@@ -61,6 +70,7 @@ def _rules(policies: PolicySet) -> list[Plain]:
 _LEAVINGS = ("-authorization", "authorization: Bearer {token0}", "authorization: Bearer x",
              "x-token: {token0}", "-x-token", "cookie: session={token0}", "-cookie")  # fmt: skip
 _LEFT = 0.1
+_SECOND = 0.15
 
 
 def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
@@ -75,6 +85,9 @@ def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
             token["fault"] = draft.fault
         tokens = (token,)
         query = _place_token(rng, rng.choice(jwt_rules), headers, query)
+        if rng.random() < _SECOND:
+            tokens += ({"claims": claims | {"sub": rng.choice(words.SUBJECTS)}},)
+            query = _place_token(rng, rng.choice(jwt_rules), headers, query, "{token1}")
         if rng.random() < _LEFT:
             headers.append(("x-leave", rng.choice(_LEAVINGS)))
     target = _sendable(draft.path) or "/"
@@ -101,21 +114,25 @@ def _probe(draft: Draft, jwt_rules: Sequence[Plain]) -> Probe:
         sni="" if draft.peer == PLAINTEXT else draft.sni,
         source=draft.source,
         destination=draft.destination,
+        client=draft.client,
         scheme=draft.scheme,
         tokens=tokens,
     )
 
 
 def _place_token(
-    rng: random.Random, rule: Plain, headers: list[tuple[str, str]], query: str
+    rng: random.Random,
+    rule: Plain,
+    headers: list[tuple[str, str]],
+    query: str,
+    mark: str = "{token0}",
 ) -> str:
-    """Put `{token0}` where the rule looks, mostly; return the query."""
-    mark = "{token0}"
+    """Put a token where the rule looks, mostly; return the query."""
     params = rule.get("fromParams", ())
     is_default = not any(each in rule for each in ("fromHeaders", "fromParams", "fromCookies"))
     choices: list[str] = ["bearer"] if is_default else []
-    choices += ["x-token"] * any(h["name"] == "x-token" for h in rule.get("fromHeaders", ()))
-    choices += ["bearer"] * any(h["name"] != "x-token" for h in rule.get("fromHeaders", ()))
+    names = {each["name"].lower() for each in rule.get("fromHeaders", ())}
+    choices += ["x-token"] * ("x-token" in names) + ["bearer"] * bool(names - {"x-token"})
     choices += ["param"] * bool(params) + ["cookie"] * bool(rule.get("fromCookies"))
     place = rng.choice(choices)
     if rng.random() < 0.15:
@@ -129,11 +146,13 @@ def _place_token(
     if place == "basic":
         headers.append(("Authorization", f"Basic abc, Bearer {mark}"))
     if place == "x-token":
-        headers.append(("X-Token", mark))
+        prefixes = [h.get("prefix", "") for h in rule.get("fromHeaders", ())]
+        headers.append(("X-Token", rng.choice(prefixes or [""]) + mark))
     if place == "cookie":
-        headers.append(("Cookie", f"a=b; session={mark}"))
+        cookie = rng.choice(rule.get("fromCookies") or ["session"])
+        headers.append(("Cookie", f"a=b; {cookie}={mark}"))
     if place == "param":
-        name = params[0] if params else "access_token"
+        name = rng.choice(params).replace(" ", "%20") if params else "access_token"
         return f"{query}&{name}={mark}" if query else f"{name}={mark}"
     return query
 

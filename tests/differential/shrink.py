@@ -19,7 +19,8 @@ from tests.differential.trial import Standing
 _ROUNDS = 40
 _IN_ONE_PUSH = 40
 _PARTS = (
-    "tokens", "sni", "destination", "method", "host", "source", "target", "peer", "scheme",
+    "tokens", "sni", "client", "destination", "method", "host", "source", "target", "peer",
+    "scheme",
 )  # fmt: skip
 _KEPT_KEYS = frozenset(
     {"apiVersion", "kind", "metadata", "name", "namespace", "key", "spec", "issuer", "jwks"}
@@ -113,7 +114,9 @@ def _with_a_default(probe: Probe) -> Iterator[Probe]:
             continue
         smaller = replace(probe, **{name: getattr(default, name)})
         if name == "source":
-            smaller = replace(smaller, destination="")
+            smaller = replace(smaller, destination="", client="")
+        if name == "destination":
+            smaller = replace(smaller, client="")
         if name == "peer":
             smaller = replace(smaller, sni="")
         yield smaller

@@ -76,6 +76,8 @@ def kinds_of(probe: Probe, *, is_tcp: bool) -> Iterator[str]:
         yield "sni"
     if probe.destination:
         yield "proxy-protocol"
+    if probe.client:
+        yield "proxied-client"
     if is_tcp:
         return
     if probe.scheme:

@@ -15,6 +15,7 @@ from policies.decision import Effect, ProviderVerdict
 from tests.differential.authorizers import HeaderProvider
 from tests.differential.cases import Case, read_cases
 from tests.differential.known import explanation
+from tests.differential.model import PolicySet, Probe
 from tests.differential.probe_maker import make_probes
 from tests.differential.run import Plan, run
 from tests.differential.shrink import shrink
@@ -99,6 +100,28 @@ def test_explained_differences_are_recognized(trial: Trial) -> None:
         found[case.policies.name] = difference and explanation(difference)
 
     assert {name: name for name in found} == found
+
+
+@pytest.mark.parametrize(
+    ("block", "statuses"), [("127.0.0.1", (403, 200)), ("1.2.3.4", (200, 403))]
+)
+def test_source_behind_the_proxy_protocol(
+    block: str, statuses: tuple[int, int], trial: Trial
+) -> None:
+    """`source.ip` is the load balancer to Envoy and the client to us, as the docs say."""
+    policy = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "d", "namespace": "foo"},
+        "spec": {"action": "DENY", "rules": [{"from": [{"source": {"ipBlocks": [block]}}]}]},
+    }
+    probe = Probe(destination="10.1.2.3:80", client="1.2.3.4")
+    meshes = ({}, {"tcp": True})
+    standing = trial.stand([PolicySet(resources=(policy,), mesh=mesh) for mesh in meshes])
+
+    found = [tuple(answer.status for answer in trial.ask(each, probe)) for each in standing]
+
+    assert [statuses, statuses] == found
 
 
 def test_a_lie_of_ours_is_found(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ _BODILESS = (204, 304)
 _FIRST_BYTES = b"differential trial\n"
 
 Place = tuple[str, int]
-# What a connection is kept for: its place, peer, SNI, source and destination.
-_Kind = tuple[Place, str, str, str, str]
+# What a connection is kept for: its place, peer, SNI, source, destination and client.
+_Kind = tuple[Place, str, str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Client:
     def ask(self, door: Door, probe: Probe) -> Answer:
         """Return the answer to one HTTP probe; a dead kept connection is opened anew."""
         place = door.ipv6 if is_ipv6(probe.source) else door.ipv4
-        key = (place, probe.peer, probe.sni, probe.source, probe.destination)
+        key = (place, probe.peer, probe.sni, probe.source, probe.destination, probe.client)
         if probe.scheme:
             return self._ask_http2(place, key, probe)
         message = self.message(probe)
@@ -195,8 +195,9 @@ def _read_head(connection: socket.socket) -> tuple[bytes, bytes]:
 
 
 def _proxy_line(connection: socket.socket, probe: Probe) -> bytes:
-    """Return the PROXY protocol v1 line: the true source, and the destination of the probe."""
+    """Return the PROXY protocol v1 line: the client, else the true source, and the destination."""
     address, _, port = probe.destination.rpartition(":")
     kind = "TCP6" if is_ipv6(probe.source) else "TCP4"
     source_port = connection.getsockname()[1]
-    return f"PROXY {kind} {probe.source} {address.strip('[]')} {source_port} {port}\r\n".encode()
+    client = probe.client or probe.source
+    return f"PROXY {kind} {client} {address.strip('[]')} {source_port} {port}\r\n".encode()
