@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache, partial
+from string import digits
 from typing import Any, Final, Protocol
 from urllib.parse import unquote_plus
 
@@ -67,14 +68,22 @@ _SECRET_ENDINGS: Final = (
     "password",
     "passwd",
     "passphrase",
+    "passcode",
     "apikey",
     "accesskey",
+    "secretkey",
     "privatekey",
+    "subscriptionkey",
+    "authcode",
+    "devicecode",
+    "codeverifier",
     "signature",
     "credential",
     "credentials",
     "assertion",
+    "samlresponse",
     "sessionid",
+    "sessid",
     "jwt",
 )
 _URL_HEADERS: Final = frozenset({":path", "referer", "origin", "location", "x-envoy-original-path"})
@@ -340,7 +349,9 @@ def _without_nested(path: str, secret: frozenset[str]) -> str:
 
 
 def _is_secret(name: str, secret: frozenset[str]) -> bool:
-    return name in secret or name.endswith(_SECRET_ENDINGS)
+    # WHY without its number: `password2` and `token[0]` hold what `password` and `token` do.
+    bare = name.rstrip(digits)
+    return name in secret or bare in secret or bare.endswith(_SECRET_ENDINGS)
 
 
 def _may_be_secret(name: str, secret: frozenset[str]) -> bool:

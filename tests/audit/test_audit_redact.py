@@ -36,6 +36,11 @@ JWT = f"{_part({'alg': 'RS256'})}.{_part({'sub': 'SECRETSUB'})}.c2lnbmF0dXJlU0VD
         ("/a?access%255ftoken=S3", "/a?access%255ftoken=***"),
         ("/a?x=1;token=S3;S3&y=2", "/a?x=1;token=***&y=2"),
         ("/a?client-secret=S3#access_token=S3", "/a?client-secret=***#access_token=***"),
+        ("/a?token[0]=S3&token[]=S3", "/a?token[0]=***&token[]=***"),
+        ("/a?password1=S3&user[password2]=S3", "/a?password1=***&user[password2]=***"),
+        ("/a?code%5B0%5D=S3&u=%3Fsid2%3DS3", "/a?code%5B0%5D=***&u=%3Fsid2%3D***"),
+        ("/a?PHPSESSID=S3&code_verifier=S3", "/a?PHPSESSID=***&code_verifier=***"),
+        ("/a?page2=x&2=y&oauth2=z", "/a?page2=x&2=y&oauth2=z"),
         ("/a;sessionid=S3;S3/b?c=d", "/a;sessionid=***/b?c=d"),
         ("/cb?code=S3&state=x", "/cb?code=***&state=x"),
         (
@@ -175,12 +180,14 @@ _SECRET_PARAMETERS = (
     *("code", "sig", "auth", "authorization", "pwd", "pass", "sid", "pin", "x-pin", "carried"),
     *("token", "secret", "password", "passwd", "passphrase", "apikey", "accesskey", "privatekey"),
     *("signature", "credential", "credentials", "assertion", "sessionid", "jwt"),
+    *("passcode", "secretkey", "subscriptionkey", "authcode", "devicecode", "codeverifier"),
+    *("samlresponse", "sessid", "pass2", "token[0]", "password12", "n" * 80 + "sid_token9"),
     *("my_token", "MySecret", "a.password", "api-key", "API%255fKEY", "client+assertion"),
     *("n" * 59 + "token", "n" * 60 + "token", "n" * 200 + "-jwt"),
 )
 _PLAIN_PARAMETERS = (
     *("page", "codec", "signed", "authority", "passage", "side", "tokens", "secretary", "jwts"),
-    *("n" * 63, "n" * 64, "n" * 65, "n" * 200, "pinned", "pass2", "%", "", "x1"),
+    *("n" * 63, "n" * 64, "n" * 65, "n" * 200, "pinned", "2pass", "%", "", "x1"),
 )
 
 
