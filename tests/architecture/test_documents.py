@@ -12,7 +12,12 @@ from authz.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
-    [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("bench/*.md")]
+    [
+        *REPOSITORY.glob("*.md"),
+        *REPOSITORY.glob("docs/**/*.md"),
+        *REPOSITORY.glob("bench/*.md"),
+        *REPOSITORY.glob("examples/*.md"),
+    ]
 )
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("0*.md"))
 
