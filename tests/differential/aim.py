@@ -128,7 +128,13 @@ def _meet_claim(*path: str) -> Callable[[Draft, str, str], None]:
 
 def _meet_header(draft: Draft, name: str, value: str) -> None:
     header = name.partition("[")[2].removesuffix("]")
-    draft.set_header(header, concrete(draft.rng, value))
+    text = concrete(draft.rng, value)
+    if header in words.WRITTEN_HEADERS:
+        # Only a claim can write it: the client's own is taken away.
+        draft.has_token = True
+        claim = draft.rng.choice(("sub", "azp", "nested"))
+        draft.claims[claim] = {"a": text} if claim == "nested" else text
+    draft.set_header(header, text)
 
 
 def _meet_metadata(draft: Draft, name: str, value: str) -> None:

@@ -16,6 +16,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.rpc import code_pb2
 
 from audit.record import AuditRecord
+from authz.custom import CustomTerms
 from authz.decision_memory import DecisionMemory
 from authz.grpc_server import GrpcServer
 from authz.metrics import Metrics
@@ -163,8 +164,8 @@ class OurSide:
             "echo": self._echo.server_address[1],
         }
 
-    def serve(self, snapshot: Snapshot) -> None:
-        """Answer from this snapshot from now on."""
+    def serve(self, snapshot: Snapshot, terms: CustomTerms) -> None:
+        """Answer from this snapshot from now on; the terms are always the same for it."""
         if self._state is not None and self._state.snapshot is snapshot:
             return
         self._keys.prepare(snapshot.jwt_rules)
@@ -172,6 +173,7 @@ class OurSide:
             snapshot=snapshot,
             providers={name: HeaderProvider(name) for name in _ALLOW_HEADERS},
             revision=snapshot.revision,
+            terms=terms,
         )
 
     def close(self) -> None:

@@ -74,7 +74,8 @@ class PolicySet:
 
     `mesh` has the keys `trust_domain`, `trust_domain_aliases` and `path_normalization`
     (`NONE`, `BASE`, `MERGE_SLASHES`, `DECODE_AND_MERGE_SLASHES`), `gateway_hops` (None:
-    a sidecar, which does not add to `x-forwarded-for`), `tcp` (network filters).
+    a sidecar, which does not add to `x-forwarded-for`), `multiple_providers` (False:
+    CUSTOM policies of more than one deny), `tcp` (network filters).
     """
 
     resources: tuple[Mapping[str, Any], ...]

@@ -21,6 +21,7 @@ Word = Callable[[random.Random], str]
 _WILD = "*"
 # An empty list is no list.
 _EMPTY = 0.03
+_ONE_PROVIDER = 0.3
 _CUSTOM_KEYS = (
     "source.ip",
     "remote.ip",
@@ -118,6 +119,8 @@ def _mesh(rng: random.Random, *, is_tcp: bool) -> Plain:
         mesh["trust_domain_aliases"] = rng.sample(
             ("cluster.local", "td1", "old-td", "td2.example", "*", "*-td"), rng.randrange(3)
         )
+    if rng.random() < _ONE_PROVIDER:
+        mesh["multiple_providers"] = False
     if is_tcp:
         return mesh | {"tcp": True}
     if rng.random() < 0.5:
@@ -234,7 +237,10 @@ def _token_header_condition(rng: random.Random) -> Plain:
     """Return a condition on a header that the verification of tokens may take or set."""
     sign = rng.choice(("values", "notValues"))
     header = rng.choice(words.TOKEN_HEADERS)
-    return {"key": f"request.headers[{header}]", sign: [rng.choice(("*", "alice", "Bearer*"))]}
+    return {
+        "key": f"request.headers[{header}]",
+        sign: [rng.choice(("*", "alice", "shop", "Bearer*"))],
+    }
 
 
 def _key(rng: random.Random, name: str) -> str:

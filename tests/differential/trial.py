@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from authz.custom import CustomTerms
 from examples.demo.processes import Supervisor
 from policies.diagnostic import LoadError
 from policies.load import read_resources
@@ -118,7 +119,8 @@ class Trial:
 
     def ask(self, standing: Standing, probe: Probe) -> tuple[Answer, Answer]:
         """Return Envoy's answer and ours, to which our reason is added."""
-        self.ours.serve(standing.snapshot)
+        asks_several = mesh_of(standing.policies).multiple_providers is not False
+        self.ours.serve(standing.snapshot, CustomTerms(asks_several=asks_several))
         ask = self.client.knock if standing.policies.is_tcp else self.client.ask
         native = ask(standing.native, probe)
         self.ours.last.record = None
@@ -137,7 +139,11 @@ class Trial:
         resources = read_resources(texts).resources
         enforced = tuple(each for each in resources if isinstance(each, AuthorizationPolicy))
         compiled = compile_filters(
-            enforced, WORKLOAD, mesh, tcp=policies.is_tcp, many_providers=True
+            enforced,
+            WORKLOAD,
+            mesh,
+            tcp=policies.is_tcp,
+            many_providers=mesh.multiple_providers is not False,
         )
         tls = listeners.tls_socket(
             self.identities.root_pem, self.identities.server_chain, self.identities.server_key
@@ -168,6 +174,7 @@ def mesh_of(policies: PolicySet) -> Mesh:
         trust_domain=plain.get("trust_domain", "cluster.local"),
         trust_domain_aliases=tuple(plain.get("trust_domain_aliases", ())),
         root_namespace=ROOT_NAMESPACE,
+        multiple_providers=plain.get("multiple_providers"),
         trusted_proxy_hops=plain.get("gateway_hops") or 0,
         mode=MeshMode.SIDECAR if plain.get("gateway_hops") is None else MeshMode.GATEWAY,
         extension_providers=tuple(

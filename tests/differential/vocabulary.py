@@ -241,6 +241,7 @@ HEADER_NAMES = (
     "x-envoy-expected-rq-timeout-ms",
 )
 TOKEN_HEADERS = ("authorization", "x-token", "cookie", "x-payload", "x-claim-sub", ":path")
+WRITTEN_HEADERS = ("x-payload", "x-claim-sub")
 HEADER_VALUES = (
     "*",
     "admin",
