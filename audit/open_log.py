@@ -99,7 +99,7 @@ class OpenLog:
         """Write what waits, send what the sinks take at once, and let go of the folder.
 
         Raises:
-            AuditUnavailable: accepted records could not be written in time.
+            AuditUnavailable: accepted records could not be written in time, or forced to the disk.
         """
         try:
             if self._resting is not None:

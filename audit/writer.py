@@ -160,7 +160,7 @@ class AuditWriter:
         """Write what waits, then `stop`, and leave the folder to others. Twice is once.
 
         Raises:
-            AuditUnavailable: accepted records could not be written in time.
+            AuditUnavailable: accepted records could not be written in time, or forced to the disk.
         """
         self._intake.close(timeout_seconds=timeout_seconds)
         self._thread.join(timeout_seconds + 5.0)
@@ -168,6 +168,9 @@ class AuditWriter:
             raise AuditUnavailable(
                 f"{self.waiting} accepted records could not be written: {self._intake.fault}"
             )
+        fault = "the disk does not answer" if self._thread.is_alive() else self._intake.fault
+        if fault is not None:
+            raise AuditUnavailable(f"the end of the record may not be on the disk: {fault}")
 
     def _open_chain(self, details: Mapping[str, Any]) -> Intake:
         """Write `resume` (if the end was not in order) and `start` before anything else.

@@ -335,3 +335,19 @@ def test_a_file_that_could_not_be_cut_back_is_cut_later(
     assert [each["decision_id"] for each in read_records(tmp_path / "log")] == [
         f"{number:032x}" for number in (1, 3)
     ]
+
+
+@pytest.mark.parametrize("what", ["sync", "seal"])
+def test_an_end_that_is_not_sure_is_told(open_writer, record, what: str) -> None:
+    """Who closes a log whose last lines the disk did not take hears of it."""
+    writer = open_writer(fsync="interval", fsync_milliseconds=60_000)
+    writer.offer(record())
+    until(lambda: writer.waiting == 0)
+
+    def fail() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    setattr(writer._segments, what, fail)
+
+    with pytest.raises(AuditUnavailable, match="may not be on the disk: .* Input/output error"):
+        writer.close()
