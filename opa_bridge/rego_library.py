@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_void_p, create_string_buffer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,9 +28,9 @@ from opa_bridge.hidden_names import part_names
 from opa_bridge.negated_needs import state_needs
 from opa_bridge.polyfills import PACKAGE
 from opa_bridge.rego_binary import UnknownForm, outline_of, with_data
-from opa_bridge.rego_module import Module, scan_module
-from opa_bridge.scanner import ScanError
+from opa_bridge.rego_module import Module, rules_by_package, scan_module
 from opa_bridge.stated_parts import state_parts
+from opa_bridge.unified_rules import state_rules
 from policies.diagnostic import Diagnostic, LoadError, Location
 
 # Up to here a double is the whole number that its text says.
@@ -164,8 +164,8 @@ def compile_with_data(
     file = ""
     try:
         interpreter.add_data_json(data)
-        for file, source in modules:
-            interpreter.add_module(file, _written_out(file, source))
+        for file, source in _written_out(modules):
+            interpreter.add_module(file, source)
         bundle = interpreter.build(None, list(entrypoints))
         if not bundle.ok():
             raise RegoError("(errormsg 0:the modules do not compile)")
@@ -181,14 +181,16 @@ def compile_with_data(
         raise LoadError([problem]) from exc
 
 
-def _written_out(file: str, source: str) -> str:
-    """Return a module so that the library evaluates it as OPA does; no line moves."""
-    if file.startswith(f"{PACKAGE}/"):
-        return source
-    try:
-        return part_names(state_parts(state_needs(source)))
-    except ScanError:
-        return source
+def _written_out(modules: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield modules so that the library evaluates them as OPA does; no line moves."""
+    scanned = [scan_module(file, source) for file, source in modules]
+    rules_of = rules_by_package(found for found in scanned if isinstance(found, Module))
+    for (file, source), found in zip(modules, scanned, strict=True):
+        if file.startswith(f"{PACKAGE}/") or not isinstance(found, Module):
+            yield file, source
+            continue
+        stated = state_rules(found, rules_of[found.package])
+        yield file, part_names(state_parts(state_needs(stated)))
 
 
 def _outline(

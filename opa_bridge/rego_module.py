@@ -183,7 +183,9 @@ def _rule_names(tokens: tuple[Token, ...]) -> Iterator[str]:
     """Yield the names that stand where a rule may start; more than the rules, never fewer."""
     for index, token in enumerate(tokens):
         before = tokens[index - 1].text if index else ""
-        starts = token.starts_line and before not in _GOES_ON
+        # `import future.keywords.if` ends with a field.
+        goes_on = before in _GOES_ON and (index < 2 or tokens[index - 2].text != ".")
+        starts = token.starts_line and not goes_on
         starts = starts or before in ("default", ";", "}")
         if token.kind is not Kind.NAME or token.depth or not starts or before == ".":
             continue

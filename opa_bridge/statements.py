@@ -50,7 +50,9 @@ def _is_fresh(tokens: Tokens, index: int) -> bool:
     token = tokens[index]
     if token.kind is Kind.SIGN or token.text in ("else", "if", "with", "in", "as", "contains"):
         return False
-    return index == 0 or can_end(tokens[index - 1])
+    # Behind a dot, `in` and its like are fields.
+    is_field = index > 1 and tokens[index - 2].text == "."
+    return index == 0 or is_field or can_end(tokens[index - 1])
 
 
 def can_end(token: Token) -> bool:
