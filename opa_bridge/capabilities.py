@@ -8,7 +8,8 @@ from itertools import islice
 from opa_bridge.builtin_table import BUILTINS, NAMESPACES, OPA_VERSION, USABLE, Kind
 from opa_bridge.direct.parse import parse_negations
 from opa_bridge.direct.syntax import Outside
-from opa_bridge.direct.term_parser import text_of
+from opa_bridge.heads import misspelled_rules
+from opa_bridge.object_keys import doubtful_keys
 from opa_bridge.orderings import Unclear, orderings
 from opa_bridge.rego_module import (
     Chain,
@@ -23,6 +24,7 @@ from opa_bridge.scanner import Kind as TokenKind
 from opa_bridge.scanner import Token
 from opa_bridge.statements import can_end
 from opa_bridge.unbound import KEYWORDS, unbound_names
+from opa_bridge.variables import hidden_variables, misused_variables
 from policies.diagnostic import Diagnostic, Location
 
 __all__ = ["Module", "check_entrypoint", "check_modules", "scan_module"]
@@ -85,14 +87,14 @@ def _check_module(
             yield from _check_chain(module, chain, package_rules)
     for call in builtin_calls(module, package_rules):
         yield from _check_call(module, call)
-    for token in unbound_names(tokens, package_rules | module.imports):
-        message = f"nothing gives `{token.text}` a value"
-        help_ = "correct the name, or bind it with `:=`, `some` or `every`"
-        yield _error("rego.unbound", message, module.file, token.line, help_)
+    yield from _check_variables(module, package_rules)
     yield from _check_orderings(module)
     yield from _check_negations(module)
     yield from _check_steps(module)
-    yield from _check_keys(module)
+    for token, message, mend in misspelled_rules(tokens):
+        yield _error("rego.head", message, module.file, token.line, mend)
+    for token, message, mend in doubtful_keys(tokens):
+        yield _error("rego.object", message, module.file, token.line, mend)
 
 
 def _check_chain(module: Module, chain: Chain, package_rules: set[str]) -> Iterator[Diagnostic]:
@@ -145,6 +147,21 @@ def _refused(module: Module, name: str, line: int) -> Diagnostic:
     return _error("rego.builtin", message, module.file, line, help_)
 
 
+def _check_variables(module: Module, package_rules: set[str]) -> Iterator[Diagnostic]:
+    known = package_rules | module.imports
+    help_ = "correct the name, or bind it with `:=`, `some` or `every`"
+    unbound = list(unbound_names(module.tokens, known))
+    for token in unbound:
+        message = f"nothing gives `{token.text}` a value"
+        yield _error("rego.unbound", message, module.file, token.line, help_)
+    for token in hidden_variables(module.tokens, known | USABLE):
+        if token not in unbound:
+            message = f"nothing gives `{token.text}` a value here"
+            yield _error("rego.unbound", message, module.file, token.line, help_)
+    for token, message, mend in misused_variables(module.tokens):
+        yield _error("rego.variable", message, module.file, token.line, mend)
+
+
 def _check_orderings(module: Module) -> Iterator[Diagnostic]:
     """Yield an error where it cannot be told what is compared by order."""
     for found in orderings(module.tokens):
@@ -191,25 +208,6 @@ def _check_steps(module: Module) -> Iterator[Diagnostic]:
         if is_step and token.kind is TokenKind.NUMBER and not token.text.isdecimal():
             message = f"`{token.text}` is no whole number, and stands for a place"
             yield _error("rego.step", message, module.file, token.line, "write it without decimals")
-
-
-def _check_keys(module: Module) -> Iterator[Diagnostic]:
-    """Yield an error for an object that names a key twice: the library leaves out all of it."""
-    objects: list[set[str]] = []
-    for before, token, behind in zip(
-        module.tokens, module.tokens[1:], module.tokens[2:], strict=False
-    ):
-        if before.kind is not TokenKind.STRING and before.text in ("{", "[", "("):
-            objects.append(set())
-        if token.kind is TokenKind.STRING and before.text in ("{", ",") and behind.text == ":":
-            key = text_of(token)
-            if objects and key in objects[-1]:
-                message = "a key stands twice in an object"
-                yield _error("rego.object", message, module.file, token.line)
-            elif objects:
-                objects[-1].add(key)
-        if before.kind is not TokenKind.STRING and before.text in ("}", "]", ")") and objects:
-            objects.pop()
 
 
 def _check_packages(
