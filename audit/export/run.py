@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TextIO
@@ -19,6 +19,7 @@ from audit.query import Query
 from audit.query_engine import LogQueries
 from audit.report import TITLES, Grant, Report, Verification
 from audit.report_build import build_report
+from audit.shortfall import Shortfall
 from audit.signed_note import NoteVerifier
 from audit.time_range import TimeRange
 from audit.verify import verify_folder
@@ -73,10 +74,14 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """How many decisions were exported or counted, and the logs' states where they were asked."""
+    """How many decisions were exported or counted, and the logs' states where they were asked.
+
+    `shortfall` is what the file leaves out.
+    """
 
     count: int
     logs: tuple[LogState, ...] = ()
+    shortfall: Shortfall = field(default_factory=Shortfall)
 
 
 def run_export(
@@ -108,6 +113,8 @@ def run_export(
         writes=out if isinstance(out, Path) else None,
         progress=stage("reading the record"),
     ) as queries:
+        # WHY first: a segment that is compressed later on would have the report asked for again.
+        shortfall = Shortfall.of(queries, wanted.range)
         verification = _verified(wanted, queries) if is_verified else Verification(())
         if wanted.lists_decisions:
             count = _write_decisions(wanted, queries, out, stage("writing decisions"))
@@ -126,7 +133,7 @@ def run_export(
         if wanted.is_attested:
             pairs = zip(find_logs(wanted.log), verification.reports, strict=True)
             logs = tuple(state_of(log, found, queries.chained) for log, found in pairs)
-    return Exported(count, logs)
+    return Exported(count, logs, shortfall)
 
 
 def _chain(wanted: Export) -> Chain:

@@ -102,7 +102,7 @@ def export_command(  # noqa: PLR0913 - one parameter an option
             is_attested=signing_key is not None,
         )
         if output is None:
-            run_export(wanted, sys.stdout, store=store, stage=stage)
+            _tell_shortfall(run_export(wanted, sys.stdout, store=store, stage=stage))
             return
         signer = None if signing_key is None else load_signer(signing_key, origin or "")
         with replacing(output) as part:
@@ -111,6 +111,12 @@ def export_command(  # noqa: PLR0913 - one parameter an option
         if signer is not None:
             _write_manifest(output, manifest, signer)
     click.echo(f"{output}: {done.count} decisions", err=True)
+    _tell_shortfall(done)
+
+
+def _tell_shortfall(done: Exported) -> None:
+    for line in done.shortfall.lines():
+        click.echo(line, err=True)
 
 
 def _manifest(wanted: Export, done: Exported, name: str, file: Path, now: datetime) -> str:

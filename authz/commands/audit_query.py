@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from audit.query_columns import COLUMNS
 from audit.query_engine import LogQueries
 from audit.query_tail import Damaged, follow
 from audit.query_text import RECORD_FORMATS, damage_line, line_of, write_groups
+from audit.shortfall import Shortfall
 from audit.time_range import parse_range
 from authz.commands.audit_columns import column_options
 from authz.commands.failing import clear_errors
@@ -28,7 +29,6 @@ from authz.commands.progress import showing_progress
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _SHOWN = 100
-_NAMED = 10
 _LOOK_SECONDS = 0.2
 _ASKED = {
     "effect": ("--decision", "What was decided."),
@@ -103,7 +103,8 @@ def query_command(  # noqa: PLR0913 - one parameter an option
         span = parse_range(since, until, now=datetime.now(UTC))
         query = Query(range=span, wanted=_wanted(fields))
         with _opened(logs, span.since, store) as queries:
-            _tell_broken(queries.broken)
+            for line in Shortfall.of(queries, span).lines():
+                click.echo(line, err=True)
             if by is not None:
                 names = [name.strip() for name in by.split(",")]
                 groups = queries.groups(query, names, where=where)
@@ -123,18 +124,6 @@ def query_command(  # noqa: PLR0913 - one parameter an option
 def _opened(logs: tuple[Path, ...], since: str | None, store: ColumnStore) -> LogQueries:
     with showing_progress() as stage:
         return LogQueries(logs, since=since, store=store, progress=stage("reading the record"))
-
-
-def _tell_broken(segments: Sequence[Path]) -> None:
-    """Say of which segments the answer does not tell everything."""
-    for segment in segments[:_NAMED]:
-        click.echo(
-            f"`{segment}` is not as it was written, and the answer leaves out what cannot be "
-            f"trusted: `meshwarden audit verify {segment.parent}` says where",
-            err=True,
-        )
-    if len(segments) > _NAMED:
-        click.echo(f"and {len(segments) - _NAMED} more segments", err=True)
 
 
 query_command.epilog = "Columns of --where and --by: " + ", ".join(COLUMNS) + "."

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from audit.chain import ChainState, link_line, segment_name
+from audit.chain import ChainState, link_line, parse_line, segment_name
 from authz.cli import main
 from authz.commands.progress import showing_progress
 
@@ -225,6 +225,41 @@ def test_a_manifest_vouches_for_an_export(whole: Path, tmp_path: Path) -> None:
     note = page.with_name(page.name + ".manifest")
     note.write_text(note.read_text().replace("2026-11-20", "2026-11-19"))
     assert _run("verify-export", page, "--key", verifier).exit_code == 1
+
+
+def _record_fault(number: int) -> dict[str, Any]:
+    details = {"why": "5000000 bytes long", "decision_id": f"{number:x}", "effect": "allow"}
+    at = "2026-11-20T10:00:05.000000Z"
+    return {"kind": "event", "schema": 1, "event": "record_fault", "at": at, "details": details}
+
+
+def test_decisions_that_could_not_be_written_are_told_with_each_answer(whole: Path) -> None:
+    """A query and an export say which decisions of the range are on record but in no answer."""
+    segment = whole / segment_name(1)
+    last = parse_line(segment.read_bytes().splitlines(keepends=True)[-1])
+    state = last.state
+    with segment.open("ab") as file:
+        for number in range(12):
+            line, state = link_line(state, _record_fault(number))
+            file.write(line)
+    for asked in (("query", whole), ("query", whole, "--by", "effect"), ("export", whole)):
+        found = _run(*asked)
+        assert found.exit_code == 0
+        assert "decision 'b'" not in found.stderr
+        told = "decision '3' ('allow') could not be written at '2026-11-20T10:00:05.000000Z'"
+        assert f"{told}: '5000000 bytes long', and is in no answer" in found.stderr
+        assert "and 2 more such records" in found.stderr
+        assert "could not be written" not in _run(*asked, "--until", "2026-11-20T10:00:05Z").stderr
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_an_export_says_what_it_leaves_out(log: Path, tmp_path: Path, *, has_file: bool) -> None:
+    """Lines that were changed are in no list of decisions, and that is said."""
+    more = ("-o", tmp_path / "out.jsonl") if has_file else ()
+    segment = log / segment_name(1)
+    segment.write_bytes(segment.read_bytes().replace(b"/orders/3", b"/0rders/3"))
+    found = _run("export", log, *more)
+    assert (found.exit_code, "leaves out what cannot be trusted" in found.stderr) == (0, True)
 
 
 def test_a_broken_record_is_signed_for_as_broken(log: Path, tmp_path: Path) -> None:
