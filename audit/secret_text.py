@@ -27,12 +27,13 @@ _ESCAPE = re.compile(r"%(?:25)*+(2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF
 # of a stranger's choice takes minutes.
 _DOT: Final = r"(?:\.|%(?:25)*+2[eE])"
 _DOTTED = re.compile(rf"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{{8,}}+(?:{_DOT}[A-Za-z0-9_-]*+){{2,}}+")
+# WHY no word boundary: the digits of an escape, as in `%20Bearer`, are part of a word.
 _CREDENTIAL = re.compile(
-    r"\b((?i:bearer|basic|negotiate))((?:\s|%(?:25)*+(?:20|09)|\+)++)"
+    r"(?<![A-Za-z_])((?i:bearer|basic|negotiate))((?:\s|%(?:25)*+(?:20|09)|\+)++)"
     r"(?=[^\sA-Z0-9]{0,256}+[A-Z0-9])[A-Za-z0-9._~+/=-]{6,}+"
 )
 # `=`, or what JSON has between a name and its text; as it stands or escaped.
-_QUOTE: Final = r"\\?(?:\"|%(?:25)*+22)"
+_QUOTE: Final = r"\\?(?:[\"']|%(?:25)*+2[27])"
 _GAP: Final = r"(?:\s|%(?:25)*+(?:20|09|0[aAdD])|\+)*+"
 _IS: Final = rf"=|%(?:25)*+3[dD]|{_QUOTE}{_GAP}(?::|%(?:25)*+3[aA]){_GAP}{_QUOTE}"
 _NAMED = re.compile(
@@ -40,11 +41,16 @@ _NAMED = re.compile(
     rf"({_IS})(?!\*\*\*)[^&\s;#\"']+"
 )
 _USERINFO = re.compile(r"://[^/?#@\s]{0,256}@")
+# The same within a URL that stands there escaped, which ends at an escaped `/`, `?` or `#`.
+_NESTED_USERINFO = re.compile(
+    r"(%(?:25)*+3[aA](?:%(?:25)*+2[fF]){2})"
+    r"(?:(?!%(?:25)*+(?:2[fF3]|3[fF]))[^/?#@&\s]){0,256}(%(?:25)*+40)"
+)
 # A text of ASCII without any of these, in lower case, has no match for a pattern above.
 # WHY so long: `api` alone stands in most paths.
 _MARKS: Final = (
     *("bearer", "basic", "negotiate", "token", "secret"),
-    *("passw", "apikey", "api_key", "api-key", "signature", "@"),
+    *("passw", "apikey", "api_key", "api-key", "signature", "@", "%40", "2540"),
 )
 
 
@@ -84,6 +90,7 @@ def _searched(text: str) -> str:
     text = _DOTTED.sub(_mask_jwt, text)
     text = _CREDENTIAL.sub(rf"\1\2{MASK}", text)
     text = _NAMED.sub(rf"\1\2{MASK}", text)
+    text = _NESTED_USERINFO.sub(rf"\1{MASK}\2", text) if "40" in text else text
     return _USERINFO.sub(f"://{MASK}@", text) if "@" in text else text
 
 

@@ -130,6 +130,17 @@ def test_no_token_gets_through(found: tuple[str, str], escape: Callable[[str], s
         ("?s=%7B%22token%22%3A%22S3cret1%22%7D", "?s=%7B%22token%22%3A%22***"),
         ("%257B%2522token%2522%253A%2520%2522S3cret1", "%257B%2522token%2522%253A%2520%2522***"),
         (r'"{\"token\": \"S3cret1\"}"', r'"{\"token\": \"***"}"'),
+        ("?h=Authorization%3A%20Bearer%20Abcdefg1", "?h=Authorization%3A%20Bearer%20***"),
+        ("?h=%2520basic%2520Abcdefg1", "?h=%2520basic%2520***"),
+        ("?s=%7B%27token%27%3A%27S3cret1%27", "?s=%7B%27token%27%3A%27***"),
+        ("{'token': 'S3cret1'}", "{'token': '***'}"),
+        ("?u=https%3A%2F%2Fme%3AS3%40h%2F", "?u=https%3A%2F%2F***%40h%2F"),
+        ("?u=https%253A%252F%252Fme%253AS3%2540h", "?u=https%253A%252F%252F***%2540h"),
+        (
+            "?u=https%3A%2F%2Fh%2Fa%3Fe%3Dme%40h&e=a%40b",
+            "?u=https%3A%2F%2Fh%2Fa%3Fe%3Dme%40h&e=a%40b",
+        ),
+        ("?u=https%3A%2F%2Fh&e=me%40h", "?u=https%3A%2F%2Fh&e=me%40h"),
         ("/%66iles/100%25/a.b.c", "/%66iles/100%25/a.b.c"),
     ],
 )
@@ -142,7 +153,7 @@ def test_what_stands_escaped(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     ["ey", "eyJa.", "a.", "token", "bearer ", "bearer+", "bearer+abcdef&", "+", "%20", "://"]
-    + ["?;=", "%2e", "=", "%25", "25", "token%22%20", "IAkg", "a%2e"],
+    + ["?;=", "%2e", "=", "%25", "25", "token%22%20", "IAkg", "a%2e", "%3A%2F%2F", "%40"],
 )
 def test_long_hostile_text_is_quick(head: str, unit: str) -> None:
     """Sixty thousand letters of any pattern take no time to speak of (a guard against blow-up)."""
@@ -171,6 +182,7 @@ def test_the_quick_look_finds_whatever_the_searches_find(text: str) -> None:
     searched = secret_text._DOTTED.sub(secret_text._mask_jwt, text)
     for pattern in (secret_text._CREDENTIAL, secret_text._NAMED):
         searched = pattern.sub(rf"\1\2{MASK}", searched)
+    searched = secret_text._NESTED_USERINFO.sub(rf"\1{MASK}\2", searched)
     searched = secret_text._USERINFO.sub(f"://{MASK}@", searched)
 
     assert not secret_text._is_harmless(text) or text == searched
