@@ -97,8 +97,10 @@ def _in_headers(wanted: tuple[TokenHeader, ...], headers: Headers) -> list[Found
         values = headers.get(name)
         if values is None:
             continue
-        # WHY two ways: with a prefix Envoy joins repeated headers, without one each is a token.
-        texts = [_after_prefix(",".join(values), each.prefix)] if each.prefix else values
+        # WHY joined: Envoy keeps repeated headers of this name as one, those of others apart.
+        if each.prefix and name == _DEFAULT_HEADER.name.lower():
+            values = (",".join(values),)
+        texts = [_after_prefix(value, each.prefix) for value in values] if each.prefix else values
         found += [FoundToken(text, TokenPlace.HEADER, name) for text in texts if text is not None]
     return found
 

@@ -48,8 +48,17 @@ def _is_token_beside_a_bad_one(found: Difference) -> bool:
     return (
         found.ours.status == 401
         and " token_invalid " in found.ours.why
-        and any(names[name] > 1 for name in with_token)
+        and any(names[name] > 1 or _looked_at_twice(found, name) for name in with_token)
         and _jwt_rule_count(found) > 1
+    )
+
+
+def _looked_at_twice(found: Difference, name: str) -> bool:
+    """Whether a rule looks into one header by two prefixes: one text may be two tokens."""
+    return any(
+        sum(header["name"].lower() == name for header in rule.get("fromHeaders", ())) > 1
+        for each in found.policies.resources
+        for rule in each["spec"].get("jwtRules", ())
     )
 
 
