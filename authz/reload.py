@@ -3,16 +3,19 @@
 Theory of operation. A thread looks at the watched files at a steady interval. An
 edit counts once two looks in a row saw the same fingerprint, so that a file that
 is still being written is not loaded; then everything is built anew, and one
-reference is swapped. A build that fails swaps nothing.
+reference is swapped. A build that fails swaps nothing, and is tried again after a while: what
+was missing may have been a file descriptor, and the edit must not be lost for it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -21,6 +24,11 @@ from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.files import walk_once
 
 _log = structlog.get_logger(__name__)
+
+# BUDGET: a large set takes a second of a core, and what is wrong with a text stays wrong. So the
+# pauses double.
+_RETRY_SECONDS: Final = 30.0
+_LONGEST_RETRY_SECONDS: Final = 600.0
 
 Fingerprint = frozenset[tuple[str, int, int, int, int]]
 """Name, size, times of modification and of change (ns) and inode of every watched file."""
@@ -77,6 +85,8 @@ class StateKeeper:
         self._on_reload = on_reload
         self._hand_over = hand_over
         self._let_go = let_go
+        self._retry_seconds = self._pause = _RETRY_SECONDS
+        self._retry_at = math.inf
         self._tried = fingerprint(self._watched)
         self._state = build()
         self._status = ReloadStatus(revision=self._state.revision, loaded_at=time.time())
@@ -147,31 +157,37 @@ class StateKeeper:
     def _look(self, seen: Fingerprint) -> Fingerprint:
         """Reload what two looks in a row saw alike; return what this look saw."""
         now = fingerprint(self._watched)
-        if now == seen and now != self._tried:
+        is_edit = now != self._tried
+        if now == seen and (is_edit or time.monotonic() >= self._retry_at):
             self._tried = now
             with self._lock:
-                self._reload()
+                self._reload(is_edit=is_edit)
         return now
 
-    def _reload(self) -> None:
+    def _reload(self, *, is_edit: bool) -> None:
+        """Build what is on disk and serve it, or note why not."""
+        self._pause = self._retry_seconds if is_edit else self._pause * 2
+        self._retry_at = time.monotonic() + min(self._pause, _LONGEST_RETRY_SECONDS)
         try:
             state = self._build()
             # WHY here: what fails on the way to serve is told of as a load that failed.
             self._hand_over(self._state, state)
         except LoadError as exc:
-            self._keep(exc.diagnostics)
+            self._keep(exc.diagnostics, is_edit=is_edit)
             return
         except Exception as exc:
             # WHY so wide: a defect in loading must not end the watching.
-            _log.exception("reload_failed")
-            self._keep(_unexpected(exc, self._watched))
+            problems = _unexpected(exc, self._watched)
+            if is_edit or problems != self._status.problems:
+                _log.exception("reload_failed")
+            self._keep(problems, is_edit=is_edit)
             return
         self._swap(state)
 
     def _swap(self, state: ServingState) -> None:
         """Let a state serve from now on."""
         parts, known = self._state.parts(), set(self._state.warnings)
-        self._state = state
+        self._state, self._retry_at = state, math.inf
         self._status = ReloadStatus(revision=state.revision, loaded_at=time.time())
         # WHY only new ones: of a set of thousands, those that stand would hide them.
         for warning in state.warnings:
@@ -189,8 +205,10 @@ class StateKeeper:
             self._on_reload(*self._untold[0])
             del self._untold[0]
 
-    def _keep(self, problems: Sequence[Diagnostic]) -> None:
+    def _keep(self, problems: Sequence[Diagnostic], *, is_edit: bool) -> None:
         """Note why the newer files were refused; nothing else changes."""
+        if not is_edit and tuple(problems) == self._status.problems:
+            return  # told already
         self._status = ReloadStatus(
             revision=self._status.revision,
             loaded_at=self._status.loaded_at,

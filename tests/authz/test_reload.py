@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from structlog.testing import capture_logs
 from audit.errors import AuditUnavailable
 from authz.build import load_state
 from authz.reload import Loaded, StateKeeper, fingerprint
-from policies.diagnostic import Diagnostic, LoadError
+from authz.serving_state import ServingState
+from policies.diagnostic import Diagnostic, LoadError, Location
 from policies.mesh import Mesh
 from tests.waiting import until
 
@@ -226,6 +229,64 @@ def test_defect_while_loading_is_survived(tmp_path: Path) -> None:
         assert told_of(watch) == loaded
     finally:
         watch.keeper.stop()
+
+
+def test_an_edit_outlives_what_kept_it_from_loading(tmp_path: Path) -> None:
+    """What a lack of descriptors refused is loaded once there are some, without another edit."""
+    edit(tmp_path, GOOD)
+    watch = Watch(tmp_path)
+    watch.keeper._retry_seconds = 0.02
+    good, fails = watch.keeper._build, iter([LoadError, MemoryError, MemoryError])
+    lacking = Diagnostic(code="file", message="Too many open files", location=Location("p.yaml"))
+
+    def build() -> ServingState:
+        kind = next(fails, None)
+        if kind is LoadError:
+            raise LoadError([lacking])
+        if kind is not None:
+            raise kind
+        return good()
+
+    watch.keeper._build = build
+    watch.keeper.start()
+    try:
+        edit(tmp_path, GOOD + "---\n" + GOOD.replace("name: p,", "name: q,"))
+        until(lambda: len(watch.keeper.current().snapshot.policies) == 2)
+        until(lambda: len(watch.loads) == 3)
+    finally:
+        watch.keeper.stop()
+    told = [[each.code for each in problems] for _, problems in watch.loads]
+    assert told == [["file"], ["internal"], []]
+    assert watch.keeper.status().problems == ()
+    assert next(fails, None) is None
+
+
+def test_what_stays_wrong_is_told_once(tmp_path: Path) -> None:
+    """A set that is refused is looked at again, ever more seldom, and told of again by an edit."""
+    edit(tmp_path, GOOD)
+    watch = Watch(tmp_path)
+    watch.keeper._retry_seconds = 0.02
+    good, builds = watch.keeper._build, list[float]()
+
+    def build() -> ServingState:
+        builds.append(time.monotonic())
+        return good()
+
+    watch.keeper._build = build
+    watch.keeper.start()
+    try:
+        with capture_logs() as logs:
+            edit(tmp_path, "a: [")
+            until(lambda: len(builds) >= 4)
+            assert len(watch.loads) == 1
+            edit(tmp_path, "a: [ ")
+            until(lambda: len(watch.loads) == 2)
+    finally:
+        watch.keeper.stop()
+    waits = [after - before for before, after in pairwise(builds[:4])]
+    assert waits[1] > 0.02
+    assert waits[2] > 0.04
+    assert [each["event"] for each in logs].count("policy_refused") == 2
 
 
 def test_a_warning_that_stands_is_told_once(watch: Watch, tmp_path: Path) -> None:
