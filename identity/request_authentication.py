@@ -159,7 +159,7 @@ def authenticate_request(  # noqa: PLR0913 - the parts of a request, each named 
             outcome = _verify_all(rule, tokens, keys, now, verify)
         outcomes.append(outcome)
         # "the first OK lets the request continue; later rules are not tried" (reference 7.4).
-        if outcome.status is TokenStatus.OK:
+        if outcome.held and outcome.refusal is None:
             return places.with_identity(outcomes)
     # "otherwise continue only if every rule reports missing; else reject" (reference 7.4).
     if all(outcome.status is TokenStatus.MISSING for outcome in outcomes):
