@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -84,20 +83,22 @@ class LogKeeper:
         writer: AuditWriter,
         *,
         acknowledged: Callable[[], float],
-        clock: Callable[[], float],
+        now: Callable[[], float],
         on_fault: Callable[[str], None],
     ) -> None:
-        """Keep what to look after; `acknowledged`: sinks have all segments before this one."""
+        """Keep what to look after; `acknowledged`: sinks have all segments before this one.
+
+        `now` is the time by which the record ages, in epoch seconds.
+        """
         self.removed = 0
         self.compressed = 0
         self.fault: str | None = None
         self._settings = settings
         self._writer = writer
         self._acknowledged = acknowledged
-        self._clock = clock
+        self._now = now
         self._on_fault = on_fault
         self._seen = -1
-        self._began = clock(), time.monotonic()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit-keeper", daemon=True)
@@ -139,19 +140,11 @@ class LogKeeper:
             self._settings,
             newest=self._writer.committed[0],
             acknowledged=self._acknowledged(),
-            now=self._steady_now(),
+            now=self._now(),
             record=self._writer.offer_durably,
         )
         self.compressed += kept.compressed
         self.removed += kept.removed
-
-    def _steady_now(self) -> float:
-        """Return the time, of a clock that was set forward meanwhile what it would be without that.
-
-        WHY: what is deleted for its age stays deleted when the clock is set right again.
-        """
-        wall, steady = self._began
-        return min(self._clock(), wall + time.monotonic() - steady)
 
     def _note(self, why: str) -> None:
         if self.fault is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from audit.aging_clock import AgingClock, newest_time
 from audit.errors import AuditFolderError
 from audit.keeping import NO_SINK, LogKeeper
 from audit.resting import RestingLogs, has_work
@@ -56,6 +57,8 @@ class OpenLog:
             AuditKeyError: the key for checkpoints cannot be used.
         """
         self._is_open = False
+        # Before the writer comes, whose first line is dated by the clock that may be wrong.
+        stood_at, aging = newest_time(settings.folder), AgingClock(clock)
         self.writer = AuditWriter(
             settings,
             node=settings.node_name or node,
@@ -74,7 +77,7 @@ class OpenLog:
             settings,
             self.writer,
             acknowledged=self._acknowledged,
-            clock=clock,
+            now=lambda: aging.now(lambda: stood_at),
             on_fault=lambda why: on_fault("housekeeping", why),
         )
         self._resting: RestingLogs | None = None
@@ -83,7 +86,7 @@ class OpenLog:
                 instance,
                 settings.folder,
                 node=node,
-                clock=clock,
+                aging=aging,
                 make_runners=lambda log, end: _runners(instance, log, end, chance, on_fault),
                 on_fault=lambda why: on_fault("housekeeping", why),
             )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from audit.aging_clock import AgingClock, newest_time
 from audit.chain import COMPRESSED, list_segments
 from audit.errors import AuditError, AuditLockedError
 from audit.folder_lock import is_being_written
@@ -51,7 +52,7 @@ class RestingLogs:
         own: Path,
         *,
         node: str,
-        clock: Callable[[], float],
+        aging: AgingClock,
         make_runners: MakeRunners,
         on_fault: Callable[[str], None],
     ) -> None:
@@ -59,7 +60,7 @@ class RestingLogs:
         self._settings = settings
         self._own = own
         self._node = node
-        self._clock = clock
+        self._aging = aging
         self._make_runners = make_runners
         self._on_fault = on_fault
         self._sending: SinkRunner | None = None
@@ -140,6 +141,6 @@ class RestingLogs:
             settings,
             newest=newest,
             acknowledged=min(ends, default=NO_SINK),
-            now=self._clock(),
+            now=self._aging.now(lambda: newest_time(log)),
             record=record,
         )

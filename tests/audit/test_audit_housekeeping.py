@@ -263,13 +263,19 @@ class TestRetention:
         assert events[-1]["last_segment"] == first - 1
         assert events[-1]["why"] == ["bytes"]
 
-    def test_oldest_go_by_age(self, tmp_path, open_log, record, clock, verifier) -> None:
-        """Segments that were closed longer ago than the age go at the next start."""
+    def test_oldest_go_by_age(
+        self, tmp_path, open_log, record, clock, verifier, monkeypatch
+    ) -> None:
+        """Segments that were closed longer ago than the age go when the time is believed."""
         folder = self._closed(open_log, record)
         newest = list_segments(folder)[-1][0]
         clock[0] += 8 * _DAY
         log = open_log(retention={"max_age_days": 7})
         _fill(log, record, range(60, 70))
+        until(lambda: log.keeper._seen == log.writer.committed[0])
+        assert log.keeper.removed == 0
+        monkeypatch.setattr("audit.aging_clock._DOUBTED_SECONDS", 0.0)
+        log.keeper._wake.set()
         until(lambda: log.keeper.removed >= newest - 1)
         log.close()
         assert _segments(folder)[0] == f"audit-{newest:08d}.jsonl"
@@ -278,6 +284,35 @@ class TestRetention:
         _fill(again, record, range(70, 75))
         again.close()
         assert verify_folder(folder, verifier=verifier).problems == ()
+
+    def test_a_clock_that_is_ahead_at_a_start_ages_nothing(
+        self, tmp_path, open_log, record, clock, verifier
+    ) -> None:
+        """A machine that starts ten years ahead, until its clock is set, loses nothing by that."""
+        folder = self._closed(open_log, record)
+        held = _segments(folder)
+        clock[0] += 3650 * _DAY
+        log = open_log(retention={"max_age_days": 7})
+        _fill(log, record, range(60, 80))
+        until(lambda: log.keeper._seen == log.writer.committed[0])
+        clock[0] -= 3650 * _DAY
+        _fill(log, record, range(80, 100))
+        until(lambda: log.keeper._seen == log.writer.committed[0])
+        log.close()
+        assert log.keeper.removed == 0
+        assert _segments(folder)[: len(held)] == held
+        assert verify_folder(folder, verifier=verifier).problems == ()
+
+    def test_what_aged_while_nobody_wrote_for_a_day_goes_at_once(
+        self, tmp_path, open_log, record, clock
+    ) -> None:
+        """A day off is nothing unusual: what is too old by then goes at the start."""
+        folder = self._closed(open_log, record)
+        clock[0] += 0.9 * _DAY
+        log = open_log(retention={"max_age_days": 0.5})
+        until(lambda: log.keeper.removed > 0)
+        log.close()
+        assert _segments(folder)[0] != "audit-00000001.jsonl"
 
     def test_a_clock_that_is_set_forward_ages_nothing(
         self, tmp_path, open_log, record, clock, verifier
