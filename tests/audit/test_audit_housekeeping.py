@@ -8,12 +8,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from decision_log_service import Service, serving
+from kept_logs import NOW, fill, segments
 from pydantic import ValidationError
 
 from audit.chain import list_segments, read_raw_lines
@@ -21,19 +21,15 @@ from audit.checkpoint import parse_proof
 from audit.checkpoint_files import checkpoint_name, frontier_name
 from audit.commands import EXIT_INTACT, run_prove, run_verify
 from audit.compressing import compress_closed
-from audit.open_log import OpenLog
 from audit.query import Query
 from audit.query_engine import LogQueries
 from audit.query_tail import follow
 from audit.reader import count_lines, read_records
 from audit.retaining import find_removal, remove
 from audit.settings import AuditSettings, RetentionSettings
-from audit.signed_note import NoteVerifier, load_signer, new_private_key
 from audit.verify import verify_folder
 from tests.waiting import until
 
-_NOW = 1_700_000_000.0
-_ORIGIN = "example.org/log"
 _DAY = 86_400
 
 
@@ -45,60 +41,8 @@ def _bytes(folder: Path) -> int:
         return sys.maxsize
 
 
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    """The file of a key for checkpoints."""
-    path = tmp_path / "key.pem"
-    path.write_bytes(new_private_key())
-    return path
-
-
-@pytest.fixture
-def verifier(key: Path) -> NoteVerifier:
-    """What checks its signatures."""
-    return load_signer(key, _ORIGIN).verifier
-
-
-@pytest.fixture
-def clock() -> list[float]:
-    """The time, which tests set."""
-    return [_NOW]
-
-
-@pytest.fixture
-def open_log(tmp_path: Path, key: Path, clock: list[float]) -> Iterator[Callable[..., OpenLog]]:
-    """A function that opens a signed log of small segments; closed afterwards."""
-    opened: list[OpenLog] = []
-
-    def open_one(**changes: Any) -> OpenLog:
-        options = {
-            "folder": tmp_path / "log",
-            "max_segment_bytes": 4096,
-            "checkpoint_key_file": key,
-            "checkpoint_origin": _ORIGIN,
-            "retry_milliseconds": 20,
-        } | changes
-        opened.append(OpenLog(AuditSettings(**options), node="front", clock=lambda: clock[0]))
-        return opened[-1]
-
-    yield open_one
-    for log in opened:
-        if log.writer.health() != "the audit writer is closed":
-            log.close()
-
-
-def _fill(log: OpenLog, record, numbers: range) -> None:
-    for number in numbers:
-        log.writer.offer(record(number))
-    until(lambda: log.writer.waiting == 0)
-
-
 def _numbers(path: Path) -> list[int]:
     return [int(each["decision_id"], 16) for each in read_records(path)]
-
-
-def _segments(folder: Path) -> list[str]:
-    return [path.name for _, path in list_segments(folder)]
 
 
 def _plain_lines(folder: Path) -> list[bytes]:
@@ -111,9 +55,9 @@ class TestAge:
     def test_old_segment_is_closed_before_the_next_line(self, open_log, record, clock) -> None:
         """The first line after the age goes into the next segment, also after a restart."""
         log = open_log(max_segment_seconds=60, max_segment_bytes=1 << 20)
-        _fill(log, record, range(3))
+        fill(log, record, range(3))
         clock[0] += 59
-        _fill(log, record, range(3, 4))
+        fill(log, record, range(3, 4))
         assert log.writer.committed[0] == 1
         log.close()
         clock[0] += 2
@@ -126,8 +70,8 @@ class TestAge:
         """In real time: a quiet log's last segment is closed and signed, once."""
         start = time.time()
         log = open_log(max_segment_seconds=1)
-        log.writer._segments._clock = lambda: _NOW + 1000 * (time.time() - start)
-        _fill(log, record, range(2))
+        log.writer._segments._clock = lambda: NOW + 1000 * (time.time() - start)
+        fill(log, record, range(2))
         folder = log.writer._segments.folder
         until(lambda: log.writer.committed[0] > 1)
         newest = log.writer.committed[0]
@@ -144,13 +88,13 @@ class TestCompression:
     ) -> None:
         """Verify, reading, asking, watching and proving give what they gave before."""
         log = open_log()
-        _fill(log, record, range(40))
+        fill(log, record, range(40))
         log.close()
         folder = tmp_path / "log"
         before = _plain_lines(folder)
         size = sum(path.stat().st_size for _, path in list_segments(folder))
         assert compress_closed(folder, list_segments(folder)[-1][0]) > 2
-        assert all(name.endswith(".gz") for name in _segments(folder)[:-1])
+        assert all(name.endswith(".gz") for name in segments(folder)[:-1])
         assert sum(path.stat().st_size for _, path in list_segments(folder)) < size / 3
         assert _plain_lines(folder) == before
         assert verify_folder(folder, verifier=verifier).problems == ()
@@ -169,7 +113,7 @@ class TestCompression:
         """Housekeeping compresses while lines are written, and a restart goes on after it."""
         for start in (0, 40):
             log = open_log(compression="gzip")
-            _fill(log, record, range(start, start + 40))
+            fill(log, record, range(start, start + 40))
             until(lambda log=log: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
             log.close()
             assert log.keeper.fault is None
@@ -184,7 +128,7 @@ class TestCompression:
             pass
         sinks = {"uploads": [upload | {"url": gone.url}]}
         log = open_log(compression="gzip", sinks=sinks)
-        _fill(log, record, range(40))
+        fill(log, record, range(40))
         until(lambda: len(list((tmp_path / "log").glob("*.jsonl"))) == 1)
         with serving(gone):
             gone.wait(lambda: len(gone.events()) >= 40)
@@ -194,7 +138,7 @@ class TestCompression:
     def test_segment_that_is_compressed_while_it_is_read(self, tmp_path, open_log, record) -> None:
         """A reader that listed the plain file finds its lines in the compressed one."""
         log = open_log()
-        _fill(log, record, range(20))
+        fill(log, record, range(20))
         log.close()
         listed = list_segments(tmp_path / "log")
         lines = [raw for _, path in listed for raw in read_raw_lines(path)]
@@ -206,20 +150,20 @@ class TestCompression:
     ) -> None:
         """A log whose last segment was compressed by hand goes on in the next one."""
         log = open_log(max_segment_bytes=1 << 20)
-        _fill(log, record, range(5))
+        fill(log, record, range(5))
         log.close()
         compress_closed(tmp_path / "log", 2)
         log = open_log(max_segment_bytes=1 << 20)
-        _fill(log, record, range(5, 8))
+        fill(log, record, range(5, 8))
         log.close()
-        assert _segments(tmp_path / "log") == ["audit-00000001.jsonl.gz", "audit-00000002.jsonl"]
+        assert segments(tmp_path / "log") == ["audit-00000001.jsonl.gz", "audit-00000002.jsonl"]
         assert verify_folder(tmp_path / "log", verifier=verifier).problems == ()
         assert _numbers(tmp_path / "log") == list(range(8))
 
     def test_half_done_compression_is_done_again(self, tmp_path, open_log, record) -> None:
         """Where a plain segment still stands it counts, and its compression is made anew."""
         log = open_log()
-        _fill(log, record, range(20))
+        fill(log, record, range(20))
         log.close()
         folder = tmp_path / "log"
         (folder / "audit-00000001.jsonl.gz").write_bytes(b"half")
@@ -236,7 +180,7 @@ class TestRetention:
 
     def _closed(self, open_log, record, count: int = 60, **options: Any) -> Path:
         log = open_log(**options)
-        _fill(log, record, range(count))
+        fill(log, record, range(count))
         log.close()
         return log.writer._segments.folder
 
@@ -246,7 +190,7 @@ class TestRetention:
         """A running log keeps to its bytes; what is left is intact and tells what went."""
         log = open_log(retention={"max_bytes": 30_000})
         for start in range(0, 100, 10):
-            _fill(log, record, range(start, start + 10))
+            fill(log, record, range(start, start + 10))
         folder = tmp_path / "log"
         until(lambda: _bytes(folder) < 36_000)
         log.close()
@@ -263,74 +207,6 @@ class TestRetention:
         assert events[-1]["last_segment"] == first - 1
         assert events[-1]["why"] == ["bytes"]
 
-    def test_oldest_go_by_age(
-        self, tmp_path, open_log, record, clock, verifier, monkeypatch
-    ) -> None:
-        """Segments that were closed longer ago than the age go when the time is believed."""
-        folder = self._closed(open_log, record)
-        newest = list_segments(folder)[-1][0]
-        clock[0] += 8 * _DAY
-        log = open_log(retention={"max_age_days": 7})
-        _fill(log, record, range(60, 70))
-        until(lambda: log.keeper._seen == log.writer.committed[0])
-        assert log.keeper.removed == 0
-        monkeypatch.setattr("audit.aging_clock._DOUBTED_SECONDS", 0.0)
-        log.keeper._wake.set()
-        until(lambda: log.keeper.removed >= newest - 1)
-        log.close()
-        assert _segments(folder)[0] == f"audit-{newest:08d}.jsonl"
-        assert verify_folder(folder, verifier=verifier).problems == ()
-        again = open_log(retention={"max_age_days": 7})
-        _fill(again, record, range(70, 75))
-        again.close()
-        assert verify_folder(folder, verifier=verifier).problems == ()
-
-    def test_a_clock_that_is_ahead_at_a_start_ages_nothing(
-        self, tmp_path, open_log, record, clock, verifier
-    ) -> None:
-        """A machine that starts ten years ahead, until its clock is set, loses nothing by that."""
-        folder = self._closed(open_log, record)
-        held = _segments(folder)
-        clock[0] += 3650 * _DAY
-        log = open_log(retention={"max_age_days": 7})
-        _fill(log, record, range(60, 80))
-        until(lambda: log.keeper._seen == log.writer.committed[0])
-        clock[0] -= 3650 * _DAY
-        _fill(log, record, range(80, 100))
-        until(lambda: log.keeper._seen == log.writer.committed[0])
-        log.close()
-        assert log.keeper.removed == 0
-        assert _segments(folder)[: len(held)] == held
-        assert verify_folder(folder, verifier=verifier).problems == ()
-
-    def test_what_aged_while_nobody_wrote_for_a_day_goes_at_once(
-        self, tmp_path, open_log, record, clock
-    ) -> None:
-        """A day off is nothing unusual: what is too old by then goes at the start."""
-        folder = self._closed(open_log, record)
-        clock[0] += 0.9 * _DAY
-        log = open_log(retention={"max_age_days": 0.5})
-        until(lambda: log.keeper.removed > 0)
-        log.close()
-        assert _segments(folder)[0] != "audit-00000001.jsonl"
-
-    def test_a_clock_that_is_set_forward_ages_nothing(
-        self, tmp_path, open_log, record, clock, verifier
-    ) -> None:
-        """A jump of the clock removes nothing while the process runs: the next one believes it."""
-        log = open_log(retention={"max_age_days": 7})
-        _fill(log, record, range(40))
-        clock[0] += 400 * _DAY
-        _fill(log, record, range(40, 60))
-        until(lambda: log.keeper._seen == log.writer.committed[0])
-        log.close()
-        folder = tmp_path / "log"
-        assert (log.keeper.removed, _segments(folder)[0]) == (0, "audit-00000001.jsonl")
-        again = open_log(retention={"max_age_days": 7})
-        until(lambda: again.keeper.removed > 0)
-        again.close()
-        assert verify_folder(folder, verifier=verifier).problems == ()
-
     def test_what_a_sink_does_not_have_stays(self, tmp_path, open_log, record) -> None:
         """Nothing is removed that was not acknowledged; once it was, it goes."""
         upload = {"name": "dl", "delay_milliseconds": 0, "min_retry_seconds": 0.01,
@@ -342,16 +218,16 @@ class TestRetention:
             "sinks": {"uploads": [upload | {"url": gone.url}]},
         }
         log = open_log(**options)
-        _fill(log, record, range(60))
+        fill(log, record, range(60))
         log.close()
-        assert _segments(tmp_path / "log")[0] == "audit-00000001.jsonl"
+        assert segments(tmp_path / "log")[0] == "audit-00000001.jsonl"
         with serving(gone):
             log = open_log(**options)
             gone.wait(lambda: len(gone.events()) >= 60)
-            _fill(log, record, range(60, 80))
+            fill(log, record, range(60, 80))
             until(lambda: log.keeper.removed > 0)
             log.close()
-        assert _segments(tmp_path / "log")[0] != "audit-00000001.jsonl"
+        assert segments(tmp_path / "log")[0] != "audit-00000001.jsonl"
         found = [int(event["decision_id"], 16) for event in gone.events()]
         assert found == list(range(80))
 
@@ -362,7 +238,7 @@ class TestRetention:
         name = checkpoint_name(3) if lost == "checkpoint" else frontier_name(3)
         (folder / name).unlink()
         removal = find_removal(
-            folder, RetentionSettings(max_bytes=1), now=_NOW, open_segment=9, acknowledged=9
+            folder, RetentionSettings(max_bytes=1), now=NOW, open_segment=9, acknowledged=9
         )
         assert removal is not None
         assert [number for number, _ in removal.segments] == [1, 2]
@@ -387,7 +263,7 @@ class TestRetention:
 
     def _retained(self, open_log, record) -> Path:
         log = open_log(retention={"max_bytes": 12_000})
-        _fill(log, record, range(60))
+        fill(log, record, range(60))
         until(lambda: log.keeper.removed > 0)
         log.close()
         return log.writer._segments.folder
@@ -413,7 +289,7 @@ class TestRetention:
         folder = self._closed(open_log, record)
         number = list_segments(folder)[-1][0]
         removal = find_removal(
-            folder, RetentionSettings(max_bytes=1), now=_NOW, open_segment=number, acknowledged=99
+            folder, RetentionSettings(max_bytes=1), now=NOW, open_segment=number, acknowledged=99
         )
         assert removal is not None
         original = tmp_path / "original"
@@ -453,7 +329,7 @@ def _announce(open_log, removal) -> None:
 
     log = open_log()
     log.writer.offer_durably(
-        AuditEvent(event=EventName.SEGMENTS_REMOVED, at=_NOW, details=removal.details)
+        AuditEvent(event=EventName.SEGMENTS_REMOVED, at=NOW, details=removal.details)
     )
     log.close()
 
