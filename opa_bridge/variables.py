@@ -89,11 +89,12 @@ def _values(scopes: Scopes, scope: int, name: str) -> set[int]:
 
 
 def _renamed_documents(tokens: tuple[Token, ...]) -> Iterator[Finding]:
+    is_import = False
     for place, token in enumerate(tokens[:-1]):
-        is_alias = token.text == "as" and tokens[place + 1].text in DOCUMENTS
-        line = [each.text for each in tokens[:place] if each.line == token.line]
-        if is_alias and line[:1] == ["import"]:
-            name = tokens[place + 1].text
+        if token.starts_line:
+            is_import = token.text == "import"
+        name = tokens[place + 1].text
+        if is_import and token.text == "as" and name in DOCUMENTS:
             yield token, f"an import is called `{name}`", "name it otherwise"
 
 
