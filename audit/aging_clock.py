@@ -9,19 +9,21 @@ machine starts, until it has asked what time it is. So the time of a process is
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from audit.chain import list_segments, parse_line, read_last_line
+from audit.chain import list_segments, parse_line, read_raw_lines
 from audit.errors import AuditError
 from audit.reader import time_of
 
 _DOUBTED_SECONDS: Final = 3600.0
 # BUDGET: a record that is quiet for a day, or a server that is off for one, is nothing unusual.
 _QUIET_SECONDS: Final = 86_400.0
+_LAST: Final = 16  # BUDGET: lines at an end that are looked at; a torn one is the last
 
 
 class AgingClock:
@@ -31,6 +33,10 @@ class AgingClock:
         """Begin to count; `clock` is one that may be set, or wrong."""
         self._clock = clock
         self._began = clock(), time.monotonic()
+
+    def told(self) -> float:
+        """Return what the clock says, which is how all else is dated."""
+        return self._clock()
 
     def now(self, stood_at: Callable[[], float | None]) -> float:
         """Return the time for a log.
@@ -46,10 +52,19 @@ class AgingClock:
 
 
 def newest_time(folder: Path) -> float | None:
-    """Return when the newest line of a log was written; None where nothing tells it."""
-    with suppress(OSError, AuditError, ValueError, IndexError):
-        _, path = list_segments(folder)[-1]
-        return datetime.fromisoformat(
-            time_of(parse_line(read_last_line(path)).document)
-        ).timestamp()
-    return None
+    """Return when the newest line of a log was written that tells it; None: there is no segment.
+
+    Of segments that nothing can be read of it is 0, by which nothing ages. WHY not the newest line
+    alone: it is torn where the power failed, and then the clock is most often wrong.
+    """
+    try:
+        segments = list_segments(folder)
+    except OSError:
+        return None  # there is no folder, or the writer says what is wrong with it
+    for _, path in reversed(segments):
+        with suppress(OSError, AuditError):
+            for raw in reversed(deque(read_raw_lines(path), maxlen=_LAST)):
+                with suppress(AuditError, ValueError):
+                    at = time_of(parse_line(raw).document)
+                    return datetime.fromisoformat(at).timestamp()
+    return 0.0 if segments else None

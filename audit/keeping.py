@@ -39,11 +39,13 @@ def keep_log(
     newest: int,
     acknowledged: float,
     now: float,
+    aged_at: float,
     record: Callable[[AuditEvent], None],
 ) -> Kept:
     """Compress the segments before `newest`, then remove what may go. One process at a time.
 
-    `acknowledged`: sinks have all segments before this one. `record` puts an event on record,
+    `acknowledged`: sinks have all segments before this one. By `aged_at` it is judged what is too
+    old, by `now` what is done is dated. `record` puts an event on record,
     durably, before anything is removed.
 
     Raises:
@@ -60,7 +62,7 @@ def keep_log(
             removal = find_removal(
                 settings.folder,
                 settings.retention,
-                now=now,
+                now=aged_at,
                 open_segment=newest,
                 acknowledged=acknowledged,
             )
@@ -84,11 +86,12 @@ class LogKeeper:
         *,
         acknowledged: Callable[[], float],
         now: Callable[[], float],
+        aged_at: Callable[[], float],
         on_fault: Callable[[str], None],
     ) -> None:
         """Keep what to look after; `acknowledged`: sinks have all segments before this one.
 
-        `now` is the time by which the record ages, in epoch seconds.
+        `now` and `aged_at` return epoch seconds; see `keep_log`.
         """
         self.removed = 0
         self.compressed = 0
@@ -97,6 +100,7 @@ class LogKeeper:
         self._writer = writer
         self._acknowledged = acknowledged
         self._now = now
+        self._aged_at = aged_at
         self._on_fault = on_fault
         self._seen = -1
         self._wake = threading.Event()
@@ -141,6 +145,7 @@ class LogKeeper:
             newest=self._writer.committed[0],
             acknowledged=self._acknowledged(),
             now=self._now(),
+            aged_at=self._aged_at(),
             record=self._writer.offer_durably,
         )
         self.compressed += kept.compressed

@@ -77,7 +77,8 @@ class OpenLog:
             settings,
             self.writer,
             acknowledged=self._acknowledged,
-            now=lambda: aging.now(lambda: stood_at),
+            now=clock,
+            aged_at=lambda: aging.now(lambda: stood_at),
             on_fault=lambda why: on_fault("housekeeping", why),
         )
         self._resting: RestingLogs | None = None

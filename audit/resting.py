@@ -141,6 +141,7 @@ class RestingLogs:
             settings,
             newest=newest,
             acknowledged=min(ends, default=NO_SINK),
-            now=self._aging.now(lambda: newest_time(log)),
+            now=self._aging.told(),
+            aged_at=self._aging.now(lambda: newest_time(log)),
             record=record,
         )

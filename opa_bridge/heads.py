@@ -31,10 +31,7 @@ def misspelled_rules(tokens: tuple[Token, ...]) -> Iterator[Finding]:
             continue
         texts = {token.text for token in rule[1:] if not token.depth}
         if not texts & _SIGNS and not _opens(rule):
-            help_ = (
-                "write `contains` before a member of a set, `if` before a body, `:=` before a value"
-            )
-            yield rule[0], f"`{rule[0].text}` is no rule as it stands", help_
+            yield rule[0], f"`{rule[0].text}` is no rule as it stands", _ADVICE
         for place in _opens(rule):
             yield rule[place], "`if` is missing before a body", "write `if {`"
         for place, token in enumerate(rule):

@@ -7,6 +7,8 @@ from pathlib import Path
 from kept_logs import fill, segments
 
 from audit.chain import list_segments
+from audit.document import format_time
+from audit.reader import read_records
 from audit.verify import verify_folder
 from tests.waiting import until
 
@@ -88,3 +90,31 @@ def test_a_clock_that_is_set_forward_ages_nothing(
     until(lambda: again.keeper.removed > 0)
     again.close()
     assert verify_folder(folder, verifier=verifier).problems == ()
+
+
+def test_a_torn_end_and_a_clock_that_is_ahead_age_nothing(
+    tmp_path, open_log, record, clock, verifier
+) -> None:
+    """When the power fails the last line is torn, and the clock is wrong at the next start."""
+    folder = _closed(open_log, record)
+    held = segments(folder)
+    with (folder / held[-1]).open("ab") as newest:
+        newest.write(b'{"kind":"decision","seq":')
+    clock[0] += 3650 * _DAY
+    log = open_log(retention={"max_age_days": 7})
+    fill(log, record, range(60, 80))
+    log.close()
+    assert log.keeper.removed == 0
+    assert segments(folder)[: len(held)] == held
+
+
+def test_what_goes_for_its_size_is_dated_by_the_clock(tmp_path, open_log, record, clock) -> None:
+    """Days without a line hold back what is old, and not the date of what is done."""
+    _closed(open_log, record)
+    clock[0] += 8 * _DAY
+    log = open_log(retention={"max_bytes": 8192})
+    until(lambda: log.keeper.removed > 0)
+    log.close()
+    events = read_records(tmp_path / "log", kinds=("event",))
+    (at,) = {each["at"] for each in events if each["event"] == "segments_removed"}
+    assert at == format_time(clock[0])
